@@ -9,7 +9,7 @@ import pytest
 from boxwright import recipe
 from boxwright.darknet_cfg.layers import Convolution, Head
 from boxwright.darknet_cfg.plan import plan, with_classes, with_size
-from boxwright.darknet_cfg.text import LARGEST, parse, read_cfg
+from boxwright.darknet_cfg.text import MAX_CFG, parse, read_cfg
 from boxwright.errors import InputError
 
 NET = "[net]\nwidth=64\nheight=64\nchannels=3\n"
@@ -178,7 +178,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "net.cfg"
     with file.open("wb") as stream:
         stream.truncate(100 << 20)
-    with pytest.raises(InputError, match=f"larger than {LARGEST:,} bytes"):
+    with pytest.raises(InputError, match=f"larger than {MAX_CFG:,} bytes"):
         recipe.load(file)
     with pytest.raises(InputError, match="No such file"):
         read_cfg(tmp_path / "none.cfg")

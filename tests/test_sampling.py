@@ -257,7 +257,7 @@ def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     objects = torch.cat((low, low + 5 + torch.rand(2, 300, 2, generator=generator) * 30), -1)
     candidates = objects[:, :200] + torch.randn(2, 200, 4, generator=generator) * 3
     whole = matched(candidates, objects, [index % 7 == 0 for index in range(300)] * 1)
-    monkeypatch.setattr("boxwright.ops.sampling.AT_ONCE", 2 * 200 * 7)
+    monkeypatch.setattr("boxwright.ops.sampling.MAX_PAIRS_PER_CHUNK", 2 * 200 * 7)
     parts = matched(candidates, objects, [index % 7 == 0 for index in range(300)] * 1)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     assert 20 < whole.positive.sum() < 380
@@ -313,7 +313,7 @@ def test_proposals_by_hand() -> None:
 def test_an_accelerators_suppression_is_that_of_a_cpu(
     rounds: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rpn, "AT_ONCE", at_once)
+    monkeypatch.setattr(rpn, "MAX_PAIRS_PER_CHUNK", at_once)
     draw, counts = torch.Generator().manual_seed(0), [150, 7, 90]
     corner = torch.rand(3, sum(counts), 2, generator=draw) * 60
     boxes = torch.cat((corner, corner + 10 + 20 * torch.rand(corner.shape, generator=draw)), -1)
@@ -326,10 +326,10 @@ def test_an_accelerators_suppression_is_that_of_a_cpu(
 def test_few_rounds_keep_nothing_wrong() -> None:
     """Each box drops the next of ten, and three rounds see no further than three links: what they keep is right, as
     after any odd number."""
-    assert rpn.ROUNDS % 2 == 1
+    assert rpn.TRAIN_NMS_ITERATIONS % 2 == 1
     x = torch.arange(10.0)[:, None] * 10
     chain = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)[None]
-    for rounds, kept in ((3, [0, 2]), (rpn.ROUNDS, [0, 2, 4, 6, 8])):
+    for rounds, kept in ((3, [0, 2]), (rpn.TRAIN_NMS_ITERATIONS, [0, 2, 4, 6, 8])):
         assert kept_at_once(chain, [10], 0.45, rounds)[0].nonzero()[:, 0].tolist() == kept
 
 

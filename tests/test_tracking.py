@@ -44,7 +44,7 @@ def test_filter_is_that_of_the_textbook() -> None:
     box = np.array([[10.0, 20, 50, 60]])
     tracks.add(box)
     state = np.array([30.0, 40, 40, 40, 0, 0, 0, 0])
-    noise = (kalman.MEASURED * 40) ** 2
+    noise = (kalman.MEASUREMENT_STD * 40) ** 2
     covariance = np.diag([noise] * 4 + [(kalman.FIRST_VELOCITY * 40) ** 2] * 2 + [0, 0])
     observed, largest = np.eye(4, 8), np.array([40.0, 40])
     for seconds in (0.04, 0.5, 0.0, 0.1, 1.3):
@@ -67,7 +67,7 @@ def test_filter_is_that_of_the_textbook() -> None:
         center, sides = measured[:2], measured[2:]
         largest = np.maximum(largest, sides)
         cut_off = [*((largest - sides) / 2) ** 2, 0, 0]
-        measured_noise = np.eye(4) * (kalman.MEASURED**2 * largest.prod()) + np.diag(cut_off)
+        measured_noise = np.eye(4) * (kalman.MEASUREMENT_STD**2 * largest.prod()) + np.diag(cut_off)
         gain = covariance @ observed.T @ np.linalg.inv(observed @ covariance @ observed.T + measured_noise)
         state = state + gain @ (measured - observed @ state)
         covariance = covariance - gain @ observed @ covariance

@@ -133,7 +133,7 @@ def test_assignment_is_that_of_a_plain_loop(seed: int, monkeypatch: pytest.Monke
     assert several > 5  # objects have several cells
     assert contested > 0  # and some cells are claimed twice
     assert not found.ignored.any()
-    monkeypatch.setattr(simota, "AT_ONCE", 1)  # image by image
+    monkeypatch.setattr(simota, "MAX_PAIRS_PER_CHUNK", 1)  # image by image
     assert all(torch.equal(a, b) for a, b in zip(found, assigned(raw, batch), strict=True))
 
 

@@ -26,8 +26,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
-MOST_CLASSES = 32_768  # ImageNet's largest set has 21,841
-ClassCount = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
+MAX_CLASSES = 32_768  # ImageNet's largest set has 21,841
+ClassCount = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
 Padding = Literal["symmetric", "same"]
@@ -101,14 +101,14 @@ class BatchNormModelConfig(ModelConfig):
     norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
 
 
-LONGEST_CLASS_NAME = 200  # letters
-LONGEST_SHOWN = 100  # letters of a value in a message
+MAX_CLASS_NAME = 200  # letters
+MAX_SHOWN = 100  # letters of a value in a message
 MAX_NAME = 60  # letters of a class name in a message
-MAX_SHOWN = 5  # faults in a message
+MAX_FAULTS = 5  # faults in a message
 QUOTES = "backslashes in double quotes are escapes: write the path without quotes, or in single ones"
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
-LARGEST_YAML = 1 << 20  # bytes
+MAX_YAML = 1 << 20  # bytes
 MAX_VALUES = 70_000
 
 
@@ -116,10 +116,10 @@ def class_name_fault(name: str) -> str:
     """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
 
     Names go into files, tables and images of all kinds: no control characters and line breaks, no lone surrogates,
-    which no file can hold, and at most `LONGEST_CLASS_NAME` letters.
+    which no file can hold, and at most `MAX_CLASS_NAME` letters.
     """
-    if len(name) > LONGEST_CLASS_NAME:
-        return f"a class name of {len(name):,} letters ({name[:20]!r}...), needed at most {LONGEST_CLASS_NAME}"
+    if len(name) > MAX_CLASS_NAME:
+        return f"a class name of {len(name):,} letters ({name[:20]!r}...), needed at most {MAX_CLASS_NAME}"
     kinds = {"Cc": "a control character", "Cs": "a lone surrogate", "Zl": "a line break", "Zp": "a line break"}
     for letter in name:
         if kind := kinds.get(unicodedata.category(letter)):
@@ -172,7 +172,7 @@ class _Loader(yaml.SafeLoader):
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key.value[:LONGEST_SHOWN]}' is given twice", key.start_mark
+                    None, None, f"'{key.value[:MAX_SHOWN]}' is given twice", key.start_mark
                 )
             seen.add(key.value)
         return yaml.constructor.BaseConstructor.construct_mapping(self, node, deep)  # SafeConstructor's merges `<<`
@@ -186,7 +186,7 @@ def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str
         text = loader.construct_scalar(node)
         if not full.match(text):
             raise yaml.constructor.ConstructorError(
-                None, None, f"'{text[:LONGEST_SHOWN]}' is no {tag} that is read", node.start_mark
+                None, None, f"'{text[:MAX_SHOWN]}' is no {tag} that is read", node.start_mark
             )
         return convert(text)
 
@@ -216,7 +216,7 @@ _scalar(
 def read_yaml(path: Path) -> Tree:
     """The mapping a YAML file holds; InputError with file and line where it does not hold one."""
     try:
-        tree = _parse(files.read_input(path, ", needed a YAML file", LARGEST_YAML).decode())
+        tree = _parse(files.read_input(path, ", needed a YAML file", MAX_YAML).decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8, if it is a text") from error
     except yaml.YAMLError as error:
@@ -260,12 +260,12 @@ def validate(kind: type[C], tree: object, source: str, place: str = "") -> C:
     except pydantic.ValidationError as error:
         faults: list[ErrorDetails] = []
         for fault in error.errors(include_url=False):
-            if len(faults) > MAX_SHOWN:
+            if len(faults) > MAX_FAULTS:
                 break
             # A list with a bad value is also reported as too short; the value is what to look at.
             if not any(other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults):
                 faults.append(fault)
-        lines = [_explain(kind, fault, place) for fault in faults[:MAX_SHOWN]] + ["..."] * (len(faults) > MAX_SHOWN)
+        lines = [_explain(kind, fault, place) for fault in faults[:MAX_FAULTS]] + ["..."] * (len(faults) > MAX_FAULTS)
         raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 
@@ -297,7 +297,7 @@ def _explain(kind: type[pydantic.BaseModel], fault: ErrorDetails, above: str) ->
     keys = fault["loc"]
     if fault["type"] == "missing" and isinstance(keys[-1], int):  # a list that ends too early: name the list
         keys = keys[:-1]
-    place = ".".join(part for part in (above, *(str(key)[:LONGEST_SHOWN] for key in keys)) if part)
+    place = ".".join(part for part in (above, *(str(key)[:MAX_SHOWN] for key in keys)) if part)
     return f"{place}: {_reason(kind, fault)}" if place else _reason(kind, fault)
 
 
@@ -305,7 +305,7 @@ def _reason(kind: type[pydantic.BaseModel], fault: ErrorDetails) -> str:
     keys, found = fault["loc"], fault["input"]
     match fault["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(keys[-1])[:LONGEST_SHOWN], _keys_at(kind, keys[:-1]), n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(keys[-1])[:MAX_SHOWN], _keys_at(kind, keys[:-1]), n=1, cutoff=0.5)
             return "unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
         case "missing":
             return f"too few values, found {_shown(found)}" if isinstance(keys[-1], int) else "missing, needed here"
@@ -326,7 +326,7 @@ def _reason(kind: type[pydantic.BaseModel], fault: ErrorDetails) -> str:
 
 def _shown(found: object) -> str:
     text = repr(found)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _keys_at(kind: type[pydantic.BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -58,7 +58,7 @@ class _Builder(ET.TreeBuilder):
         self.parser.buffer_text = True
         self.parser.StartElementHandler, self.parser.EndElementHandler = self.start_element, self.end_element
         self.parser.CharacterDataHandler = self.data
-        self.parser.EntityDeclHandler = self.parser.SkippedEntityHandler = _refuse_entity
+        self.parser.EntityDeclHandler = self.parser.SkippedEntityHandler = _reject_entity
         self._name, self._lines, self._depth, self._count = root, lines, 0, 0
         self._root = ET.Element(root)
 
@@ -103,7 +103,7 @@ def _parse(file: str | Path, builder: _Builder, max_bytes: int) -> Iterator[None
         raise XmlError(f"not well-formed XML in line {error.lineno}; truncated?") from error
 
 
-def _refuse_entity(name: str, *_: object) -> None:
+def _reject_entity(name: str, *_: object) -> None:
     raise XmlError(f"it declares or uses the entity '{name[:40]}'; needed XML without entities")
 
 

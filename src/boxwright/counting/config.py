@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from boxwright.config import ClassName, Config, Fraction, read_yaml, validate
 from boxwright.errors import InputError
 
-MOST = 100  # lines and zones each, and corners of a zone
+MAX_ENTRIES = 100  # lines and zones each, and corners of a zone
 Corners = tuple[float, float, float, float]
 
 
@@ -20,8 +20,8 @@ def _line(value: Corners) -> Corners:
 
 
 def _polygon(values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(values) % 2 or not 6 <= len(values) <= 2 * MOST:
-        raise ValueError(f"found {len(values)} numbers, needed x1, y1, x2, y2, ... of 3 to {MOST} corners")
+    if len(values) % 2 or not 6 <= len(values) <= 2 * MAX_ENTRIES:
+        raise ValueError(f"found {len(values)} numbers, needed x1, y1, x2, y2, ... of 3 to {MAX_ENTRIES} corners")
     return values
 
 
@@ -41,8 +41,8 @@ class CountingConfig(Config):
             fraction of its size, the geometric mean of the sides of its box.
     """
 
-    lines: dict[ClassName, Line] = Field(default={}, max_length=MOST)
-    zones: dict[ClassName, Polygon] = Field(default={}, max_length=MOST)
+    lines: dict[ClassName, Line] = Field(default={}, max_length=MAX_ENTRIES)
+    zones: dict[ClassName, Polygon] = Field(default={}, max_length=MAX_ENTRIES)
     anchor: Literal["center", "bottom"] = "center"
     band: Fraction = 0.1
 

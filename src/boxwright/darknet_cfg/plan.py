@@ -9,11 +9,11 @@ from boxwright.darknet_cfg.layers import ACTIVATIONS, Connected, Convolution, He
 from boxwright.darknet_cfg.readers import check_kind, head_mask, read_layer
 from boxwright.darknet_cfg.text import Section, parse
 
-LARGEST_SIDE = 1 << 14  # px
-MOST_CHANNELS = 1 << 22  # of all layers together, whose batch norm takes memory before a file is looked at
+MAX_SIDE = 1 << 14  # px
+MAX_CHANNELS = 1 << 22  # of all layers together, whose batch norm takes memory before a file is looked at
 # The keys of each section that decide what a network answers
 WINDOW = {"size", "stride", "stride_x", "stride_y", "padding"}
-USED = {
+USED_KEYS = {
     "net": {"width", "height", "channels", "letter_box"},
     "convolutional": WINDOW
     | {"filters", "groups", "pad", "dilation", "batch_normalize", "cbn", "activation", "antialiasing", "share_index"},
@@ -35,14 +35,14 @@ USED = {
     "region": {"classes", "num", "anchors", "softmax"},
 }
 # Keys that would change the answer, which nothing here does, with the values that do not: 0, or these.
-REFUSED: dict[str, dict[str, tuple[str, ...]]] = {
+UNSUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     "convolutional": dict.fromkeys(("binary", "xnor", "bin_output", "flipped"), ()),
     "maxpool": {"maxpool_zero_nonmax": ()},
     "softmax": {"tree": (), "spatial": ()},
     "Gaussian_yolo": {"yolo_point": ("center",)},
     "region": {"tree": (), "map": (), "coords": ("4",), "classfix": (), "log": (), "sqrt": (), "background": ()},
 }
-REFUSED_ANYWHERE = ("dontload", "dontloadscales")
+UNSUPPORTED_ANYWHERE = ("dontload", "dontloadscales")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def plan(text: str, source: str = "the .cfg") -> Plan:
         layers.append(read_layer(section, image, layers))
     heads = tuple(layer for layer in layers if isinstance(layer, Head))
     _check_ends(net, layers, heads)
-    ignored = {key for each in (net, *sections) for key in each.options.keys() - USED.get(each.kind, set())}
+    ignored = {key for each in (net, *sections) for key in each.options.keys() - USED_KEYS.get(each.kind, set())}
     found = Plan(net, image, tuple(layers), heads, 0, tuple(sorted(ignored)), _notes(sections))
     return Plan(**{**vars(found), "classes": heads[0].classes if heads else _count(found.last.shape)})
 
@@ -175,8 +175,8 @@ def _rewritten(text: str, changes: list[tuple[Section, str, object]]) -> str:
 
 def _image(net: Section) -> Shape:
     channels, height, width = (net.whole(key) for key in ("channels", "height", "width"))
-    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
-        raise net.error(f"width={width}, height={height}; needed 1 to {LARGEST_SIDE:,} px")
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise net.error(f"width={width}, height={height}; needed 1 to {MAX_SIDE:,} px")
     if channels not in (1, 3):
         raise net.error(f"found {channels} channels, needed 3, or 1 for gray images", "channels")
     return channels, height, width
@@ -184,7 +184,7 @@ def _image(net: Section) -> Shape:
 
 def _check_supported(section: Section) -> None:
     """Raise InputError for a key that would change the answer and is not supported."""
-    keys = REFUSED.get(section.kind, {}) | dict.fromkeys(REFUSED_ANYWHERE, ())
+    keys = UNSUPPORTED.get(section.kind, {}) | dict.fromkeys(UNSUPPORTED_ANYWHERE, ())
     for key in (key for key in section.options if key in keys):
         value = section.word(key)
         if value and value not in keys[key] and not re.fullmatch(r"[+-]?0*\.?0*", value):
@@ -196,15 +196,15 @@ def _check_ends(net: Section, layers: list[Layer], heads: tuple[Head, ...]) -> N
     for head in heads:
         if head.classes != heads[0].classes:
             raise head.section.error(f"needed classes={heads[0].classes}, as the first head has", "classes")
-    if (channels := sum(layer.shape[0] for layer in layers)) > MOST_CHANNELS:
-        raise net.error(f"the layers have {channels:,} channels in all, needed at most {MOST_CHANNELS:,}")
+    if (channels := sum(layer.shape[0] for layer in layers)) > MAX_CHANNELS:
+        raise net.error(f"the layers have {channels:,} channels in all, needed at most {MAX_CHANNELS:,}")
     if not any(isinstance(layer, Convolution | Connected) for layer in layers):
         raise net.error("the network has neither [convolutional] nor [connected] layers")
 
 
 def _notes(sections: list[Section]) -> tuple[str, ...]:
     """About words that Darknet takes for others."""
-    unknown = {section.word("activation") for section in sections if "activation" in USED.get(section.kind, ())}
+    unknown = {section.word("activation") for section in sections if "activation" in USED_KEYS.get(section.kind, ())}
     words = sorted(word for word in unknown - ACTIVATIONS if word)
     return tuple(f"activation={word[:40]} is no activation of Darknet, which takes it for relu" for word in words)
 

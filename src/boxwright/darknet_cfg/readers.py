@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from boxwright.config import MOST_CLASSES
+from boxwright.config import MAX_CLASSES
 from boxwright.darknet_cfg.layers import (
     ACTIVATIONS,
     Activation,
@@ -34,7 +34,7 @@ from boxwright.darknet_cfg.layers import (
 )  # fmt: skip
 from boxwright.darknet_cfg.text import Section
 
-LARGEST_MAP = 1 << 28  # numbers, 1 GiB: many times the largest of a detector at 1280 px
+MAX_MAP = 1 << 28  # numbers, 1 GiB: many times the largest of a detector at 1280 px
 MAX_FILTERS = 1 << 16
 USUAL_STEP = 32  # px: the largest stride of most networks
 # Darknet's other layers: those of YOLOv1, of recurrent networks, of training, and rare ones
@@ -290,7 +290,7 @@ def head_mask(section: Section) -> tuple[int, ...]:
 def _head(before: Before) -> Head:
     section = before.section
     region = section.kind == "region"
-    classes = before.positive("classes", 20, MOST_CLASSES)
+    classes = before.positive("classes", 20, MAX_CLASSES)
     before.positive("num", 1)  # in range, before the mask has as many places
     mask = head_mask(section)
     values = 9 if section.kind == "Gaussian_yolo" else 5
@@ -365,6 +365,6 @@ def read_layer(section: Section, image: Shape, layers: Sequence[Layer]) -> Layer
     c, h, w = layer.shape
     if min(c, h, w) < 1:
         raise section.error(f"its output would be {c}x{h}x{w}, needed a larger input or a smaller window")
-    if c * h * w > LARGEST_MAP:
-        raise section.error(f"its output of {c}x{h}x{w} is more than {LARGEST_MAP:,} numbers, needed a smaller one")
+    if c * h * w > MAX_MAP:
+        raise section.error(f"its output of {c}x{h}x{w} is more than {MAX_MAP:,} numbers, needed a smaller one")
     return layer

@@ -14,9 +14,9 @@ from pathlib import Path
 from boxwright.errors import InputError
 from boxwright.files import read_input
 
-LARGEST = 1 << 18  # bytes of a file; the longest that Darknet ships (densenet201.cfg and the like) have some 40 KB
+MAX_CFG = 1 << 18  # bytes of a file; the longest that Darknet ships (densenet201.cfg and the like) have some 40 KB
 MAX_SECTIONS = 2048  # likewise some 500
-LONGEST_SHOWN = 40  # letters of the file in a message
+MAX_SHOWN = 40  # letters of the file in a message
 INT_MAX = 2**31 - 1  # what C's atoi can hold
 FULL_NAMES = {
     "network": "net", "conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool",
@@ -75,8 +75,8 @@ class Section:
     def error(self, message: str, key: str = "") -> InputError:
         """An error about this section, or one of its keys: file, line, section, key, then `message`."""
         value, line = self.options.get(key, ("", self.line))
-        shown = f", {key}={value[:LONGEST_SHOWN]}" if key in self.options else ""
-        return InputError(f"{self.source} line {line}, [{self.kind[:LONGEST_SHOWN]}]{shown}: {message}")
+        shown = f", {key}={value[:MAX_SHOWN]}" if key in self.options else ""
+        return InputError(f"{self.source} line {line}, [{self.kind[:MAX_SHOWN]}]{shown}: {message}")
 
     def _parts(self, key: str, end: str) -> list[str]:
         """The entries of a list. Commas are counted up to `end`, entries are read from the start."""
@@ -102,7 +102,7 @@ def read_cfg(path: str | Path) -> str:
     Raises:
         InputError: For a file that cannot be read, or is larger than any .cfg, which is then not read at all.
     """
-    content = read_input(path, ", needed a Darknet .cfg file, a text of some KB", LARGEST)
+    content = read_input(path, ", needed a Darknet .cfg file, a text of some KB", MAX_CFG)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{path}: is UTF-16, as PowerShell writes text; save the file as UTF-8")
     return content.decode("utf-8-sig", errors="replace")
@@ -131,12 +131,12 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
                 raise InputError(f"{source} line {number}: more than {MAX_SECTIONS:,} sections, needed fewer")
             continue
         if not found:
-            raise InputError(f"{source} line {number}: found {line[:LONGEST_SHOWN]!r}, needed [net] first")
+            raise InputError(f"{source} line {number}: found {line[:MAX_SHOWN]!r}, needed [net] first")
         key, sign, value = line.partition("=")
         if value or not sign:  # `key=` is passed over; a key alone counts as the first, and as not given
             found[-1][2].setdefault(key, (value, number))
     if not found or found[0][0] != "net":
-        first = f"[{found[0][0][:LONGEST_SHOWN]}] in line {found[0][1]}" if found else "no section"
+        first = f"[{found[0][0][:MAX_SHOWN]}] in line {found[0][1]}" if found else "no section"
         raise InputError(f"{source}: starts with {first}, needed [net] with width, height and channels")
     if len(found) == 1:
         raise InputError(f"{source}: holds no layer behind [net]; the file is cut off")
@@ -162,7 +162,7 @@ def _shown(value: object) -> str:
 def _kind(line: str, number: int, source: str) -> str:
     if not line.endswith("]"):
         raise InputError(
-            f"{source} line {number}: found {line[:LONGEST_SHOWN]!r}, needed a section's name in brackets and nothing "
+            f"{source} line {number}: found {line[:MAX_SHOWN]!r}, needed a section's name in brackets and nothing "
             "behind; put comments on a line of their own"
         )
     return FULL_NAMES.get(line[1:-1], line[1:-1])

@@ -8,7 +8,7 @@ import math
 from boxwright.config import Tree
 from boxwright.darknet_cfg import losses
 from boxwright.darknet_cfg.layers import Connected, Convolution, Norm, Shortcut
-from boxwright.darknet_cfg.plan import USED, Plan
+from boxwright.darknet_cfg.plan import USED_KEYS, Plan
 from boxwright.darknet_cfg.text import Section
 
 # Keys that `training` reads or may pass over: they draw, save memory, or have no effect on a detector or on any network
@@ -67,7 +67,7 @@ def not_taken_over(plan: Plan) -> list[str]:
     taken = DETECTOR if plan.heads else CLASSIFIER
     found = set()
     for section in plan.sections:
-        used = USED.get(section.kind, set()) - ALSO_TRAINING
+        used = USED_KEYS.get(section.kind, set()) - ALSO_TRAINING
         for key in section.options.keys() - used - taken.get(section.kind, set()):
             frozen = key == "stopbackward" and section.whole(key) == 1
             if section.has(key) and section.word(key) != "0" and not frozen:

@@ -120,7 +120,7 @@ def mentions(path: Path, key: str) -> bool:
         return False
     try:
         with files.open_regular(path) as file:
-            return key.encode() in file.read(config.LARGEST_YAML)
+            return key.encode() in file.read(config.MAX_YAML)
     except OSError:
         return True  # `read_yaml` reports it
 

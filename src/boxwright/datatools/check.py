@@ -32,7 +32,7 @@ from boxwright.images.header import Header, read_headers
 
 MAX_LISTED = 100  # files named in one finding
 MAX_SHOWN = 10  # classes named in one finding
-LARGEST_SIDE = 2**24  # px, of images of unknown size; the largest whole number of which float32 has all smaller ones
+MAX_SIDE = 2**24  # px, of images of unknown size; the largest whole number of which float32 has all smaller ones
 OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclusive pixel coordinates
 
 
@@ -184,7 +184,7 @@ def _extents(dataset: Dataset, indices: Sequence[int]) -> NDArray[np.float32]:
     unknown = [index for index in sorted({*indices}) if sizes[index, 0] < 0]
     for index, header in zip(unknown, read_headers([dataset.path(index) for index in unknown]), strict=True):
         sizes[index] = header.size
-    sizes = np.where(sizes < 0, LARGEST_SIDE, sizes)
+    sizes = np.where(sizes < 0, MAX_SIDE, sizes)
     return np.concatenate([np.zeros_like(sizes), sizes[:, ::-1]], axis=1).astype(np.float32)
 
 

@@ -23,7 +23,7 @@ from boxwright.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 64  # a larger one makes no step faster, and has fewer steps an epoch
+MAX_IMAGES = 64  # a larger one makes no step faster, and has fewer steps an epoch
 FREE_ON_GPU = 0.1  # share of its memory that stays free: other batches have more boxes, several processes have buffers
 # Share of the available memory that tensors of the backward pass may take on a CPU: gradients, temporary tensors and
 # loader processes take as much again.
@@ -70,14 +70,14 @@ class Trial:
 
     Attributes:
         recipe: With that size.
-        limit: Images that a step may have: `LARGEST`, or those of the data set.
+        limit: Images that a step may have: `MAX_IMAGES`, or those of the data set.
     """
 
     def __init__(self, recipe: Recipe, training: Any, network: Network, accelerator: Accelerator) -> None:
         self.recipe = max(in_each_size(recipe), key=lambda one: [h * w for h, w in one.train.augment.sizes])
         self._training, self._network, self.accelerator = training, network, accelerator
         self._task = tasks.of(recipe)
-        self.limit = max(1, min(LARGEST, self._loader(1).steps_per_epoch // recipe.train.accumulate))
+        self.limit = max(1, min(MAX_IMAGES, self._loader(1).steps_per_epoch // recipe.train.accumulate))
 
     def _loader(self, images: int) -> Any:
         recipe = self.recipe.with_overrides({"train.batch": images, "data.workers": 0})

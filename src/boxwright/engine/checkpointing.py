@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 NEW = ".boxwright-new"  # suffix of a checkpoint folder while it is written; OLD: see weights/files.py
 EPOCH_FOLDER = r"epoch-\d{4,}"
-SAVING = 0.03  # share of the time
+MAX_SAVE_FRACTION = 0.03  # share of the time
 # The state that PyTorch's optimizers have for a parameter: tensors of its shape, and for AdamW the number of its steps
 STATE_OF_OPTIMIZER = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq", "step")}
 
@@ -70,7 +70,8 @@ class Checkpointer:
 
     Attributes:
         saved: Called after each save, by the main process.
-        due: When the end of an epoch is saved again, by `time.monotonic`: saving takes at most `SAVING` of the time.
+        due: When the end of an epoch is saved again, by `time.monotonic`: saving takes at most `MAX_SAVE_FRACTION` of
+            the time.
     """
 
     run: Path
@@ -178,7 +179,7 @@ class Checkpointer:
             start = time.monotonic()
             self.save("last", state)
             end = time.monotonic()
-            self.due = end + (end - start) / SAVING
+            self.due = end + (end - start) / MAX_SAVE_FRACTION
 
 
 @contextmanager

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Loss = Callable[[AnyBatch], dict[str, Tensor]]
-ROWS = 32  # boxes an image are padded to this number, or twice, four times as many: each number is a graph of its own
-GRAPHS = 128  # of one function, after which PyTorch would go on without compiling; its default is 8
+PAD_ROWS_TO = 32  # boxes per image are padded to 32, 64, 128, ...: each number needs a graph of its own
+RECOMPILE_LIMIT = 128  # per function; PyTorch's default of 8 would end compilation early
 
 
 def compiler_works(device: torch.device) -> bool:
@@ -65,7 +65,7 @@ def _compiled(function: Callable[..., T], backend: str, dynamic: bool) -> Callab
     graphs = torch.compile(function, dynamic=dynamic, backend=backend)
 
     def call(*args: Any, **words: Any) -> T:
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
             return graphs(*args, **words)
 
     return call
@@ -75,7 +75,7 @@ def static(batch: AnyBatch) -> AnyBatch:
     """The batch with few different shapes, and without frames, which no loss needs and which differ in each step."""
     if not isinstance(batch, Batch):
         return replace(batch, frames=())
-    rows = ROWS
+    rows = PAD_ROWS_TO
     while rows < batch.labels.shape[1]:
         rows *= 2
     more = rows - batch.labels.shape[1]

@@ -23,13 +23,15 @@ from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import AnyBatch
 
-CHECKED = 10  # steps at most between two checks on a GPU: one synchronization, and seconds until a signal is followed
+# On a GPU: each check synchronizes once, and a signal is followed at a check.
+MAX_STEPS_BETWEEN_CHECKS = 10
 
 
 class TrainLogger:
     """Writes a line every `log_every` steps, at the end of each epoch and for each evaluation; main process only.
 
-    Losses stay on the device for up to `CHECKED` steps, so that few steps synchronize; on a CPU each step is checked.
+    Losses stay on the device for up to `MAX_STEPS_BETWEEN_CHECKS` steps, so that few steps synchronize; on a CPU each
+    step is checked.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class TrainLogger:
         Raises InputError where the log cannot be written, or is not one.
         """
         self.accelerator, self.path = accelerator, run / run_log.FILE
-        self.check_every = 1 if accelerator.device.type == "cpu" else min(config.log_every, CHECKED)
+        self.check_every = 1 if accelerator.device.type == "cpu" else min(config.log_every, MAX_STEPS_BETWEEN_CHECKS)
         self.stop = False  # whether a signal has asked any process to stop; the same in all
         self.names: list[str] = []
         self.pending: list[tuple[int, tuple[int | str, ...], Tensor]] = []  # (step, image ids, (K,) terms)

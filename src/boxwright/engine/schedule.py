@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from boxwright.recipe import ScheduleConfig
 
 Steps = NDArray[np.float64]  # one value per optimizer step
-LARGEST_EXPONENT = 700.0  # of e, in float64
+MAX_EXPONENT = 700.0  # of e, in float64
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_p
         case "exponential":
             return np.asarray(config.lr * factors[0] ** step.astype(np.float64))
         case "sigmoid":
-            return np.asarray(config.lr / (1 + np.exp(np.minimum(factors[0] * (step - falls[0]), LARGEST_EXPONENT))))
+            return np.asarray(config.lr / (1 + np.exp(np.minimum(factors[0] * (step - falls[0]), MAX_EXPONENT))))
 
 
 def _share_of_cycle(step: NDArray[np.int64], ends: tuple[int, ...]) -> Steps:

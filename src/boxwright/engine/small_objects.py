@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 SHARE = 0.25  # of the boxes, above which the warning comes
 # Evenly spaced over the split: their boxes count, and headers are read where no size is declared
 MEASURED_IMAGES = 1000
-LARGEST_INPUT = 2048  # px of a side that is advised; beyond, images are cut into tiles
+MAX_INPUT_SIDE = 2048  # px of a side that is advised; beyond, images are cut into tiles
 # Finest stride -> the recipe to advise, coarse first
 FINER = {8: "yolov4_coco_608_darknet", 4: "faster_rcnn_r50_dcn_coco_standard"}
 
@@ -43,7 +43,7 @@ def _advice(recipe: Recipe, factor: float, stride: float) -> str:
     """What makes objects larger by this factor, and the recipe with the next finer stride."""
     step, canvas = recipe.model.size_step, recipe.data.canvas
     size = [math.ceil(side * factor / step) * step for side in canvas.size]
-    if max(size) > LARGEST_INPUT:
+    if max(size) > MAX_INPUT_SIDE:
         words = ["`boxwright data tile`"]
     else:
         limits: Iterable[tuple[str, int]] = [("short_side", canvas.short_side), ("long_side", canvas.long_side)]

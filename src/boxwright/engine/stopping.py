@@ -17,7 +17,7 @@ from boxwright import interrupt
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 
 KEY = "boxwright/stop"  # in the store, once a process was asked to stop
-SECONDS = 1.0  # between two looks into the store
+POLL_INTERVAL = 1.0  # between two looks into the store
 
 
 @dataclass
@@ -33,7 +33,7 @@ class StopCheck:
                 _store().set(KEY, "1")
             raise interrupt.Stopped
         if self.accelerator.num_processes > 1 and time.monotonic() >= self.due:
-            self.due = time.monotonic() + SECONDS
+            self.due = time.monotonic() + POLL_INTERVAL
             if _store().check([KEY]):
                 raise interrupt.Stopped
 

@@ -26,10 +26,10 @@ from boxwright.types import AnyBatch
 
 logger = logging.getLogger(__name__)
 
-USED = 0.95  # share of the time that is planned; the rest is for checkpoints, plots and slower steps
+PLANNED_FRACTION = 0.95  # share of the time that is planned; the rest is for checkpoints, plots and slower steps
 UNTIMED_STEPS, TIMED_STEPS = 2, 20  # loader processes start, and kernels are chosen, in the first
-MEASURED = 0.03  # share of the time that timed steps may take
-EVALUATED = 64  # images a process of the timed evaluation, evenly spaced over the split
+MAX_TIMING_FRACTION = 0.03  # share of the time that timed steps may take
+TIMED_IMAGES = 64  # images a process of the timed evaluation, evenly spaced over the split
 
 Evaluate = Callable[[Job], object]
 
@@ -56,9 +56,9 @@ def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate
         step, evaluation = measure(job, minutes, evaluate)
         own = step * job.steps_per_epoch, evaluation, time.perf_counter() - started
         epoch, evaluation, passed = on_main(lambda: own, job.accelerator)
-        epochs = fitting_epochs(config, minutes * 60 * USED - passed, epoch, evaluation)
+        epochs = fitting_epochs(config, minutes * 60 * PLANNED_FRACTION - passed, epoch, evaluation)
         if not epochs:
-            needed = math.ceil((passed + epoch + 2 * evaluation) / 60 / USED)
+            needed = math.ceil((passed + epoch + 2 * evaluation) / 60 / PLANNED_FRACTION)
             raise InputError(
                 f"train.minutes: found {minutes:g}, one epoch with its evaluation needs about {needed}; raise it, or "
                 "train a smaller network or on fewer images"
@@ -97,13 +97,13 @@ def measure(job: Job, minutes: float, evaluate: Evaluate) -> tuple[float, float]
             batches = warm_up(job, batches)
         _timed_steps(job, batches, UNTIMED_STEPS)
         one = _timed_steps(job, batches, 1)
-        affordable = on_main(lambda: int(MEASURED * minutes * 60 / one), job.accelerator)
+        affordable = on_main(lambda: int(MAX_TIMING_FRACTION * minutes * 60 / one), job.accelerator)
         count = max(1, min(TIMED_STEPS, affordable))
         step = _timed_steps(job, batches, count) / count
         evaluation = 0.0
         if job.validation is not None:
             images, processes = len(job.validation), job.accelerator.num_processes
-            few = [job.validation.subset(evenly_spaced(images, processes * each)) for each in (1, EVALUATED)]
+            few = [job.validation.subset(evenly_spaced(images, processes * each)) for each in (1, TIMED_IMAGES)]
             evaluate(replace(job, validation=few[0]))  # the first one loads libraries
             start = time.perf_counter()
             evaluate(replace(job, validation=few[1]))

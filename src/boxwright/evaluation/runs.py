@@ -18,7 +18,8 @@ from boxwright.recipe import flatten
 LOCK = ".lock"  # locked while a process trains in the folder
 RECIPE, METRICS = "recipe.yaml", "metrics.json"
 MEASURES = {"AP": "AP", "top1": "top-1"}  # key in metrics.json -> title
-SHOWN = ("name", "summary", "data.root", "data.names", "model.classes", "expect")  # settings that are no differences
+# Settings that are not listed as differences between runs
+NOT_DIFFERENCES = ("name", "summary", "data.root", "data.names", "model.classes", "expect")
 MAX_DIFFERENCES, MAX_VALUE = 8, 40  # settings of a row, characters of a value; JSON has all
 HEADINGS = (
     "run",
@@ -220,7 +221,7 @@ def _compare(runs: Sequence[Run]) -> None:
         if run.settings:
             of_recipe[run.recipe].append(run)
     for group in of_recipe.values():
-        keys = dict.fromkeys(key for run in group for key in run.settings if not key.startswith(SHOWN))
+        keys = dict.fromkeys(key for run in group for key in run.settings if not key.startswith(NOT_DIFFERENCES))
         texts = {key: [_text(run.settings.get(key)) for run in group] for key in keys}
         usual = {key: Counter(values).most_common(1)[0][0] for key, values in texts.items()}
         for place, run in enumerate(group):

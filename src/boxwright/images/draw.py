@@ -25,7 +25,7 @@ MAX_OF_OBJECT = 0.1, 0.5  # line width and font size as fractions of the median 
 MIN_FONT_SIZE = 7  # px; boxes have no text if this does not fit
 MAX_TEXTS = 300  # the highest-scoring boxes have a text; more would hide the image
 OUTLINE: Color = (24, 24, 24)  # around lines, for contrast on any background
-ROWS = 64  # whose channels are swapped at a time
+ROWS_PER_CHUNK = 64  # whose channels are swapped at a time
 BACKGROUND, FOREGROUND = 255, 40  # gray levels of sheets of images and of their headings
 
 
@@ -134,8 +134,8 @@ def encode_image(image: Array, suffix: str, quality: int | None = None, *, in_pl
         InputError: The format does not support this size.
     """
     if in_place:
-        for top in range(0, len(image), ROWS):
-            image[top : top + ROWS] = image[top : top + ROWS, :, ::-1]
+        for top in range(0, len(image), ROWS_PER_CHUNK):
+            image[top : top + ROWS_PER_CHUNK] = image[top : top + ROWS_PER_CHUNK, :, ::-1]
     else:
         image = image[:, :, ::-1]
     parameter = cv2.IMWRITE_PNG_COMPRESSION if suffix == ".png" else cv2.IMWRITE_JPEG_QUALITY

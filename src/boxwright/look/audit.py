@@ -21,7 +21,7 @@ from boxwright.look.editing import box_of
 FORMAT, STATES_FORMAT = "boxwright audit 1", "boxwright audit states 1"
 KINDS = ("missing", "spurious", "class", "location")
 STATES = ("open", "accepted", "dismissed")
-SHOWN = ("id", "kind", "box", "class", "suggested_class", "suggested_box", "score")
+KEYS = ("id", "kind", "box", "class", "suggested_class", "suggested_box", "score")
 SAME_BOX = 0.02  # px; an audit and a table of predictions have two decimals
 
 
@@ -99,7 +99,7 @@ class Audit:
     def _shown(self, number: int) -> JsonObject:
         """A finding for the page."""
         values = self.findings[number].values
-        return {name: values.get(name) for name in SHOWN} | {"state": self.state(number)}
+        return {name: values.get(name) for name in KEYS} | {"state": self.state(number)}
 
     def set_state(self, number: int, state: object) -> JsonObject:
         """Set and write a state. Returns the finding. Raises InputError for one that there is not."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from boxwright.config import AUTO, RGB, Anchors, numbers_of
 from boxwright.darknet_cfg.layers import Connected, Convolution, Head, Softmax
 from boxwright.darknet_cfg.plan import Plan, anchor_count, plan, with_anchors, with_classes, with_size
-from boxwright.darknet_cfg.text import LARGEST
+from boxwright.darknet_cfg.text import MAX_CFG
 from boxwright.errors import InputError
 from boxwright.nn import darknet_layers
 from boxwright.nn.classifier import ImageClassifier, LabelConfig
@@ -43,7 +43,7 @@ class Config(CellConfig, LabelConfig):
     """
 
     name: Literal["darknet_cfg"] = "darknet_cfg"
-    cfg: Annotated[str, Field(max_length=LARGEST)]
+    cfg: Annotated[str, Field(max_length=MAX_CFG)]
     multi_label: bool = True
     anchors: Anchors | None = None
     loss: LossConfig = LossConfig()  # of [yolo] and [Gaussian_yolo] heads
@@ -53,7 +53,7 @@ class Config(CellConfig, LabelConfig):
     @classmethod
     def _classes_of_the_file(cls, tree: object) -> object:
         if isinstance(tree, dict) and "classes" not in tree and isinstance(tree.get("cfg"), str):
-            return {**tree, "classes": plan(tree["cfg"][:LARGEST]).classes}
+            return {**tree, "classes": plan(tree["cfg"][:MAX_CFG]).classes}
         return tree
 
     @pydantic.model_validator(mode="after")

@@ -22,7 +22,7 @@ from boxwright.nn.fpn import FPN
 from boxwright.nn.network import Network
 from boxwright.nn.resnet import ResNet, StrideIn
 from boxwright.nn.roi import BoxHead, features_of
-from boxwright.nn.rpn import ROUNDS, Proposals, RegionProposals, anchors, base_anchors, propose
+from boxwright.nn.rpn import TRAIN_NMS_ITERATIONS, Proposals, RegionProposals, anchors, base_anchors, propose
 from boxwright.ops.coding import decode, encode
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.losses import across_processes, was_looked_for
@@ -199,7 +199,7 @@ class FasterRCNN(Network):
         settings = self.config.rpn
         maps = self.pyramid(batch.images)
         count = settings.train_pre_nms_top_k, settings.train_proposals
-        found, grid, objectness, deltas = self.propose(maps, batch.images, *count, rounds=ROUNDS)
+        found, grid, objectness, deltas = self.propose(maps, batch.images, *count, rounds=TRAIN_NMS_ITERATIONS)
         keys = batch.labels.new_zeros(len(batch.labels)) if batch.keys is None else batch.keys
         first = self.rpn_targets(batch, grid, priorities(keys, len(grid)))
         # keys of their own for the objects: how many rows of padding they have depends on the rest of the batch

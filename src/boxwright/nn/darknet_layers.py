@@ -16,7 +16,7 @@ from boxwright.darknet_cfg import layers
 from boxwright.nn.darknet_activations import DARKNET_EPS, activation
 
 EPS = 1e-5  # of batch norm, under the root
-LEAST_WEIGHT = 1e-3  # of a shortcut with weights_normalization=relu, as Darknet folds it for inference
+MIN_WEIGHT = 1e-3  # of a shortcut with weights_normalization=relu, as Darknet folds it for inference
 
 
 class Convolution(nn.Module):
@@ -164,7 +164,7 @@ class Shortcut(nn.Module):
     def factors(self, weights: Tensor) -> Tensor:
         """(inputs, 1 or C) -> (inputs, 1 or C, 1, 1)."""
         if self.normalization in {"relu", "avg_relu"}:
-            weights = weights.clamp(min=LEAST_WEIGHT)
+            weights = weights.clamp(min=MIN_WEIGHT)
         elif self.normalization == "softmax":
             weights = (weights - weights.amax(0, keepdim=True)).exp()
         if self.normalization != "none":

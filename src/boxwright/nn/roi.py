@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.ops.boxes import area
-from boxwright.ops.roi_align import roi_align
+from boxwright.ops.roi_align import ROI_BINS, roi_align
 
-BINS = 7  # a side
 FINEST = 56  # px: boxes below twice this side take the finest level (FPN paper, equation 1, with its 224 at level 4)
 
 
@@ -31,7 +30,7 @@ class BoxHead(nn.Module):
     def __init__(self, channels: int, classes: int, convs: int, dense: int, hidden: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(*(_conv_norm_relu(channels) for _ in range(convs)))
-        self.fc1 = nn.Linear(channels * BINS * BINS, hidden)
+        self.fc1 = nn.Linear(channels * ROI_BINS * ROI_BINS, hidden)
         self.fc2 = nn.Linear(hidden, hidden) if dense == 2 else nn.Identity()
         self.classes = nn.Linear(hidden, classes + 1)
         self.deltas = nn.Linear(hidden, 4 * (classes + 1))

@@ -17,10 +17,11 @@ from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.nms import greedy_fixed_point, keep_each, keep_greedily
 
 MIN_SIDE = 1e-3  # px: boxes beside the image are clipped to lines on its edge (torchvision's limit for them)
-AT_ONCE = 2**26  # overlaps on an accelerator: 256 MiB for each intermediate tensor, unless one level needs more
+# On an accelerator: 256 MiB per intermediate tensor, unless a single level needs more
+MAX_PAIRS_PER_CHUNK = 2**26
 # Of NMS in a training step, where nothing may wait: enough for chains of 32 boxes, each suppressing the next. Images
 # needed 1 to 8; evenly graded ones up to 41 in a fresh network, which then lacks a few proposals in that step.
-ROUNDS = 31
+TRAIN_NMS_ITERATIONS = 31
 
 
 class Proposals(NamedTuple):
@@ -183,7 +184,7 @@ def kept_at_once(boxes: Tensor, counts: list[int], iou: float, rounds: int) -> T
     levels = torch.stack(padded, 1).flatten(0, 1)  # (B * L, longest, 4)
     kept = []
     with torch.autocast(boxes.device.type, enabled=False):  # it would copy the overlaps to its own type in each round
-        for chunk in torch.split(levels, max(1, AT_ONCE // longest**2)):
+        for chunk in torch.split(levels, max(1, MAX_PAIRS_PER_CHUNK // longest**2)):
             alive = torch.ones_like(chunk[..., 0], dtype=torch.bool)
             kept.append(greedy_fixed_point(alive, pairwise_iou(chunk, chunk) > iou, rounds))
     by_level = torch.cat(kept).view(len(boxes), len(counts), longest)

@@ -12,8 +12,8 @@ from torch import Tensor
 from boxwright.ops import exported
 from boxwright.ops.bilinear import neighbors, table_of, weighted_rows
 
-BINS = 7
-MOST_SAMPLES = 1024  # a bin and side, of adaptive ones: what a box of 7168 px of its map needs
+ROI_BINS = 7  # per side
+MAX_SAMPLES_PER_BIN = 1024  # a bin and side, of adaptive ones: what a box of 7168 px of its map needs
 
 
 def roi_align(
@@ -47,7 +47,7 @@ def roi_align(
     if not aligned and not plus_one:
         side = side.clamp(min=1)
     if exported.knows("roi_align"):
-        out: Tensor = exported.roi_align(list(maps), torch.cat((low, low + side), -1) + 0.5, level, BINS, samples)
+        out: Tensor = exported.roi_align(list(maps), torch.cat((low, low + side), -1) + 0.5, level, ROI_BINS, samples)
     elif samples:
         out = _in_bags(maps, low, side, level, samples)
     else:
@@ -67,7 +67,7 @@ def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor, s
     share = row_share[:, :, :, None, :, None] * column_share[:, :, None, :, None, :]
     table = torch.cat([table_of(level_map) for level_map in maps])
     out = weighted_rows(table, index.reshape(-1, 4 * samples**2), share.reshape(-1, 4 * samples**2))
-    return out.view(batch, count, BINS, BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
+    return out.view(batch, count, ROI_BINS, ROI_BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
 
 
 def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor) -> Tensor:
@@ -76,34 +76,34 @@ def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: 
     batch, count = level.shape
     first, widths, row_last, column_last = (values.flatten() for values in _geometry(maps, level))
     low, side = low.flatten(0, 1), side.flatten(0, 1)
-    wanted = torch.where(side > 0, (side / BINS).ceil(), 0)  # none for NaN
-    across, down = wanted.clamp(max=MOST_SAMPLES).long().unbind(1)  # samples (B * R,)
-    longest = max(max(level_map.shape[2:]) for level_map in maps) // BINS + 1  # a box within its map has no more
+    wanted = torch.where(side > 0, (side / ROI_BINS).ceil(), 0)  # none for NaN
+    across, down = wanted.clamp(max=MAX_SAMPLES_PER_BIN).long().unbind(1)  # samples (B * R,)
+    longest = max(max(level_map.shape[2:]) for level_map in maps) // ROI_BINS + 1  # a box within its map has no more
     if not exported.recorded():
         longest = max(int(down.max()), int(across.max()), 1) if len(down) else 1
     rows, row_share = _window(low[:, 1], side[:, 1], down, row_last, longest)
     columns, column_share = _window(low[:, 0], side[:, 0], across, column_last, longest)
-    lengths = ((down + 1) * (across + 1)).repeat_interleave(BINS**2)
+    lengths = ((down + 1) * (across + 1)).repeat_interleave(ROI_BINS**2)
     starts = lengths.cumsum(0) - lengths
     bag = torch.repeat_interleave(lengths)  # of each entry
     entry = torch.ones_like(bag).cumsum(0) - 1 - starts[bag]  # its number within its bag
-    box, width = bag // BINS**2, (across + 1)[bag // BINS**2]
-    row_bin, column_bin, i, j = bag // BINS, box * BINS + bag % BINS, entry // width, entry % width
+    box, width = bag // ROI_BINS**2, (across + 1)[bag // ROI_BINS**2]
+    row_bin, column_bin, i, j = bag // ROI_BINS, box * ROI_BINS + bag % ROI_BINS, entry // width, entry % width
     row = (rows[row_bin] + i).minimum(row_last[box])
     column = (columns[column_bin] + j).minimum(column_last[box])
     share = row_share[row_bin, i] * column_share[column_bin, j]
     table = torch.cat([table_of(level_map) for level_map in maps])
     out = weighted_rows(table, first[box] + row * widths[box] + column, share, starts)
-    return out.view(batch, count, BINS, BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
+    return out.view(batch, count, ROI_BINS, ROI_BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
 
 
 def _window(low: Tensor, side: Tensor, samples: Tensor, last: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """Along one axis, (R,) px of the map; samples (R,), at most `longest` -> (7 * R,) the first pixel that each bin
     reads, and the shares (7 * R, longest + 1) of this one and of those after it."""
-    bins = torch.arange(BINS, device=low.device)[:, None]
+    bins = torch.arange(ROI_BINS, device=low.device)[:, None]
     number = torch.arange(longest, device=low.device)
     taken = samples.clamp(min=1)[:, None, None]
-    size, last = (side / BINS)[:, None, None], last[:, None, None]
+    size, last = (side / ROI_BINS)[:, None, None], last[:, None, None]
     position = low[:, None, None] + bins * size + (number + 0.5) * size / taken  # (R, 7, longest), as kernels round it
     counts = (number < samples[:, None, None]) & (position >= -1) & (position <= last + 1)
     index, share = neighbors(position.clamp(min=0).minimum(last), last[..., None])
@@ -117,9 +117,9 @@ def _window(low: Tensor, side: Tensor, samples: Tensor, last: Tensor, longest: i
 def _samples(low: Tensor, side: Tensor, last: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     """Along one axis of a box, (B, R) px of the map -> (B, R, 7, 2 * samples) pixels that each bin reads, and their
     shares."""
-    bins = torch.arange(BINS, device=low.device)[:, None]
+    bins = torch.arange(ROI_BINS, device=low.device)[:, None]
     within = (torch.arange(samples, device=low.device) + 0.5) / samples
-    size = (side / BINS)[..., None, None]
+    size = (side / ROI_BINS)[..., None, None]
     position = low[..., None, None] + bins * size + within * size  # in the order of the kernel, which rounds alike
     last = last[..., None, None]
     counts = (position >= -1) & (position <= last + 1)

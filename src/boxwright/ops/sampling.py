@@ -10,7 +10,7 @@ from torch import Tensor
 
 from boxwright.ops.iou import pairwise_iou
 
-AT_ONCE = 2**24  # overlaps; bounds the memory, 64 MiB for each intermediate tensor
+MAX_PAIRS_PER_CHUNK = 2**24  # overlaps; bounds the memory, 64 MiB for each intermediate tensor
 CROWD_IOF = 0.5  # a candidate with this share of itself in a crowd region is no background
 
 
@@ -73,7 +73,7 @@ def match(
     in_crowd = torch.zeros_like(best)
     matched, claimed = torch.zeros_like(best, dtype=torch.int64), torch.full_like(best, -1, dtype=torch.int64)
     row = torch.arange(objects.shape[1], device=objects.device)
-    chunk = max(1, AT_ONCE // max(1, best.numel()))
+    chunk = max(1, MAX_PAIRS_PER_CHUNK // max(1, best.numel()))
     for first in range(0, len(row), chunk):
         columns = slice(first, first + chunk)
         is_object = (valid_gt & ~crowd)[:, None, columns]

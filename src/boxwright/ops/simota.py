@@ -12,9 +12,9 @@ from torch import Tensor
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Batch
 
-AT_ONCE = 2**24  # pairs of cell and object; bounds the memory, 64 MiB for each intermediate tensor
+MAX_PAIRS_PER_CHUNK = 2**24  # pairs of cell and object; bounds the memory, 64 MiB for each intermediate tensor
 FAR = 1e5  # cost of cells that lie only in the box or only near its center: those in both are taken first (YOLOX)
-LEAST_LOG = -100.0  # as in torch's binary cross entropy of probabilities
+MIN_LOG = -100.0  # as in torch's binary cross entropy of probabilities
 
 
 class SimOTA(NamedTuple):
@@ -61,7 +61,7 @@ def assign(rows: Tensor, boxes: Tensor, centers: Tensor, stride: Tensor, batch: 
         batch: M of at least 1.
         settings: See `SimOTA`.
     """
-    images = max(1, AT_ONCE // (batch.labels.shape[1] * rows.shape[1]))
+    images = max(1, MAX_PAIRS_PER_CHUNK // (batch.labels.shape[1] * rows.shape[1]))
     found = []
     for first in range(0, len(rows), images):
         here = slice(first, first + images)
@@ -100,10 +100,10 @@ def class_cost(rows: Tensor, labels: Tensor) -> Tensor:
     """rows (B, N, 5+C) logits, labels (B, M) -> (B, M, N): the sum over the classes of the cross entropies between a
     cell's probabilities and the object's class."""
     log = (F.logsigmoid(rows[..., 4:5]) + F.logsigmoid(rows[..., 5:])) / 2
-    log_rest = (-log.exp()).log1p().clamp(min=LEAST_LOG)  # of 1 less the probability
+    log_rest = (-log.exp()).log1p().clamp(min=MIN_LOG)  # of 1 less the probability
     of_object = labels.clamp(min=0)[:, None].expand(-1, rows.shape[1], -1)
     # no tensor of (B, M, N, C): all classes as if they were wrong, and the difference that the right one makes
-    right = (log_rest - log.clamp(min=LEAST_LOG)).gather(2, of_object)
+    right = (log_rest - log.clamp(min=MIN_LOG)).gather(2, of_object)
     return (right - log_rest.sum(2, keepdim=True)).mT
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from boxwright.config import LARGEST_YAML, MOST_CLASSES, Tree, class_name_fault
+from boxwright.config import MAX_CLASSES, MAX_YAML, Tree, class_name_fault
 from boxwright.darknet_cfg.plan import Plan, plan, with_size
 from boxwright.darknet_cfg.text import read_cfg
 from boxwright.darknet_cfg.training import not_taken_over, training
@@ -30,9 +30,9 @@ def recipe_of_cfg(path: str | Path) -> Tree:
     """
     text = read_cfg(path)
     network = plan(text, str(path))
-    if network.classes > MOST_CLASSES:
+    if network.classes > MAX_CLASSES:
         raise network.last.section.error(
-            f"the last layer gives {network.classes:,} numbers, needed at most {MOST_CLASSES:,} classes, or a [yolo]; "
+            f"the last layer gives {network.classes:,} numbers, needed at most {MAX_CLASSES:,} classes, or a [yolo]; "
             "is the file cut off?"
         )
     for note in network.notes:
@@ -78,7 +78,7 @@ def read_names(path: str | Path, classes: int) -> list[str]:
         InputError: For a file that cannot be read, has fewer lines, or a line that is no name, by its number.
     """
     try:
-        text = read_input(path, ", needed a class name a line", LARGEST_YAML).decode("utf-8-sig")
+        text = read_input(path, ", needed a class name a line", MAX_YAML).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []

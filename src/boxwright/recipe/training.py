@@ -193,9 +193,9 @@ def _whole_or_auto(largest: int) -> pydantic.PlainValidator:
 
 
 MAX_EPOCHS = 1_000_000
-LARGEST_BATCH = 65_536
+MAX_BATCH = 65_536
 EpochsOrAuto = Annotated[int | Literal["auto"], _whole_or_auto(MAX_EPOCHS)]
-BatchOrAuto = Annotated[int | Literal["auto"], _whole_or_auto(LARGEST_BATCH)]
+BatchOrAuto = Annotated[int | Literal["auto"], _whole_or_auto(MAX_BATCH)]
 
 
 class TrainConfig(Config):

@@ -76,7 +76,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | Non
     """
     options.refuse("mindspore", "bfloat16", "compile")
     model, content = _read(file)
-    _refuse_others(model, file)
+    _reject_others(model, file)
     shape = tuple(model.graph.input[0].tensor[0].dims)
     check_input(file, shape)
     mindspore = _mindspore()
@@ -120,7 +120,7 @@ def _read(file: Path) -> tuple[Any, bytes]:
     return model, content
 
 
-def _refuse_others(model: Any, file: Path) -> None:
+def _reject_others(model: Any, file: Path) -> None:
     """Raises InputError where the graph, or one that it calls, has an operator beyond PRIMITIVES."""
     graphs = [model.graph, *model.functions]
     kinds = {primitive.op_type for primitive in model.primitives} | {

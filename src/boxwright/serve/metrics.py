@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # bounds of buckets
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # bounds of buckets
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -47,8 +47,8 @@ class ModelMetrics:
     """
 
     batch_images: Histogram = field(default_factory=lambda: Histogram(IMAGES))
-    queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
-    network_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(BUCKETS))
+    network_seconds: Histogram = field(default_factory=lambda: Histogram(BUCKETS))
 
 
 class Metrics:

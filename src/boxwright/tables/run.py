@@ -16,7 +16,7 @@ from boxwright.version import __version__
 
 FILE = "table.json"
 LIMIT = 1 << 22  # bytes of that file
-SHOWN = 30  # characters of a value in a message
+MAX_SHOWN = 30  # characters of a value in a message
 
 
 def settings_of(
@@ -108,6 +108,6 @@ def _difference(now: JsonObject, there: Any) -> str:
         if there.get(key) != value:
             if key == "weights":
                 return "other weights"
-            shown = [shortened(json_text.dumps(one), SHOWN) for one in (there.get(key), value)]
+            shown = [shortened(json_text.dumps(one), MAX_SHOWN) for one in (there.get(key), value)]
             return f"{key} {shown[0]}, found {shown[1]}"
     return "other settings"

@@ -14,7 +14,7 @@ from boxwright.arrays import Array
 
 # Standard deviations relative to the size of the object, the geometric mean of its sides. The first two are ByteTrack's
 # at 30 frames per second, whose velocity changes by 1/160 of the height a frame: 30 / 160 * sqrt(30) = 1.03 a second.
-MEASURED = 1 / 20  # of a detected coordinate
+MEASUREMENT_STD = 1 / 20  # of a detected coordinate
 ACCELERATION = 1.0  # of a velocity after one second, in sizes per second
 DRIFT = 0.3  # of a width or height after one second
 FIRST_VELOCITY = 2.0  # of the velocity of a new track, in sizes per second; 10 * 30 / 160 there
@@ -42,7 +42,7 @@ class KalmanFilter:
         values = _centers(boxes)
         size = _sizes(values[:, 2:])
         covariances = np.zeros((len(boxes), 4, 3))
-        covariances[:, :, 0] = (MEASURED * size) ** 2
+        covariances[:, :, 0] = (MEASUREMENT_STD * size) ** 2
         covariances[:, :2, 2] = (FIRST_VELOCITY * size) ** 2
         self.values = np.concatenate([self.values, values])
         self.rates = np.concatenate([self.rates, np.zeros_like(values)])
@@ -74,7 +74,7 @@ class KalmanFilter:
         self.sides[rows] = np.maximum(self.sides[rows], measured[:, 2:])
         # the center of a box that is cut off at one side is off by half of what is missing
         missing = (self.sides[rows] - measured[:, 2:]) / 2
-        total = value + (MEASURED * _sizes(self.sides[rows])) ** 2
+        total = value + (MEASUREMENT_STD * _sizes(self.sides[rows])) ** 2
         total[:, :2] += missing**2
         error = measured - self.values[rows]
         self.values[rows] += value / total * error

@@ -29,7 +29,7 @@ DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-LARGEST_HEADER = 16 << 20  # bytes; a thousand tensors take some 100 kB, and a recipe what its class names take
+MAX_HEADER = 16 << 20  # bytes; a thousand tensors take some 100 kB, and a recipe what its class names take
 
 
 def save(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
@@ -98,9 +98,9 @@ def _check_header(file: Path) -> None:
     """Raises InputError for a header that would take long to read."""
     with open_regular(file) as stream:
         size = int.from_bytes(stream.read(8), "little")
-    if size > LARGEST_HEADER:
+    if size > MAX_HEADER:
         raise InputError(
-            f"{file}: cannot be read as safetensors (its header takes {size:,} bytes, at most {LARGEST_HEADER:,} are "
+            f"{file}: cannot be read as safetensors (its header takes {size:,} bytes, at most {MAX_HEADER:,} are "
             "read); damaged?"
         )
 

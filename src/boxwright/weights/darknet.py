@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright.config import MOST_CLASSES, RGB, ModelConfig
+from boxwright.config import MAX_CLASSES, RGB, ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.nn.darknet_layers import EPS, Connected, Norm, Shortcut
@@ -239,7 +239,7 @@ def _classes(found: int, config: ModelConfig) -> int | None:
     except InputError:  # a .cfg whose classes cannot be set
         return None
     classes, odd = divmod(found - with_1, with_2 - with_1)
-    return classes + 1 if 0 <= classes < MOST_CLASSES and not odd else None
+    return classes + 1 if 0 <= classes < MAX_CLASSES and not odd else None
 
 
 def _of_classes(config: ModelConfig, classes: int) -> list[Layer]:

@@ -19,7 +19,7 @@ PLAIN = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
 }  # fmt: skip
-SHOWN = 4  # names in a message
+MAX_SHOWN = 4  # names in a message
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,6 @@ def _hint(report: Report) -> str:
     return f"it holds {_first(found, 1)}, the model needs {_first(report.missing, 1)}" if found else "it holds nothing"
 
 
-def _first(names: Sequence[str], most: int = SHOWN) -> str:
+def _first(names: Sequence[str], most: int = MAX_SHOWN) -> str:
     shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:most]]
     return ", ".join(shown) + (", ..." if len(names) > most else "")

@@ -19,7 +19,7 @@ from boxwright.weights.shapes import without_memory
 from boxwright.weights.torch_files import Contents
 
 VERSION_1 = re.compile(r"type['\"]?\s*[=:]\s*['\"]DCN(v1)?['\"]")  # of deformable layers
-MOST_SHOWN = 3  # names in a message
+MAX_SHOWN = 3  # names in a message
 OFFSETS = ("backbone.layer2.0.conv2.conv_offset.weight", "backbone.layer2.0.conv2_offset.weight")
 
 
@@ -71,7 +71,7 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
     found = identify(path)
     what = found.what
     if found.skipped:
-        what += f" (skipped: {', '.join(found.skipped[:MOST_SHOWN])})"
+        what += f" (skipped: {', '.join(found.skipped[:MAX_SHOWN])})"
     names = [each.name for each in found.fits]
     if len(names) == 1:
         depth = getattr(found.fits[0].model, "depth", None)

@@ -83,7 +83,7 @@ class ArrayType:
         self.order = state[1]
 
 
-class RefusedError(Exception):
+class RejectedError(Exception):
     """A pickle names something that is neither built nor skipped."""
 
 
@@ -137,7 +137,7 @@ class Reader(pickle._Unpickler):
             if found is not None:
                 return found
         if not SKIPPED.fullmatch(full):
-            raise RefusedError(f"{module}.{name}")
+            raise RejectedError(f"{module}.{name}")
         self.skipped[f"{module}.{name}"] = None
         return self.inert
 
@@ -163,7 +163,7 @@ def read(file: Path) -> tuple[object, tuple[str, ...]]:
         if is_zip:
             return _read_zip(file)
         return _read_pickles(content)
-    except RefusedError as error:
+    except RejectedError as error:
         raise InputError(
             f"{file}: cannot be read as a torch state dict (pickles {str(error)[:60]!r}, needed tensors only); save "
             "its state_dict() with torch.save"

@@ -8,8 +8,8 @@ from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
 from boxwright.recipe import DataConfig, EvaluateConfig, PredictConfig, Recipe, from_tree
 
-LARGEST_CANVAS = 1 << 24  # px: what the first layers make of so many takes some 2 GB
-LARGEST_BATCH = 1 << 23  # px of all its canvases
+MAX_CANVAS_PIXELS = 1 << 24  # px: what the first layers make of so many takes some 2 GB
+MAX_BATCH_PIXELS = 1 << 23  # px of all its canvases
 BOUNDS = (("data", "workers", 0), ("evaluate", "batch", 1 << 16), ("predict", "batch", 1 << 16))
 
 C = TypeVar("C", EvaluateConfig, PredictConfig)
@@ -18,21 +18,22 @@ C = TypeVar("C", EvaluateConfig, PredictConfig)
 def untrusted(tree: Mapping[str, object], source: str) -> Recipe:
     """What is taken of a stored recipe: its name, the model, the canvas, the bands and their ranges, the classes and
     how they are laid out, the share of validation images, thresholds, temperatures and NMS. Folders, processes and
-    training settings are this machine's and keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which
-    changes no result.
+    training settings are this machine's and keep their defaults; batches are cut to what `MAX_BATCH_PIXELS` holds,
+    which changes no result.
 
     source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
-    and for a canvas beyond `LARGEST_CANVAS`.
+    and for a canvas beyond `MAX_CANVAS_PIXELS`.
     """
     stored = from_tree(_bounded(tree) if isinstance(tree, Mapping) else tree, source)
     canvas = stored.data.canvas
     height, width = canvas.size
     layers = max(1, stored.model.input_channels / RGB)  # a px of other channels takes as much more
     for place, pixels in (("size", height * width), ("short_side", canvas.short_side**2)):
-        if pixels * layers > LARGEST_CANVAS:
+        if pixels * layers > MAX_CANVAS_PIXELS:
             raise InputError(
                 f"{source}: data.canvas.{place}: found {getattr(canvas, place)}, at most "
-                f"{LARGEST_CANVAS / layers:,.0f} px in all are taken from a file; name a recipe of your own by --recipe"
+                f"{MAX_CANVAS_PIXELS / layers:,.0f} px in all are taken from a file; name a recipe of your own by "
+                "--recipe"
             )
     return Recipe(
         name=stored.name,
@@ -62,4 +63,4 @@ def _bounded(tree: Mapping[str, object]) -> Mapping[str, object]:
 
 def _limited(config: C, pixels: float) -> C:
     """config with batches of canvases of so many `pixels`."""
-    return config.model_copy(update={"batch": min(config.batch, max(1, int(LARGEST_BATCH // pixels)))})
+    return config.model_copy(update={"batch": min(config.batch, max(1, int(MAX_BATCH_PIXELS // pixels)))})

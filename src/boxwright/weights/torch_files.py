@@ -25,8 +25,8 @@ NAMED = re.compile(
     r"|torch (?:\w+Storage|Size|device|(?:b?float|u?int|q?u?int|complex)\d+\w*|bool)|torch\.storage \w+Storage"
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
-LARGEST_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
-LARGEST_HISTORY = 128 << 20  # bytes of one of mmengine's, which holds each loss of up to a million steps
+MAX_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
+MAX_HISTORY = 128 << 20  # bytes of one of mmengine's, which holds each loss of up to a million steps
 MAX_OPERATIONS = 4_000_000  # of a pickle; each takes some 200 bytes while they are looked at
 MAX_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
@@ -167,7 +167,7 @@ def _names_tensors_only(file: Path) -> bool:
         if stream.read(4) == b"PK\x03\x04":  # so does PyTorch tell the two layouts apart
             # by PyTorch's own reader, since two readers may differ on what an archive holds
             pickles, count = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"), 1
-            limit = LARGEST_HISTORY if b"mmengine" in pickles else LARGEST_PICKLE
+            limit = MAX_HISTORY if b"mmengine" in pickles else MAX_PICKLE
             if len(pickles) > limit:
                 raise InputError(f"{file}: names its tensors in {len(pickles):,} bytes, at most {limit:,} are read")
             only = True
@@ -175,7 +175,7 @@ def _names_tensors_only(file: Path) -> bool:
             stream.seek(0)
             count = LEGACY if _is_legacy(stream.read(32)) else 1  # else with the numbers in it, as Detectron2's
             stream.seek(0)
-            pickles = stream.read(LARGEST_PICKLE + 1 if count == LEGACY else -1)
+            pickles = stream.read(MAX_PICKLE + 1 if count == LEGACY else -1)
             only = False
     content = io.BytesIO(pickles)
     for _ in range(count):

@@ -1,6 +1,6 @@
 // Which part of an image is seen, and how large. All panes of an image share one camera.
 
-const LARGEST = 40; // CSS px per image px
+const MAX_SCALE = 40; // CSS px per image px
 
 export class Camera {
   /** The center (x, y) in image px; scale: CSS px per image px. */
@@ -26,7 +26,7 @@ export class Camera {
 
   fit() {
     this.isFit = true;
-    this.scale = Math.min(this.smallest, LARGEST);
+    this.scale = Math.min(this.smallest, MAX_SCALE);
     this.x = this.image.width / 2;
     this.y = this.image.height / 2;
     this.onchange();
@@ -34,7 +34,7 @@ export class Camera {
 
   changed() {
     this.isFit = false;
-    this.scale = Math.max(Math.min(this.smallest, 1), Math.min(LARGEST, this.scale));
+    this.scale = Math.max(Math.min(this.smallest, 1), Math.min(MAX_SCALE, this.scale));
     this.x = Math.max(0, Math.min(this.image.width, this.x));
     this.y = Math.max(0, Math.min(this.image.height, this.y));
     this.onchange();
@@ -43,7 +43,7 @@ export class Camera {
   /** Zoom so that the point (px, py), in CSS px of the pane, stays where it is. */
   zoom(factor, px = this.pane.width / 2, py = this.pane.height / 2) {
     const [x, y] = this.toImage(px, py);
-    this.scale = Math.max(Math.min(this.smallest, 1), Math.min(LARGEST, this.scale * factor));
+    this.scale = Math.max(Math.min(this.smallest, 1), Math.min(MAX_SCALE, this.scale * factor));
     this.x = x - (px - this.pane.width / 2) / this.scale;
     this.y = y - (py - this.pane.height / 2) / this.scale;
     this.changed();
@@ -73,7 +73,7 @@ export class Camera {
     const { width, height } = this.pane;
     if (close) {
       const fits = Math.min(width / Math.max(1, x2 - x1), height / Math.max(1, y2 - y1)) * 0.5;
-      this.scale = Math.min(LARGEST / 2, fits);
+      this.scale = Math.min(MAX_SCALE / 2, fits);
     }
     const view = this.view();
     const isSeen =

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 
 const KEPT = 600;
-const AT_ONCE = 4;
+const MAX_PARALLEL = 4;
 const kept = new Map();
 const waiting = [];
 let running = 0;
@@ -23,7 +23,7 @@ async function run(job) {
 }
 
 function next() {
-  while (running < AT_ONCE && waiting.length) {
+  while (running < MAX_PARALLEL && waiting.length) {
     const job = waiting.pop(); // the newest first: what is seen now
     if (job.signal?.aborted) job.reject(new DOMException("", "AbortError"));
     else run(job);
