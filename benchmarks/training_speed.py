@@ -20,7 +20,7 @@ from boxwright.engine.checkpointing import TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session
-from boxwright.engine.step import on_device, optimizer_step
+from boxwright.engine.step import optimizer_step, prepare_batch
 from boxwright.engine.trackers import Trackers
 from boxwright.engine.train import train_epoch
 from boxwright.metrics import run_log
@@ -54,7 +54,7 @@ def measure(recipe: Recipe, spent: float, loader: float | None = None) -> dict[s
         batches = stack.enter_context(closing(loaded))
         first = next(batches)
         loader = loader or loader_alone(batches, recipe, spent)
-        fixed = on_device(task, first, recipe, accelerator, 0, 0)
+        fixed = prepare_batch(task, first, recipe, accelerator, 0, 0)
         row, count = steps_alone(partial(engine_step, job, fixed), recipe, spent, accelerator.device)
         trackers = stack.enter_context(closing(Trackers(run, recipe, 0, accelerator)))
         log = stack.enter_context(closing(TrainLogger(run, accelerator, recipe.train, 0, trackers)))

@@ -157,7 +157,7 @@ def s3_server() -> Iterator[Store]:
 @pytest.fixture
 def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The S3 server with an empty `s3://bucket`, calm, named by the environment, and a cache that is empty."""
-    from boxwright.remote import apart, folders, stores
+    from boxwright.remote import folders, overlap, stores
 
     for name in list(os.environ):
         if name.startswith(("AWS_", "OBS_", "GOOGLE_", "AZURE_")) or name.lower().endswith("_proxy"):
@@ -170,7 +170,7 @@ def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("BOXWRIGHT_CACHE_SIZE", "1GB")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(stores, "_stores", {})
-    monkeypatch.setattr(apart, "_read", set())
+    monkeypatch.setattr(overlap, "_read", set())
     folders.forget()
     s3_server.calm()
     for key in s3_server.keys("bucket"):

@@ -15,7 +15,7 @@ from boxwright.serve import batcher as batching
 from boxwright.serve.batcher import Answer, Batcher, BusyError, Limits, PredictionError, TooLargeError
 from boxwright.serve.metrics import Histogram, Metrics, ModelMetrics
 from boxwright.serve.models import Model, named_paths
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 from stand_in import Rectangles, rectangles_predictor, scene
 
 PATIENCE = 60
@@ -138,7 +138,7 @@ def test_an_answer_that_takes_too_long(held: Held) -> None:
     model = Model("shapes", rectangles_predictor(), Limits(4, 0.001, 6, 10_000), ModelMetrics())
 
     async def ask() -> None:
-        with pytest.raises(Refusal, match="not answered in time") as refused:
+        with pytest.raises(RequestError, match="not answered in time") as refused:
             await model.predict([RED, RED], model.args(), asyncio.get_running_loop().time() + 0.05)
         assert refused.value.status == 504
 

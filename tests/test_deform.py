@@ -15,7 +15,7 @@ from torch import Tensor
 from boxwright.nn.deform import DeformConv2d
 from boxwright.ops import deform, kernels
 from boxwright.ops.deform import Sampling, deform_conv
-from boxwright.ops.exported import written_with
+from boxwright.ops.exported import export_operators
 from from_the_host import NoNumbersFromTheHost
 from oracle_weights import ORACLES
 
@@ -228,11 +228,11 @@ def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
     torch.nn.init.normal_(layer.offset.weight, std=0.2)
     x = torch.randn(2, 6, 9, 12)
     for known, operator in ((("grid_sample",), "grid_sampler"), ((), "embedding_bag")):
-        with written_with(*known):
+        with export_operators(*known):
             program = torch.export.export(layer, (x,), strict=False)
         assert [node for node in program.graph.nodes if operator in str(node.target)]
         torch.testing.assert_close(program.module()(x), layer(x), rtol=0, atol=1e-5)
-    with written_with("deform_conv"):
+    with export_operators("deform_conv"):
         program = torch.export.export(layer, (x,), strict=False)
     assert "boxwright.deform_conv.default" in [str(node.target) for node in program.graph.nodes]
 

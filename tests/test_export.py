@@ -21,8 +21,8 @@ from boxwright import cli, models, recipe, runtimes
 from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export import parity, run
-from boxwright.export.parity_answers import match
 from boxwright.export.parity_limits import LIMITS as LIMITS_OF
+from boxwright.export.parity_predictions import match
 from boxwright.export.parity_raw import differences
 from boxwright.export.run import export_model
 from boxwright.files import atomic_write_group
@@ -153,7 +153,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
     assert [(row["name"], row["shape"]) for row in report["raw"]] == [
         ("stride32", [1, 24, 2, 4]), ("stride16", [1, 24, 4, 8])
     ]  # fmt: skip
-    assert report["answers"]["compared"] > 10
+    assert report["predictions"]["compared"] > 10
 
 
 @pytest.mark.parametrize("complete", [False, True])
@@ -348,7 +348,7 @@ def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -
     """At threshold 0.99 the file finds nothing; the report is of one with a lower threshold."""
     weights, file = saved(tmp_path, predict__threshold=0.99), tmp_path / "x.torchscript"
     report = export_model(weights, "torchscript", file, complete=True)
-    assert report.content["answers"]["compared"] > 10
+    assert report.content["predictions"]["compared"] > 10
     assert report.content["kind"] == "complete"
     assert report.content["raw"] == []
     predictor = bw.load(file, trust=True)
@@ -383,14 +383,14 @@ def test_infinite_differences_are_json(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({}, ""),
-        ({"answers": {"matched": 8, "compared": 9, "unmatched": [{"image": 3}]}}, "8 of 9 predictions"),
+        ({"predictions": {"matched": 8, "compared": 9, "unmatched": [{"image": 3}]}}, "8 of 9 predictions"),
         ({"quality": {"measure": "AP", "pytorch": 0.5, "file": 0.502}}, "AP is 0.5020, in PyTorch 0.5000"),
     ],
 )
 def test_reasons_to_refuse(change: dict[str, Any], reason: str) -> None:
     good = {
         "first_difference": None,
-        "answers": {"matched": 9, "compared": 9, "unmatched": []},
+        "predictions": {"matched": 9, "compared": 9, "unmatched": []},
         "quality": {"measure": "AP", "pytorch": 0.5, "file": 0.4995},
     }
     assert parity._reason(good | change, LIMITS).startswith(reason)

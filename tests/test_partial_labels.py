@@ -443,7 +443,7 @@ def test_first_stage_spares_what_the_second_takes_for_another_class(two_stages: 
     of_object = torch.tensor([[False, False, False, True]])
     second = Targets(proposals, rows[:, :4], yes[:, :4], of_object, rows[:, :4], proposals)
     logits = torch.tensor([[[0.0, 1, 2, 0], [0, 2, 1, 0], [2, 0, 1, 0], [0, 1, 2, 0]]])
-    known = two_stages.are_known(first, second, logits, torch.tensor([[True, False, True]]))
+    known = two_stages.reliable_samples(first, second, logits, torch.tensor([[True, False, True]]))
     # the anchor that hardly overlaps the first proposal is background, and the one with an object is an object
     assert known.tolist() == [[False, True, True, True, True, True]]
 

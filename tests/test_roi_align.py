@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwright.ops.exported import written_with
+from boxwright.ops.exported import export_operators
 from boxwright.ops.roi_align import roi_align
 from from_the_host import NoNumbersFromTheHost
 from oracle_weights import ORACLES
@@ -152,7 +152,7 @@ def test_an_export_has_the_operator_of_its_format_or_is_equal() -> None:
             return roi_align(given[:4], given[4], given[5], STRIDES, aligned=True, plus_one=False)
 
     given = (*(one.detach() for one in made_maps()), *made_boxes())
-    with written_with("roi_align"):
+    with export_operators("roi_align"):
         program = torch.export.export(Part(), given, strict=False)
     assert "boxwright.roi_align.default" in [str(node.target) for node in program.graph.nodes]
     program = torch.export.export(Part(), given, strict=False)

@@ -22,7 +22,7 @@ from boxwright.serve import connections, run  # noqa: E402
 from boxwright.serve.bodies import TOTAL, Bodies  # noqa: E402
 from boxwright.serve.forms import file_of_multipart  # noqa: E402
 from boxwright.serve.models import Model, chosen  # noqa: E402
-from boxwright.serve.refusal import Refusal  # noqa: E402
+from boxwright.serve.request_error import RequestError  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_model_that_is_not_ready() -> None:
     models: Any = {"a": SimpleNamespace(ready=False), "b": SimpleNamespace(ready=True)}
     assert chosen(models, "b").ready
     for name, status in (("a", 503), ("c", 404), (None, 400)):
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(RequestError) as refused:
             chosen(models, name)
         assert refused.value.status == status
 
@@ -139,7 +139,7 @@ class Sent:
 
 def test_malformed_forms_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """Anybody can send them, as many as they like."""
-    with pytest.raises(Refusal, match="malformed"):
+    with pytest.raises(RequestError, match="malformed"):
         file_of_multipart(b"no boundary", "multipart/form-data; boundary=edge")
     assert capsys.readouterr().err == ""
 
@@ -161,10 +161,10 @@ def test_all_bodies_together_are_bounded() -> None:
             return await hold(count - 1)
 
     assert asyncio.run(hold(TOTAL - 1)) == 100
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         asyncio.run(hold(TOTAL))
     assert refused.value.status == 503
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         asyncio.run(read(bytes(60), bytes(41)))
     assert refused.value.status == 413
     assert asyncio.run(hold(TOTAL - 1)) == 100, "all is forgotten"

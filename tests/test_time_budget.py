@@ -80,7 +80,7 @@ def test_a_resume_takes_the_number_of_the_run(tiny_coco: Any, tmp_path: Any, mon
 @pytest.mark.slow
 def test_the_time_is_that_of_steps_with_their_images(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     """A batch is made to take 0.2 s, an evaluation of 4 images 0.5 s."""
-    real, found = time_budget.on_device, []
+    real, found = time_budget.prepare_batch, []
 
     def slow(*args: Any) -> Any:
         time.sleep(0.2)
@@ -90,7 +90,7 @@ def test_the_time_is_that_of_steps_with_their_images(tiny_coco: Any, tmp_path: A
         found.extend([epoch, evaluation, seconds])
         return 1
 
-    monkeypatch.setattr(time_budget, "on_device", slow)
+    monkeypatch.setattr(time_budget, "prepare_batch", slow)
     monkeypatch.setattr(time_budget, "fitting_epochs", fitting)
     real_measure = time_budget.measure
     monkeypatch.setattr(time_budget, "measure", lambda job, minutes, _: real_measure(job, minutes, evaluate))

@@ -21,7 +21,7 @@ from boxwright.datatools.groups import group
 from boxwright.datatools.split import assign
 from boxwright.engine.train import train
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import predict_dataset, scored
+from boxwright.evaluation.evaluate import predict_dataset, to_score
 from boxwright.files import temporary_folder
 from boxwright.images.header import read_headers
 from boxwright.predict.predictor import AnyPredictor, load
@@ -108,7 +108,7 @@ def predict_subject(predictor: AnyPredictor, subject: Subject) -> list[Predictio
     """
     if predictor.task.title != DETECT.title:
         raise InputError(f"--weights: found {predictor.task.title}, needed {DETECT.title} for labels of boxes")
-    dataset = scored(predictor, subject.dataset)
+    dataset = to_score(predictor, subject.dataset)
     args: PostprocessArgs = predictor.task.evaluation_args(dataset, predictor.recipe, MIN_SCORE)
     return predict_dataset(predictor, dataset, args)
 

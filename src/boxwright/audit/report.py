@@ -12,7 +12,7 @@ from boxwright.audit.drift import Drift
 from boxwright.audit.findings import KINDS, Finding, Kind
 from boxwright.audit.subject import Subject
 from boxwright.data.dataset import Dataset
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, one_line, titled
 from boxwright.files import atomic_write
 from boxwright.images.decode import read_image
@@ -86,7 +86,7 @@ class Report:
     def __str__(self) -> str:
         counts = {kind: sum(finding.kind is kind for finding in self.findings) for kind in KINDS}
         listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        lines = [f"{counted(len(self.findings), 'finding[s]')} ({listed}), the surest first; {self.network}"]
+        lines = [f"{pluralize(len(self.findings), 'finding[s]')} ({listed}), the surest first; {self.network}"]
         lines += [f"  {_sentence(row)}" for row in self.rows()[:MAX_PRINTED]]
         lines.append(f"AP50 of the detections on these labels: {self.ap50:.3f}")
         if 0 <= self.ap50 < POOR:
@@ -95,12 +95,12 @@ class Report:
             lines.append(
                 "the network was trained on some of these images and repeats errors of their labels; --folds finds more"
             )
-        lines.append(f"{counted(len(self.groups), 'group[s]')} of images across splits (near-duplicates, copies)")
+        lines.append(f"{pluralize(len(self.groups), 'group[s]')} of images across splits (near-duplicates, copies)")
         lines += [
             f"  {', '.join(f'{split}: {image}' for split, image in group)}" for group in self.groups[:MAX_PRINTED]
         ]
         sure = [drift for drift in self.drifts if drift.p <= MAX_P]
-        lines.append(f"{counted(len(sure), 'difference[s]')} of {len(self.drifts)} between splits with p <= {MAX_P}")
+        lines.append(f"{pluralize(len(sure), 'difference[s]')} of {len(self.drifts)} between splits with p <= {MAX_P}")
         lines += [f"  {drift}" for drift in sorted(sure, key=lambda drift: -drift.distance)[:MAX_PRINTED]]
         return "\n".join(map(one_line, [*self.subject.left_out, *lines]))
 

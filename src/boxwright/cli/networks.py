@@ -244,7 +244,7 @@ def import_(
 
     if Path(out).suffix != ".safetensors":
         raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
-    files.keep_apart([Path(out)], [files.locate(Path(file)), *(Path(path) for path in (cfg, names) if path)])
+    files.check_not_overwritten([Path(out)], [files.locate(Path(file)), *(Path(path) for path in (cfg, names) if path)])
     given = given_recipe(recipe, cfg, names)
     if given is None:
         given, what = the_recipe_of(file)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from boxwright.errors import one_line
 
-TITLES = {  # with plural endings in brackets, for `datatools.report.counted`; errors
+TITLES = {  # with plural endings in brackets, for `datatools.report.pluralize`; errors
     "not_finite": "box[es] or area[s] with numbers that are not finite",
     "negative_size": "box[es] of negative width or height",
     "zero_area": "box[es] without area",

@@ -25,7 +25,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
 from boxwright.datatools.headers import checked_headers
-from boxwright.datatools.report import Report, check_all, counted, reject_other_files
+from boxwright.datatools.report import Report, check_all, pluralize, reject_other_files
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_classes
 from boxwright.images.header import Header, read_headers
@@ -255,7 +255,7 @@ def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Findi
         row = int(repeated[np.argmin(places[repeated])])
         place = dataset.location(int(owners[row]), row)
         text = (
-            f"{counted(len(repeated), 'box[es] [has|have]')} the id of an earlier one, here that of "
+            f"{pluralize(len(repeated), 'box[es] [has|have]')} the id of an earlier one, here that of "
             f"{dataset.entry.format(places[first[row]])}; read, since ids are not needed"
         )
         number = int(ids[row])
@@ -348,12 +348,12 @@ def _partly_labeled(dataset: Dataset) -> Iterator[Finding]:
     """Notes that sum up where nobody looked for objects."""
     if count := int(dataset.rows.ignored.sum()):
         images = len(np.unique(dataset.image_indices()[dataset.rows.ignored]))
-        text = f"{counted(count, 'ignore region[s]')} in {images} of {counted(len(dataset), 'image[s]')}"
+        text = f"{pluralize(count, 'ignore region[s]')} in {images} of {pluralize(len(dataset), 'image[s]')}"
         yield Finding("ignore_regions", dataset.split, str(dataset.root), text)
     if (labeled := dataset.images.labeled) is not None:
         limited, counts = int((~labeled.all(axis=1)).sum()), labeled.sum(axis=0).tolist()
         shown = [f"{name} in {count}" for name, count in zip(dataset.names, counts, strict=True)][:MAX_LISTED]
-        of = f"{limited} of {counted(len(dataset), 'image[s] [was|were]')}"
+        of = f"{limited} of {pluralize(len(dataset), 'image[s] [was|were]')}"
         text = f"{of} not searched for all classes; searched for {', '.join(shown)}"
         yield Finding("limited_classes", dataset.split, str(dataset.root), text)
 

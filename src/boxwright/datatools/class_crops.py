@@ -13,7 +13,7 @@ from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.convert import reject_outside
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, one_line, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
@@ -100,13 +100,13 @@ def _crop_split(dataset: Dataset, folder: Path) -> list[str]:
             file = folder / dataset.names[label] / f"{Path(sample.path).stem}_{row}.png"
             file.write_bytes(encode_image(crop, ".png"))
     each = ", ".join(f"{count} {name}" for name, count in zip(dataset.names, counts.tolist(), strict=True))
-    lines = [f"{dataset.split}: {counted(int(counts.sum()), 'image[s]')} from {len(dataset)} ({each})"]
+    lines = [f"{dataset.split}: {pluralize(int(counts.sum()), 'image[s]')} from {len(dataset)} ({each})"]
     left_out = {
         "crowd region[s]": int(dataset.rows.crowd.sum()),
         "box[es] without a px inside [the|their] image": outside,
     }
     if any(left_out.values()):
-        lines.append(f"  left out: {', '.join(counted(count, what) for what, count in left_out.items() if count)}")
+        lines.append(f"  left out: {', '.join(pluralize(count, what) for what, count in left_out.items() if count)}")
     return lines
 
 

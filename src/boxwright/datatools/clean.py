@@ -10,7 +10,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
 from boxwright.datatools.check import skip_bad
-from boxwright.datatools.report import Report, counted
+from boxwright.datatools.report import Report, pluralize
 from boxwright.images.header import read_header
 
 # Errors that no evaluation and no other layout can bear; the others only make training worse.
@@ -69,7 +69,7 @@ def clip_boxes(dataset: Dataset, report: Report) -> tuple[Dataset, Report, list[
         boxes[row] = boxes[row].clip(0, [width, height, width, height])
         areas[row] *= np.prod(boxes[row, 2:] - boxes[row, :2]) / before
     rest = replace(report, findings=tuple(finding for finding in report.findings if finding not in clipped.values()))
-    line = f"{dataset.split}: {counted(len(clipped), 'box[es]')} clipped to the image"
+    line = f"{dataset.split}: {pluralize(len(clipped), 'box[es]')} clipped to the image"
     return replace(dataset, rows=replace(dataset.rows, xyxy=boxes, areas=areas)), rest, [line]
 
 

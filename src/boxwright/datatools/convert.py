@@ -18,7 +18,7 @@ from boxwright.data.sets import Root, Sets, find_sets, shown
 from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
-from boxwright.datatools.report import Report, agreeing, counted
+from boxwright.datatools.report import Report, agreeing, pluralize
 from boxwright.errors import InputError, one_line, printable
 from boxwright.files import link_or_copy, new_folder, open_regular
 from boxwright.formats import open_boxes, splits
@@ -160,7 +160,7 @@ def _summary(
 
 
 def _counts(dataset: Dataset) -> str:
-    return f"{counted(len(dataset), 'image[s]')}, {counted(len(dataset.rows), 'box[es]')}"
+    return f"{pluralize(len(dataset), 'image[s]')}, {pluralize(len(dataset.rows), 'box[es]')}"
 
 
 def _add(counts: dict[str, int], count: int, phrase: str) -> None:

@@ -54,7 +54,7 @@ class Report:
         if errors := [finding for finding in self.errors if finding.kind in kinds]:
             skip = " or --skip-bad" if skippable else ""
             raise InputError(
-                f"{root}: {counted(len(errors), 'error[s]')}, the first: {errors[0].brief(root)}; "
+                f"{root}: {pluralize(len(errors), 'error[s]')}, the first: {errors[0].brief(root)}; "
                 f"see `boxwright data check`, repair{skip}"
             )
 
@@ -63,7 +63,7 @@ class Report:
         return [one_line(f"left out the {finding.leave_out}: {finding}") for finding in self.errors]
 
     def _counts(self, images: int, others: int) -> str:
-        return f"{counted(images, 'image[s]')}, {counted(others, UNITS[self.unit])}"
+        return f"{pluralize(images, 'image[s]')}, {pluralize(others, UNITS[self.unit])}"
 
     def to_json(self) -> JsonObject:
         """The content of the JSON file."""
@@ -87,11 +87,11 @@ class Report:
             groups[finding.level, finding.kind].append(finding)
         for level, kind in sorted(groups, key=lambda key: (key[0], list(TITLES).index(key[1]))):
             group = groups[level, kind]
-            lines.append(f"{level}: {counted(len(group), TITLES[kind])}")
+            lines.append(f"{level}: {pluralize(len(group), TITLES[kind])}")
             lines += [one_line(f"  {finding}") for finding in group[:MAX_PRINTED]]
             if len(group) > MAX_PRINTED:
                 lines.append(f"  and {len(group) - MAX_PRINTED} more")
-        lines.append(f"{counted(len(self.errors), 'error[s]')}, {counted(len(self.notes), 'note[s]')}")
+        lines.append(f"{pluralize(len(self.errors), 'error[s]')}, {pluralize(len(self.notes), 'note[s]')}")
         return "\n".join(lines)
 
 
@@ -99,7 +99,7 @@ def _titled(value: object) -> object:
     return titled(value) if isinstance(value, str) else value
 
 
-def counted(count: int, phrase: str) -> str:
+def pluralize(count: int, phrase: str) -> str:
     """The number and `agreeing(count, phrase)`. Example: 1 box, 2 boxes."""
     return f"{count} {agreeing(count, phrase)}"
 

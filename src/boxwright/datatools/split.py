@@ -23,7 +23,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.convert import cleaned, link, writable, write_splits
 from boxwright.datatools.groups import group, keys_of
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.datatools.stratify import Rows, image_classes, stratify
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -153,8 +153,8 @@ def assign(dataset: Dataset | ClassSet, groups: Rows, parts: Mapping[str, float]
     count = len(np.unique(groups))
     if count < len(parts):
         raise InputError(
-            f"{dataset.root}: {counted(len(dataset), 'image[s]')} in {counted(count, 'group[s]')} whose images stay "
-            f"together (copies, near-duplicates), needed {len(parts)}; see --group and "
+            f"{dataset.root}: {pluralize(len(dataset), 'image[s]')} in {pluralize(count, 'group[s]')} whose images "
+            f"stay together (copies, near-duplicates), needed {len(parts)}; see --group and "
             "--no-near-duplicates of `boxwright data split`"
         )
     return stratify(dataset, groups, list(parts.values()), seed)
@@ -176,7 +176,7 @@ def report(dataset: Dataset | ClassSet, groups: Rows, split_of: Rows, parts: Seq
     shown = [label for label in np.argsort(-totals, kind="stable").tolist() if totals[label]]
     lines = [
         line(
-            f"{counted(len(dataset), 'image[s]')} in {counted(len(np.unique(groups)), 'group[s]')}",
+            f"{pluralize(len(dataset), 'image[s]')} in {pluralize(len(np.unique(groups)), 'group[s]')}",
             np.bincount(split_of),
         )
     ]
@@ -250,7 +250,7 @@ def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
 
 
 def _shown(dataset: Dataset) -> str:
-    return f"{counted(len(dataset), 'image[s]')}, with {counted(len(dataset.rows), 'box[es]')}"
+    return f"{pluralize(len(dataset), 'image[s]')}, with {pluralize(len(dataset.rows), 'box[es]')}"
 
 
 def _same_file(first: str, second: str) -> bool:
@@ -296,6 +296,6 @@ def _split_classes(
                 raise InputError(f"{path}: another image of {name} has the same name in its class; rename one")
             link(path, target)
     lines = [*left_out, *report(dataset, groups, split_of, parts)] + [
-        f"{each.split}: {counted(len(each), 'image[s], as [it was|they were]')}" for each in sets[count:]
+        f"{each.split}: {pluralize(len(each), 'image[s], as [it was|they were]')}" for each in sets[count:]
     ]
     return "\n".join(map(printable, [*lines, str(out)]))

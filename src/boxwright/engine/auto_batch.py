@@ -15,7 +15,7 @@ from boxwright import recipe as recipes
 from boxwright import tasks
 from boxwright.engine import optim
 from boxwright.engine.ema import EMA
-from boxwright.engine.step import in_each_size, on_device
+from boxwright.engine.step import per_input_size, prepare_batch
 from boxwright.errors import InputError
 from boxwright.memory import available_memory
 from boxwright.nn.network import Network
@@ -74,7 +74,7 @@ class Trial:
     """
 
     def __init__(self, recipe: Recipe, training: Any, network: Network, accelerator: Accelerator) -> None:
-        self.recipe = max(in_each_size(recipe), key=lambda one: [h * w for h, w in one.train.augment.sizes])
+        self.recipe = max(per_input_size(recipe), key=lambda one: [h * w for h, w in one.train.augment.sizes])
         self._training, self._network, self.accelerator = training, network, accelerator
         self._task = tasks.of(recipe)
         self.limit = max(1, min(MAX_IMAGES, self._loader(1).steps_per_epoch // recipe.train.accumulate))
@@ -91,7 +91,7 @@ class Trial:
         ema = EMA(network, config.ema) if config.ema.decay else None  # noqa: F841 (takes memory)
         optim.training_mode(network, config)
         loaded = next(self._loader(images).epoch(0))
-        batch = on_device(self._task, loaded, self.recipe, self.accelerator, 0, 0)
+        batch = prepare_batch(self._task, loaded, self.recipe, self.accelerator, 0, 0)
         for _ in range(repeats):
             with self.accelerator.autocast():
                 terms = network.loss(batch)

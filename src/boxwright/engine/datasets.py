@@ -10,7 +10,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.sets import shown
 from boxwright.datatools.check import skip_bad
 from boxwright.datatools.clean import Cleaning, clip_boxes
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.datatools.val_fraction import names_to_open
 from boxwright.engine.processes import on_main
 from boxwright.recipe import Recipe
@@ -53,6 +53,8 @@ def open_checked(
         background = skip_bad(present[-1], report)
         train = with_background(train, background)
         if accelerator.is_main_process:
-            logger.info("%s without objects, from %s", counted(len(background), "image[s]"), ", ".join(data.background))
+            logger.info(
+                "%s without objects, from %s", pluralize(len(background), "image[s]"), ", ".join(data.background)
+            )
     notes = [note for dataset in present for note in dataset.notes]
     return train, val, [*notes, *clipped, *left_out]

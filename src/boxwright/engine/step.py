@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from boxwright import tasks
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.engine import optim
 from boxwright.engine.job import Job
 from boxwright.recipe import Recipe, TrainConfig
@@ -20,7 +20,7 @@ from boxwright.types import AnyBatch
 logger = logging.getLogger(__name__)
 
 
-def on_device(
+def prepare_batch(
     task: tasks.AnyTask, loaded: AnyBatch, recipe: Recipe, accelerator: Accelerator, epoch: int, number: int
 ) -> AnyBatch:
     """The batch with this number, augmented on the device of the training."""
@@ -30,7 +30,7 @@ def on_device(
     return batch
 
 
-def in_each_size(recipe: Recipe) -> list[Recipe]:
+def per_input_size(recipe: Recipe) -> list[Recipe]:
     """The recipe once for each input size of its training, with that size only."""
     sizes = recipe.train.augment.sizes
     return [recipe.with_overrides({"train.augment.sizes": [size]}) for size in sizes] or [recipe]
@@ -43,17 +43,17 @@ def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
     """
     start, first = time.perf_counter(), next(batches)
     before = [buffer.clone() for buffer in job.network.buffers()]
-    sizes = in_each_size(job.recipe)
+    sizes = per_input_size(job.recipe)
     optim.training_mode(job.network, job.recipe.train)
     for recipe in sizes:
-        terms = job.model(on_device(job.task, first, recipe, job.accelerator, 0, 0))
+        terms = job.model(prepare_batch(job.task, first, recipe, job.accelerator, 0, 0))
         job.accelerator.backward(torch.stack(list(terms.values())).sum())
     job.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, values in zip(job.network.buffers(), before, strict=True):
             buffer.copy_(values)
     if job.accelerator.is_main_process:
-        logger.info("compiled for %s in %.0f s", counted(len(sizes), "input size[s]"), time.perf_counter() - start)
+        logger.info("compiled for %s in %.0f s", pluralize(len(sizes), "input size[s]"), time.perf_counter() - start)
     return chain([first], batches)
 
 

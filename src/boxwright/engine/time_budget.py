@@ -19,7 +19,7 @@ from boxwright.data.dataset import evenly_spaced
 from boxwright.engine.job import Job, with_epochs
 from boxwright.engine.processes import on_main
 from boxwright.engine.schedule import warmup_steps
-from boxwright.engine.step import on_device, optimizer_step, warm_up
+from boxwright.engine.step import optimizer_step, prepare_batch, warm_up
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import AnyBatch
@@ -115,7 +115,7 @@ def _timed_steps(job: Job, batches: Iterator[AnyBatch], count: int) -> float:
     """Seconds that so many steps take. The learning rate is still 0."""
     config, accelerator, start = job.recipe.train, job.accelerator, time.perf_counter()
     for number in range(count * config.accumulate):
-        batch = on_device(job.task, next(batches), job.recipe, accelerator, 0, number)
+        batch = prepare_batch(job.task, next(batches), job.recipe, accelerator, 0, number)
         with accelerator.accumulate(job.model):
             optimizer_step(job.model(batch), job.model, job.optimizer, config, accelerator)
     if accelerator.device.type != "cpu":

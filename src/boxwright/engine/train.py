@@ -26,7 +26,7 @@ from boxwright.batches.rng import step_seed
 from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.engine import auto_anchors, auto_batch, bands, optim, processes, run_folder, small_objects, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.compiling import compiled_augmentation
@@ -34,7 +34,7 @@ from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
-from boxwright.engine.step import on_device, optimizer_step, warm_up
+from boxwright.engine.step import optimizer_step, prepare_batch, warm_up
 from boxwright.engine.stopping import StopCheck, stoppable
 from boxwright.engine.trackers import Trackers, check_installed
 from boxwright.errors import InputError
@@ -196,7 +196,7 @@ def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: 
         for epoch in range(first, config.epoch_count):
             if state.out_of_patience(config):
                 if accelerator.is_main_process:
-                    without = counted(state.since_best, "evaluation[s]")
+                    without = pluralize(state.since_best, "evaluation[s]")
                     logger.info("stopped after epoch %d: %s without a better network", epoch, without)
                 break
             train_epoch(job, batches, epoch, state, log, checkpointer)
@@ -229,7 +229,7 @@ def train_epoch(
     if accelerator.is_main_process:
         here = progress.track(here, total, f"epoch {epoch + 1}/{config.epoch_count}", "batches", first)
     for number, loaded in enumerate(here, epoch * total + first):
-        batch = on_device(job.task, loaded, job.recipe, accelerator, epoch, number)
+        batch = prepare_batch(job.task, loaded, job.recipe, accelerator, epoch, number)
         torch.manual_seed(step_seed(config.seed, *config.place(number, accelerator.process_index)))  # of dropout
         optim.set_rates(job.optimizer, job.schedule, state.step)
         with accelerator.accumulate(job.model):

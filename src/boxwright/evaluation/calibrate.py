@@ -15,7 +15,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.sets import Root
 from boxwright.datatools.clean import Cleaning
 from boxwright.errors import InputError, printable
-from boxwright.evaluation.evaluate import cleaned, predict_dataset, scored
+from boxwright.evaluation.evaluate import cleaned, predict_dataset, to_score
 from boxwright.metrics.calibration import calibration, class_temperatures, softmax_temperature
 from boxwright.metrics.matching import Kind, match
 from boxwright.ops.temperature import scale
@@ -96,7 +96,7 @@ def calibrate(
     task, recipe = predictor.task, predictor.recipe
     dataset: Any = task.open(data, split, recipe.data)
     dataset = cleaned(task, dataset, Cleaning(skip_bad, clip_boxes), rgb=recipe.data.bands is None)
-    dataset = scored(predictor, dataset)
+    dataset = to_score(predictor, dataset)
     if isinstance(dataset, ClassSet):
         names: tuple[str, ...] = ("all",)
         found, before, after = _of_classifier(predictor, dataset)

@@ -17,7 +17,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.groups import of_evaluation
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import cleaned, predict_dataset, scored
+from boxwright.evaluation.evaluate import cleaned, predict_dataset, to_score
 from boxwright.metrics.comparison import Comparison, class_differences, differences
 from boxwright.metrics.resampling import draw_weights, resamples_for
 from boxwright.predict.predictor import AnyPredictor, Predictor, load
@@ -100,8 +100,8 @@ def compare(
 def predicted(
     predictor: AnyPredictor, dataset: Dataset | ClassSet, args: PostprocessArgs | None = None, *, title: str
 ) -> Predicted:
-    """Predict a data set. args: None for the recipe's. Raises InputError as `scored` and `predict_dataset`."""
-    dataset = scored(predictor, dataset)
+    """Predict a data set. args: None for the recipe's. Raises InputError as `to_score` and `predict_dataset`."""
+    dataset = to_score(predictor, dataset)
     args = args or predictor.task.evaluation_args(dataset, predictor.recipe)
     return Predicted(title, dataset, predict_dataset(predictor, dataset, args))
 

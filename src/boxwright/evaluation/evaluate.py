@@ -118,7 +118,7 @@ def evaluate_dataset(
         world: Number of processes.
     """
     task, recipe = predictor.task, predictor.recipe
-    dataset = scored(predictor, dataset)
+    dataset = to_score(predictor, dataset)
     args = args or task.evaluation_args(dataset, recipe, threshold)
     examples = None if out is None else task.examples(dataset, recipe)
     with nullcontext() if out is None or rank else report_folder(out, task.report_files, [dataset]) as folder:
@@ -128,11 +128,11 @@ def evaluate_dataset(
     return metrics
 
 
-def scored(predictor: AnyPredictor, dataset: D) -> D:
-    """The data set to score. Raises InputError if it has no images, and as `Task.scored`."""
+def to_score(predictor: AnyPredictor, dataset: D) -> D:
+    """The data set to score. Raises InputError if it has no images, and as `Task.to_score`."""
     if not len(dataset):
         raise InputError(f"{dataset.root}: split {dataset.split} holds no image, needed at least one")
-    result: D = predictor.task.scored(dataset, predictor.recipe)
+    result: D = predictor.task.to_score(dataset, predictor.recipe)
     return result
 
 
@@ -211,7 +211,7 @@ def predict_dataset(
     def add_example(index: int, result: R) -> None:
         check()
         if examples is not None and needs_pixels(index):
-            examples.add(indices[index], task.aligned(result, dataset, recipe))
+            examples.add(indices[index], task.with_dataset_labels(result, dataset, recipe))
 
     try:
         predicted = predict_all(
@@ -230,7 +230,7 @@ def predict_dataset(
     for result in predicted:
         if isinstance(result, InputError):
             raise result
-    results = [task.aligned(result, dataset, recipe) for result in predicted]
+    results = [task.with_dataset_labels(result, dataset, recipe) for result in predicted]
     return _gather(results, len(dataset), examples) if world > 1 else results
 
 

@@ -17,7 +17,7 @@ from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.datatools.placement import Placement, placements
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import predict_dataset, report_folder, score_and_write, scored
+from boxwright.evaluation.evaluate import predict_dataset, report_folder, score_and_write, to_score
 from boxwright.files import atomic_write
 from boxwright.images.windows import Window
 from boxwright.json_text import JsonObject
@@ -97,7 +97,7 @@ def evaluate(
     """
     task, recipe = predictor.task, predictor.recipe
     positions, labels = placements(tiles), _map_labels(tiles, scenes)
-    tiles, scenes = scored(predictor, tiles), scored(predictor, scenes)
+    tiles, scenes = to_score(predictor, tiles), to_score(predictor, scenes)
     truth = [scenes[index] for index in range(len(scenes))]
     names = [Path(sample.path).stem for sample in truth]
     groups = _group_tiles(names, positions, tiles, scenes)
@@ -118,7 +118,7 @@ def evaluate(
         covered, untiled = _covered(positions, groups), sum(not group for group in groups)
         info = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
         scene_metrics = voc.score(truth, merged, scenes.names, info=metrics.info | info, groups=of_scenes)
-        # The kit and its server add the last px themselves, so it is subtracted where `Detect.aligned` has added it.
+        # The kit and its server add the last px themselves: subtract what `Detect.with_dataset_labels` has added.
         last = int(recipe.evaluate.plus_one)
         inclusive = [
             replace(result, boxes=result.boxes - result.boxes.new_tensor([0, 0, last, last])) for result in merged

@@ -36,7 +36,7 @@ from boxwright.runtimes.base.open import open_runtime
 from boxwright.runtimes.serialization import onnx_file
 from boxwright.tasks.base import Result
 from boxwright.version import __version__
-from boxwright.weights.files import keep_apart
+from boxwright.weights.files import check_not_overwritten
 
 SENSITIVITY_IMAGES = 8  # of the calibration images; each runs once per layer
 
@@ -137,7 +137,7 @@ def _target(source: str | Path, out: str | Path | None, backend: str, images: in
         raise InputError(
             f"{target}: found the suffix '{target.suffix}', needed {SUFFIXES[backend]} for --backend {backend}"
         )
-    keep_apart([target, target.with_suffix(".bin")], source_files(source))
+    check_not_overwritten([target, target.with_suffix(".bin")], source_files(source))
     return target
 
 

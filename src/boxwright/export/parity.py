@@ -13,8 +13,8 @@ from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.evaluation.compare import compare_predicted, predicted
 from boxwright.export import inside
-from boxwright.export.parity_answers import compare_answers
 from boxwright.export.parity_limits import LIMITS, Limits
+from boxwright.export.parity_predictions import compare_predictions
 from boxwright.export.parity_raw import compare_raw
 from boxwright.files import atomic_write
 from boxwright.json_text import JsonObject
@@ -52,13 +52,13 @@ class Report:
         return path
 
     @property
-    def found_nothing(self) -> bool:
+    def has_no_predictions(self) -> bool:
         """Whether the check passed without any detection to compare."""
-        return not self.reason and not self.content["answers"]["compared"]
+        return not self.reason and not self.content["predictions"]["compared"]
 
     def __str__(self) -> str:
         """`model.onnx: as PyTorch on 4 rendered images: raw tensors within 1.2e-06, 31 of 31 predictions`"""
-        results = [f"{self.content['answers']['matched']} of {self.content['answers']['compared']} predictions"]
+        results = [f"{self.content['predictions']['matched']} of {self.content['predictions']['compared']} predictions"]
         if rows := self.content["raw"]:
             results.insert(0, f"raw tensors within {max(row['worst'] for row in rows):.1e}")
         if quality := self.content.get("quality"):
@@ -107,8 +107,8 @@ def check(
         image = images[content["first_difference"]["image"]]
         content["first_inside"] = _first_inside(tmp, ours, metadata, image, theirs.runtime.shape[0] or 1)
     if content["first_difference"] is None:
-        content["answers"] = compare_answers(ours, theirs, images, metadata, limits)
-        if data is not None and _matches(content["answers"], limits):
+        content["predictions"] = compare_predictions(ours, theirs, images, metadata, limits)
+        if data is not None and _matches(content["predictions"], limits):
             content["quality"] = _quality(ours, theirs, metadata, data, split)
     return Report(target, _reason(content, limits), content)
 
@@ -120,10 +120,10 @@ def _reason(content: JsonObject, limits: Limits) -> str:
             f"output {row['name']} differs from PyTorch's by {row['worst']:.2g} of its largest number (allowed "
             f"{limits.raw:g}) on image {row['image']}"
         )
-    if not _matches(answers := content["answers"], limits):
-        first = answers["unmatched"][0]
+    if not _matches(predictions := content["predictions"], limits):
+        first = predictions["unmatched"][0]
         return (
-            f"{answers['matched']} of {answers['compared']} predictions have a partner among PyTorch's (needed "
+            f"{predictions['matched']} of {predictions['compared']} predictions have a partner among PyTorch's (needed "
             f"{limits.matched:.0%}); the first without is on image {first['image']}"
         )
     quality = content.get("quality")
@@ -135,8 +135,8 @@ def _reason(content: JsonObject, limits: Limits) -> str:
     return ""
 
 
-def _matches(answers: JsonObject, limits: Limits) -> bool:
-    return bool(answers["matched"] >= limits.matched * answers["compared"])
+def _matches(predictions: JsonObject, limits: Limits) -> bool:
+    return bool(predictions["matched"] >= limits.matched * predictions["compared"])
 
 
 def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
@@ -166,7 +166,7 @@ def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data:
     dataset = task.open(data, split, metadata.recipe.data)
     if metadata.kind == "complete":  # with the threshold and NMS of prediction inside
         default = task.evaluation_args(dataset, metadata.recipe)
-        args = replace(default, threshold=config.threshold, nms=config.nms, of_network=False)
+        args = replace(default, threshold=config.threshold, nms=config.nms, before_calibration=False)
     found = [
         predicted(predictor, dataset, args, title=title) for predictor, title in ((ours, "PyTorch"), (theirs, "file"))
     ]

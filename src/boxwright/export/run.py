@@ -14,7 +14,7 @@ from boxwright.config import Overrides
 from boxwright.errors import InputError, titled
 from boxwright.export import parity
 from boxwright.export.complete import complete_graph
-from boxwright.export.parity_answers import MIN_SCORE
+from boxwright.export.parity_predictions import MIN_SCORE
 from boxwright.files import atomic_write, atomic_write_group
 from boxwright.predict.loading import load_network, recipe_of
 from boxwright.recipe import Recipe
@@ -23,7 +23,7 @@ from boxwright.runtimes.base.metadata import Metadata, fingerprint
 from boxwright.runtimes.base.target import Target
 from boxwright.types import Detector
 from boxwright.version import __version__
-from boxwright.weights.files import keep_apart, locate
+from boxwright.weights.files import check_not_overwritten, locate
 
 MAX_BATCH = 4096
 
@@ -111,7 +111,7 @@ def export_model(
                 beside.write_text(metadata.to_text(), encoding="utf-8")
         report = write(tmp, graph, metadata)
         _check_companion(target, tmp, path)
-        if complete and report.found_nothing:
+        if complete and report.has_no_predictions:
             lower = replace(metadata, recipe=resolved.with_overrides({"predict.threshold": MIN_SCORE}))
             with tempfile.TemporaryDirectory() as folder:
                 report = write(Path(folder) / path.name, make_graph(lower.recipe), lower)
@@ -164,7 +164,7 @@ def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -
         written.append(Path(f"{path}.json"))
     if target.companion:
         written.append(path.with_suffix(target.companion))
-    keep_apart(written, source_files(source))
+    check_not_overwritten(written, source_files(source))
     return path
 
 
@@ -238,7 +238,7 @@ def _write_and_compare(
 
 def _fail_if_empty(report: parity.Report) -> parity.Report:
     # without any detections the results match whatever the networks compute
-    if not report.found_nothing:
+    if not report.has_no_predictions:
         return report
     reason = f"nothing is found on {report.content['images']} from score {MIN_SCORE} on"
     return replace(report, reason=f"{reason}; name images with something on them by --data")

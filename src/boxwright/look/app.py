@@ -24,7 +24,7 @@ from boxwright.look.runs import Runs
 from boxwright.look.view import View
 from boxwright.serve.bodies import Bodies
 from boxwright.serve.connections import ASGI
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {
@@ -67,7 +67,7 @@ def create_app(state: State) -> ASGI:
     _add_lists(app, state)
     _add_images(app, state)
     _add_changes(app, state)
-    for error in (Refusal, InputError, RequestValidationError, HTTPException, Exception):
+    for error in (RequestError, InputError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, _error_response)
     return app
 
@@ -140,7 +140,7 @@ def _add_changes(app: FastAPI, state: State) -> None:
     async def findings(request: Request, finding: int) -> Response:
         values = await _body(request, state)
         if state.audit is None:
-            raise Refusal(404, "findings: there are none, since `boxwright look` was started without --audit")
+            raise RequestError(404, "findings: there are none, since `boxwright look` was started without --audit")
         return _json(await asyncio.to_thread(state.audit.set_state, finding, values.get("state")))
 
 
@@ -156,7 +156,7 @@ async def _body(request: Request, state: State) -> json_text.JsonObject:
 def _page(request: Request, name: str) -> Response:
     """A file of the page. Only names that the folder lists, so that no name leads out of it."""
     if name not in {file.name for file in PAGE.glob("*.*")}:
-        raise Refusal(404, f"page: there is no '{name[:60]}'")
+        raise RequestError(404, f"page: there is no '{name[:60]}'")
     content = files.read_bytes(PAGE / name)
     kind = TYPES.get(Path(name).suffix, "application/octet-stream")
     return _tagged(request, hashlib.sha256(content).hexdigest(), lambda: content, kind)
@@ -186,7 +186,7 @@ def _finite(value: Any) -> Any:
 async def _error_response(request: Request, error: Exception) -> Response:
     """The response for an exception of a route. One that is no known error is logged by uvicorn, with its traceback."""
     match error:
-        case Refusal():
+        case RequestError():
             response = error_response(error.status, error.line)
             response.headers.update(error.headers)
             return response

@@ -24,7 +24,7 @@ from boxwright.look.catalog import Catalog, OpenSplit
 from boxwright.look.changes import checked
 from boxwright.look.editing import Change, EditError, Target
 from boxwright.look.editors import editor
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 
 BACKUP = ".backup"
 SMALL = 1 << 22  # bytes of a label file whose content tells whether it has changed; of larger ones its times do
@@ -99,15 +99,15 @@ class Repair:
 
         Raises:
             InputError: The changes are not valid.
-            Refusal: The labels cannot be changed, or have changed since they were read.
+            RequestError: The labels cannot be changed, or have changed since they were read.
         """
         if reason := self.reason():
-            raise Refusal(FORBIDDEN, reason)
+            raise RequestError(FORBIDDEN, reason)
         with self._lock, journal.locked(journal.folder_of(self.catalog.place(image)[1])) as opened:
             labels = self.read(image)
             _, dataset, index = self.catalog.place(image)
             if labels.reason:
-                raise Refusal(CONFLICT, labels.reason)
+                raise RequestError(CONFLICT, labels.reason)
             file = Path(dataset.label_file(index))
             if values.get("revision") != labels.revision:
                 raise _changed_meanwhile(file)
@@ -129,7 +129,7 @@ class Repair:
         try:
             edited = found.edit(target, content, changes)
         except EditError as error:
-            raise Refusal(CONFLICT, f"{file}: {error}") from error
+            raise RequestError(CONFLICT, f"{file}: {error}") from error
         mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else None
         files.make_folder(real.parent, "labels cannot be written there")
         backup = real.with_name(real.name + BACKUP)
@@ -164,8 +164,8 @@ class Repair:
         return Labels(rows, _revision_of(rows), _messages(dataset, index), reason)
 
 
-def _changed_meanwhile(file: Path) -> Refusal:
-    return Refusal(CONFLICT, f"{file}: has changed since it was shown; load the image again")
+def _changed_meanwhile(file: Path) -> RequestError:
+    return RequestError(CONFLICT, f"{file}: has changed since it was shown; load the image again")
 
 
 def revision(file: Path) -> str:

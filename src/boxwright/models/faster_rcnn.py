@@ -207,7 +207,7 @@ class FasterRCNN(Network):
         second = self.roi_targets(batch, found, torch.cat(priority, 1))
         logits, class_deltas = self.head(self.features(maps, second.boxes))
         if batch.labeled is not None:
-            first = first._replace(sampled=first.sampled & self.are_known(first, second, logits, batch.labeled))
+            first = first._replace(sampled=first.sampled & self.reliable_samples(first, second, logits, batch.labeled))
         terms = self.rpn_loss(first, objectness, deltas)
         return terms | self.roi_loss(second, logits, class_deltas, batch.labels, batch.labeled, batch.class_weights)
 
@@ -218,7 +218,7 @@ class FasterRCNN(Network):
         scores = logits.float().softmax(-1)[..., 1:] * valid[..., None]  # (B, P, C)
         image, row, label = ((scores >= threshold) & valid[..., None]).nonzero(as_tuple=True)
         chosen = _by_class(deltas.float())[image, row, label + 1]
-        boxes = self.moved(chosen, proposals[image, row])
+        boxes = self.decode_boxes(chosen, proposals[image, row])
         counts = image.bincount(minlength=len(scores)).tolist()
         columns = (boxes, scores[image, row, label], label)
         return [Detections(*rows) for rows in zip(*(torch.split(column, counts) for column in columns), strict=True)]
@@ -228,9 +228,9 @@ class FasterRCNN(Network):
         proposals, logits, deltas, valid = raw
         scores = torch.where(valid[..., None], logits.float().softmax(-1)[..., 1:], -1.0)
         of_class = _by_class(deltas.float())[:, :, 1:]
-        return self.moved(of_class, proposals[:, :, None]), scores
+        return self.decode_boxes(of_class, proposals[:, :, None]), scores
 
-    def moved(self, deltas: Tensor, proposals: Tensor) -> Tensor:
+    def decode_boxes(self, deltas: Tensor, proposals: Tensor) -> Tensor:
         """Deltas of the second stage (..., 4), proposals (..., 4) -> boxes (..., 4) xyxy px."""
         return decode(deltas, proposals, self.delta_stds, self.config.plus_one, self.config.limit_shrink)
 
@@ -340,7 +340,7 @@ class FasterRCNN(Network):
         return Targets(chosen, index, sampled, is_positive, matched, deltas)
 
     @torch.no_grad()
-    def are_known(self, anchors: Targets, proposals: Targets, logits: Tensor, labeled: Tensor) -> Tensor:
+    def reliable_samples(self, anchors: Targets, proposals: Targets, logits: Tensor, labeled: Tensor) -> Tensor:
         """(B, K) bool: the first stage's samples, but for background where the second stage, whose logits (B, K', C+1)
         are given, finds an object of a class that was not looked for. The first stage knows no classes."""
         found = proposals.sampled & ~proposals.positive & (logits.argmax(-1) > 0)

@@ -66,7 +66,7 @@ def normal_loss(
 
     spread: (B, R, 4), logits of the standard deviations. spread_weight: the factor on the second.
     """
-    position, logs = losses.encoded(cells, targets)
+    position, logs = losses.encode_targets(cells, targets)
     scale_xy = cells.scale_xy[targets.cell]
     goal = torch.cat((scale_xy * position, logs), -1)
     with torch.enable_grad():

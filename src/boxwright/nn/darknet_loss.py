@@ -135,7 +135,7 @@ def _assign(
     if min(settings.truth_iou) == 1 or not batch.labels.shape[1]:
         return targets, labels
     overlap, index = losses.best_object(cells.boxes(rows[..., :4].detach()), batch)
-    positive = (overlap > own.truth_iou) & (losses.owned(targets, rows.shape[1]) == 0)
+    positive = (overlap > own.truth_iou) & (losses.cells_with_object(targets, rows.shape[1]) == 0)
     more = batch.labels.clamp(min=0).gather(1, index)
     bits = F.one_hot(more, classes) * torch.where(own.smooth, overlap.square(), 1.0)[..., None]
     cell = torch.where(positive, torch.arange(rows.shape[1], device=rows.device), 0)

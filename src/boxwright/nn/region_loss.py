@@ -55,7 +55,7 @@ def region_loss(
         overlap = iou(cells.boxes(found[..., :4], targets.cell), targets.boxes)
     goal = overlap if settings.rescore else torch.ones_like(overlap)
     sums = {
-        "box": settings.box * (owns * _box(found, *losses.encoded(cells, targets))).sum(),
+        "box": settings.box * (owns * _box(found, *losses.encode_targets(cells, targets))).sum(),
         "objectness": settings.objectness * (owns * _half_square(found[..., 4].sigmoid() - goal)).sum()
         + settings.background * (background * _half_square(rows[..., 4].sigmoid())).sum(),
         "classes": settings.classes

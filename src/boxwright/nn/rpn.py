@@ -153,7 +153,7 @@ def propose(
 
 def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:
     """boxes (B, K, 4), scores (B, K), counts[l] of each level, best first -> (B, K) bool: NMS within each level."""
-    if exported.recorded():
+    if exported.is_exporting():
         levels = zip(torch.split(boxes, counts, 1), torch.split(scores, counts, 1), strict=True)
         return torch.cat([keep_each(level, score[:, None], iou, -torch.inf)[:, 0] for level, score in levels], 1)
     if boxes.device.type != "cpu":

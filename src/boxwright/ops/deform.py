@@ -29,11 +29,11 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
 
     `ops/kernels.py` chooses the implementation.
     """
-    if exported.knows("deform_conv"):
+    if exported.exporting_with("deform_conv"):
         shift = _in_pairs(_shift(x, offset, stride, sampling))
         out: Tensor = exported.deform_conv(x, shift, mask, weight, stride)
         return out
-    if exported.knows("grid_sample"):
+    if exported.exporting_with("grid_sample"):
         return by_grid_sample(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
     kernel = deform_kernel(x.device.type)
     if kernel == "torchvision":

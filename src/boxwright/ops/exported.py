@@ -3,7 +3,7 @@
 B images, C classes, G groups of boxes, each suppressed separately, N boxes of a group, R boxes an image,
 I and O channels in and out, H x W and h x w maps.
 
-Inside `written_with(...)` an export writes the operators named there; elsewhere, and where a format has none, the
+Inside `export_operators(...)` an export writes the operators named there; elsewhere, and where a format has none, the
 functions that would call them compute the same in operators of PyTorch.
 """
 
@@ -20,7 +20,7 @@ _available: ContextVar[tuple[Operator, ...]] = ContextVar("available", default=(
 
 
 @contextmanager
-def written_with(*operators: Operator) -> Iterator[None]:
+def export_operators(*operators: Operator) -> Iterator[None]:
     """What is exported inside is for a format that has these."""
     before = _available.set(operators)
     try:
@@ -29,19 +29,19 @@ def written_with(*operators: Operator) -> Iterator[None]:
         _available.reset(before)
 
 
-def knows(operator: Operator) -> bool:
+def exporting_with(operator: Operator) -> bool:
     """Whether what is being exported is for a format that has this operator."""
-    return recorded() and operator in _available.get()  # in this order: torch.compile cannot trace a ContextVar
+    return is_exporting() and operator in _available.get()  # in this order: torch.compile cannot trace a ContextVar
 
 
-def traced() -> bool:
+def is_tracing() -> bool:
     """Whether `torch.jit.trace` is at work."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def recorded() -> bool:
+def is_exporting() -> bool:
     """Whether a program is recorded, to run on other values. Before PyTorch 2.10, compiling counted as exporting."""
-    return (torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()) or traced()
+    return (torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()) or is_tracing()
 
 
 # A program has these only on its way into a file, so only the shapes of their outputs are ever needed.

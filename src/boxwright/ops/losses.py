@@ -48,7 +48,7 @@ def at_targets(rows: Tensor, targets: Targets) -> Tensor:
     return rows.gather(1, targets.cell[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def encoded(cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
+def encode_targets(cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
     """The boxes of rows that own a cell as its numbers, two of (B, R, 2): the position of the center within the cell's
     range, in [0, 1], and the logarithms of the sides in anchors."""
     center, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
@@ -61,7 +61,7 @@ def encoded(cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
 def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
     """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the position
     of the center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
-    position, logs = encoded(cells, targets)
+    position, logs = encode_targets(cells, targets)
     errors = F.binary_cross_entropy_with_logits(found[..., :2], position, reduction="none")
     return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
 
@@ -79,7 +79,7 @@ def objectness_targets(
     """rows (B, N, 5+C) logits -> (B, N) 1 for cells that own an object, 0 for others; (B, N) bool, which cells count as
     background: not those whose box overlaps an object by `ignore_iou`, a number or (N,), or lies so far in a crowd
     region, nor `targets.ignored`, nor where the most probable class was not looked for."""
-    objects = owned(targets, rows.shape[1])
+    objects = cells_with_object(targets, rows.shape[1])
     background = _best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou
     if targets.ignored is not None:
         background &= ~targets.ignored
@@ -88,7 +88,7 @@ def objectness_targets(
     return objects, background
 
 
-def owned(targets: Targets, total: int) -> Tensor:
+def cells_with_object(targets: Targets, total: int) -> Tensor:
     """(B, total): 1 for cells that own an object, 0 for others."""
     # Rows that own no cell write to one more that is cut off.
     cell = torch.where(targets.positive, targets.cell, total)

@@ -146,7 +146,7 @@ def greedy_fixed_point(alive: Tensor, drops: Tensor, rounds: int = 0) -> Tensor:
         for _ in range(rounds):
             kept = _round(alive, better, kept)
         return kept
-    if exported.traced():
+    if exported.is_tracing():
         looped: Tensor = scripted(_rounds)(alive, better)
         return looped
     if not torch.compiler.is_exporting():
@@ -190,7 +190,7 @@ def keep_each(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Te
     Those with a score >= threshold that overlap no better kept one of their class by more than `iou`. The same as
     `keep_greedily` of kind standard in a form that can be exported; it compares all N boxes with all.
     """
-    if exported.knows("nms"):
+    if exported.exporting_with("nms"):
         kept: Tensor = exported.nms(boxes, scores, iou, threshold)
         return kept
     order = scores.argsort(dim=-1, descending=True, stable=True)

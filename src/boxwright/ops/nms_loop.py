@@ -33,7 +33,7 @@ def nms_loop(
     Returns:
         (B, K) index of the chosen candidates, best first, and (B, K) their scores, -1 where there are no more.
     """
-    if settings.kind == "standard" and exported.knows("nms"):
+    if settings.kind == "standard" and exported.exporting_with("nms"):
         return _by_operator(boxes, scores, labels, classes, settings, lowest)
     rule = settings.kind, settings.iou, settings.sigma, settings.plus_one
     k = settings.max_detections
@@ -53,7 +53,7 @@ def nms_loop(
         start = left, gained.long() + 1, gained, torch.zeros((), dtype=torch.int64, device=boxes.device)
         _, chosen, gained, _ = torch.while_loop(more, take, start)  # type: ignore[no-untyped-call]
         return chosen, gained
-    turns = scripted(_turns) if exported.traced() else _turns
+    turns = scripted(_turns) if exported.is_tracing() else _turns
     return turns(left, boxes, labels, *rule, k, lowest)
 
 

@@ -46,7 +46,7 @@ def roi_align(
     side = (boxes.detach()[..., 2:] + float(plus_one)) / stride - 0.5 * aligned - low
     if not aligned and not plus_one:
         side = side.clamp(min=1)
-    if exported.knows("roi_align"):
+    if exported.exporting_with("roi_align"):
         out: Tensor = exported.roi_align(list(maps), torch.cat((low, low + side), -1) + 0.5, level, ROI_BINS, samples)
     elif samples:
         out = _in_bags(maps, low, side, level, samples)
@@ -79,7 +79,7 @@ def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: 
     wanted = torch.where(side > 0, (side / ROI_BINS).ceil(), 0)  # none for NaN
     across, down = wanted.clamp(max=MAX_SAMPLES_PER_BIN).long().unbind(1)  # samples (B * R,)
     longest = max(max(level_map.shape[2:]) for level_map in maps) // ROI_BINS + 1  # a box within its map has no more
-    if not exported.recorded():
+    if not exported.is_exporting():
         longest = max(int(down.max()), int(across.max()), 1) if len(down) else 1
     rows, row_share = _window(low[:, 1], side[:, 1], down, row_last, longest)
     columns, column_share = _window(low[:, 0], side[:, 0], across, column_last, longest)

@@ -51,10 +51,10 @@ def prepare(
     """Resize an image onto its canvas. number: `image_id` of the frame. Raises InputError as `read_pixels`."""
     pixels, path = read_pixels(image, bands), image_path(image)
     frame = frame_for((pixels.shape[0], pixels.shape[1]), canvas, number, path)
-    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, kept(pixels, path, bands, keep_image))
+    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, image_to_keep(pixels, path, bands, keep_image))
 
 
-def kept(pixels: Array, path: str, bands: Bands | None, keep_image: bool) -> Array | None:
+def image_to_keep(pixels: Array, path: str, bands: Bands | None, keep_image: bool) -> Array | None:
     """`PreparedImage.image`. What draws a result reads its file again, but knows no bands."""
     return displayed(pixels) if keep_image or not path or bands is not None else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from boxwright import json_text
 from boxwright.arrays import Array
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, printable, titled
 from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
@@ -55,7 +55,7 @@ class Summary:
         written = ", ".join(filter(None, (self.drawn, self.file)))
         head = [
             *self.notes,
-            f"{counted(self.images, self.item)}: {counts or none}",
+            f"{pluralize(self.images, self.item)}: {counts or none}",
             f"{written}: {self.out}",
         ]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
@@ -136,7 +136,7 @@ def write_results(
     counts: Counter[str] = Counter()
     lines = []
     for result in results:
-        counts.update(name if result.names else f"of class {name}" for name in task.counted(result))
+        counts.update(name if result.names else f"of class {name}" for name in task.class_names(result))
         if (line := task.line(result)) is not None:
             lines.append(line)
     drawn = "drawn images" if draw else ""

@@ -15,7 +15,7 @@ from boxwright.predict.inputs import (
     PreparedImage,
     canvases_of,
     image_path,
-    kept,
+    image_to_keep,
     network_inputs,
     prepare,
     read_pixels,
@@ -102,7 +102,7 @@ class FilePipeline(Generic[R]):
         pixels, path = read_pixels(image, self.bands), image_path(image)
         height, width = pixels.shape[:2]
         frame = Frame(number, path, (height, width), (height, width), (1.0, 1.0))
-        return PreparedImage(pixels, frame, kept(pixels, path, self.bands, keep_image))
+        return PreparedImage(pixels, frame, image_to_keep(pixels, path, self.bands, keep_image))
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         """The outputs with the rows of all images, which run one at a time since they differ in size."""

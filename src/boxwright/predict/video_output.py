@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 from boxwright import json_text
 from boxwright.arrays import Array
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, titled
 from boxwright.files import atomic_write
 from boxwright.json_text import JsonObject
@@ -113,7 +113,9 @@ class VideoOutput:
         self._rows.write(self.row(frame, result))
         if self._writer is not None:
             self._writer.write(self.draw(result), frame.time)
-        self.counts.update(name if result.names else f"of class {name}" for name in self.predictor.task.counted(result))
+        self.counts.update(
+            name if result.names else f"of class {name}" for name in self.predictor.task.class_names(result)
+        )
         self.frames += 1
 
     def draw(self, result: Result) -> Array:
@@ -138,7 +140,7 @@ class VideoOutput:
         """The summary of the complete files."""
         file = self.predictor.task.results_file
         drawn = self.target.name if self.target else ""
-        left_out = counted(self.video.left_out, "frame[s]")
+        left_out = pluralize(self.video.left_out, "frame[s]")
         notes = [f"{left_out} left out, newer ones were there"] if self.video.left_out else []
         if earlier := [name for name in TRACK_FILES if name not in self.names and (self.out / name).is_file()]:
             notes.append(f"{', '.join(earlier)}: of an earlier run into this folder, not of this one")

@@ -14,7 +14,7 @@ from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError
 from boxwright.files import link_or_copy, make_folder
 from boxwright.mirrors import Member, Source
-from boxwright.remote import apart, runs
+from boxwright.remote import overlap, runs
 from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
 from boxwright.remote.objects import RemoteObject, fetch, find, listing, local_object
 
@@ -93,7 +93,7 @@ def _data(address: Address) -> Path:
     folder = address.parent if is_file else address
     objects = listing(folder)
     if objects:
-        apart.note_read(folder)
+        overlap.note_read(folder)
     if objects and all(each.uri.lower().endswith(SUFFIXES) for each in objects):
         return _archives(objects, str(folder))
     tree = _folder(folder, objects)
@@ -152,7 +152,7 @@ def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") ->
 
 def _file(found: RemoteObject, address: Address) -> Path:
     """One object. Those beside it that exported models consist of belong to it."""
-    apart.note_read(address)
+    overlap.note_read(address)
     if address.scheme in WEB or address.name.lower().endswith(SUFFIXES):
         return local_object(found, f"fetch {address}")
     members = {address.name: found}

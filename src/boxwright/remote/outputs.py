@@ -12,7 +12,7 @@ from boxwright import progress
 from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import local_file, make_folder, temporary_folder
-from boxwright.remote import apart
+from boxwright.remote import overlap
 from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
 from boxwright.remote.objects import THREADS, check_bucket, find, listing, local_object, put
 
@@ -46,7 +46,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
         raise InputError(f"{address}: is there already, needed a new or empty folder; remove it or name another")
     if not new:
         check_bucket(address)  # before the work
-    apart.note_written(address)
+    overlap.note_written(address)
     with temporary_folder(cache_folder() / FOLDER, NOT_WRITTEN) as folder:
         local = folder / address.name
         set_title(str(local), str(address))
@@ -60,7 +60,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
                 raise InputError(f"{error}; the results are in {kept}") from error
         finally:
             del _places[local]
-            apart.forget_written(address)
+            overlap.forget_written(address)
 
 
 def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
@@ -89,7 +89,7 @@ def upload(folder: Path, address: Address, last: Path | None = None) -> None:
     first = sorted(file for file in files if file != last)
     targets = {file: address / file.relative_to(folder).as_posix() for file in files}
     for target in targets.values():
-        apart.check_object(target)
+        overlap.check_object(target)
 
     def send(file: Path) -> None:
         put(local_file(file.resolve()), targets[file])  # a link may lead to a member of an archive

@@ -22,7 +22,7 @@ from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import link_or_copy, make_folder, write_bytes
 from boxwright.locks import lock
-from boxwright.remote import apart
+from boxwright.remote import overlap
 from boxwright.remote.address import WEB, Address, parse
 from boxwright.remote.objects import delete, listing, local_object, put, put_bytes
 from boxwright.remote.runs import CHECKPOINT, POINTER, STORED, RemoteRun, read_run, written
@@ -193,11 +193,11 @@ def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[Run
         if resume and not path.exists():
             raise InputError(f"{address}: there is no run to resume (no {POINTER}); train without --resume first")
         set_title(str(path), str(address))
-        apart.note_written(address)
+        overlap.note_written(address)
         try:
             yield RunUpload(folder, address, there, copied=copied)
         finally:
-            apart.forget_written(address)
+            overlap.forget_written(address)
         for done in (path, folder / "linked"):
             shutil.rmtree(done, ignore_errors=True)
         sent.unlink(missing_ok=True)

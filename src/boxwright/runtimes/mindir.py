@@ -74,7 +74,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | Non
 
     Raises InputError for a file that is no MindIR, and one with other operators than our exports have.
     """
-    options.refuse("mindspore", "bfloat16", "compile")
+    options.reject_unsupported("mindspore", "bfloat16", "compile")
     model, content = _read(file)
     _reject_others(model, file)
     shape = tuple(model.graph.input[0].tensor[0].dims)

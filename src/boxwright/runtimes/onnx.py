@@ -48,7 +48,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OnnxRuntime, str | N
 
     Raises InputError for a file that is no ONNX model and one with operators that ONNX Runtime does not know.
     """
-    options.refuse("onnxruntime", "bfloat16", "compile")
+    options.reject_unsupported("onnxruntime", "bfloat16", "compile")
     streams = options.streams()
     model = onnx_file.read(file)
     session = _session(model, streams)

@@ -68,7 +68,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenVino, str | None
 
     Raises InputError for a file that is no model and one with operators that OpenVINO does not know.
     """
-    options.refuse("openvino", "compile")
+    options.reject_unsupported("openvino", "compile")
     model, text = _read(file)
     first = [port.partial_shape.rank for port in model.inputs[:1]]
     types = {port.element_type.get_type_name() for port in model.inputs}

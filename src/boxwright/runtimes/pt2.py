@@ -38,7 +38,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str 
 
     Raises InputError for a file that is no such program, and one that holds what no export does.
     """
-    options.refuse("torch for programs", "bfloat16", "compile")
+    options.reject_unsupported("torch for programs", "bfloat16", "compile")
     content = _read(file)
     program = exported_program.read(content)
     check_input(file, program.shape)

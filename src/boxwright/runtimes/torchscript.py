@@ -59,7 +59,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str 
 
     Raises InputError for a file that is no such program, and one that is not trusted.
     """
-    options.refuse("torch for programs", "bfloat16", "compile")
+    options.reject_unsupported("torch for programs", "bfloat16", "compile")
     content = _read(file)
     if not options.trust:
         raise InputError(f"{file}: {TRUST}")
@@ -91,7 +91,7 @@ def _load(content: Archive) -> ProgramRuntime:
     in_file = name in content.entries
     shape = json_text.parse(content.text(name), f"{content.source}: {name}") if in_file else [None] * 4
     if not isinstance(shape, list) or any(side is not None and type(side) is not int for side in shape):
-        raise content.refuse(name, "another shape than of an input")
+        raise content.error(name, "another shape than of an input")
     check_input(Path(content.source), shape)
     return ProgramRuntime(program, tuple(shape))
 

@@ -20,7 +20,7 @@ from boxwright.serve.connections import ASGI, Receive, Scope, Send
 from boxwright.serve.forms import file_of_multipart
 from boxwright.serve.metrics import CONTENT_TYPE, Metrics
 from boxwright.serve.models import Model, chosen
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def create_app(state: State) -> ASGI:
         queued = {name: len(model.batcher) for name, model in state.models.items()}
         return Response(state.metrics.text(queued), media_type=CONTENT_TYPE)
 
-    for error in (Refusal, InputError, BusyError, PredictionError, HTTPException, ClientDisconnect, Exception):
+    for error in (RequestError, InputError, BusyError, PredictionError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(error, _error_response)
     return _Gate(app, state)
 
@@ -79,11 +79,11 @@ def _add_prediction(app: FastAPI, state: State) -> None:
         """An image, as the body or as the file of a form -> its detections or classes, or with draw=1 a JPEG."""
         deadline, query = state.deadline(), request.query_params
         if unknown := query.keys() - set(QUERY):
-            raise Refusal(400, f"query: found '{min(unknown)[:40]}', needed some of {', '.join(QUERY)}")
+            raise RequestError(400, f"query: found '{min(unknown)[:40]}', needed some of {', '.join(QUERY)}")
         model = _model(request, state, query.get("model"))
         draw = query.get("draw", "0")
         if draw not in FLAGS:
-            raise Refusal(400, f"draw: found '{draw[:40]}', needed 0 or 1")
+            raise RequestError(400, f"draw: found '{draw[:40]}', needed 0 or 1")
         args = model.args(
             _number(query.get("threshold"), "threshold", float),
             _number(query.get("iou"), "iou", float),
@@ -154,9 +154,9 @@ def _model(request: Request, state: State, name: str | None) -> Model:
 
 
 def _known(request: Request, state: State, name: str, version: str) -> Model:
-    """The model, ready or not. Raises Refusal for another name or version."""
+    """The model, ready or not. Raises RequestError for another name or version."""
     if name not in state.models or version != inference.VERSION:
-        raise Refusal(404, f"model '{name[:80]}', version '{version[:20]}': not served")
+        raise RequestError(404, f"model '{name[:80]}', version '{version[:20]}': not served")
     request.state.model = name
     return state.models[name]
 
@@ -175,7 +175,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             raise ClientDisconnect
         return working.result()
     except asyncio.CancelledError as error:
-        raise Refusal(503, "the server was stopped at once, before the answer") from error
+        raise RequestError(503, "the server was stopped at once, before the answer") from error
     finally:
         working.cancel()
         leaving.cancel()
@@ -185,7 +185,7 @@ def _number(text: str | None, name: str, kind: type[float] | type[int]) -> Any:
     try:
         return None if text is None else kind(text)
     except ValueError as error:
-        raise Refusal(400, f"{name}: found '{text[:40] if text else ''}', needed a number") from error
+        raise RequestError(400, f"{name}: found '{text[:40] if text else ''}', needed a number") from error
 
 
 def _json(tree: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -195,7 +195,7 @@ def _json(tree: JsonObject, status: int = 200, headers: Mapping[str, str] | None
 async def _error_response(request: Request, error: Exception) -> Response:
     """The response for an exception of a route. One that is no known error is logged by uvicorn, with its traceback."""
     match error:
-        case Refusal():
+        case RequestError():
             status, line, headers = error.status, error.line, error.headers
         case BusyError():
             status, line, headers = 503, str(error), {"retry-after": str(error.retry_after)}

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 
 CLOSE = {"connection": "close"}  # where the rest of a body is not read
 HINTS = {408: ", or raise --timeout", 413: ", or raise --max-mb"}  # the options of `serve`
@@ -30,11 +30,11 @@ class Bodies:
     async def read(self, request: Request, deadline: float) -> AsyncIterator[bytearray]:
         """The body of a request; it counts as one in memory until the block ends.
 
-        Raises Refusal: it is empty (400), slower than `deadline` in seconds of the event loop (408), too large (413),
-        compressed (415), or there are too many others (503).
+        Raises RequestError: it is empty (400), slower than `deadline` in seconds of the event loop (408), too large
+        (413), compressed (415), or there are too many others (503).
         """
         if "content-encoding" in request.headers:
-            raise Refusal(415, "content-encoding: found a compressed body, needed a plain one", CLOSE)
+            raise RequestError(415, "content-encoding: found a compressed body, needed a plain one", CLOSE)
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared[:20]) > self.limit:
             raise self._too_large()
@@ -44,11 +44,11 @@ class Bodies:
                 async for chunk in request.stream():
                     self._add(body, chunk)
             if not body:
-                raise Refusal(400, f"body: found none, needed {self.needed}")
+                raise RequestError(400, f"body: found none, needed {self.needed}")
             yield body
         except TimeoutError as error:
             line = f"the body did not arrive in time; send it faster{self.hints.get(408, '')}"
-            raise Refusal(408, line, CLOSE) from error
+            raise RequestError(408, line, CLOSE) from error
         finally:
             self._held -= len(body)
 
@@ -56,10 +56,10 @@ class Bodies:
         if len(body) + len(chunk) > self.limit:
             raise self._too_large()
         if self._held + len(chunk) > TOTAL * self.limit:
-            raise Refusal(503, "too many large requests at once; try again in 1 s", CLOSE | {"retry-after": "1"})
+            raise RequestError(503, "too many large requests at once; try again in 1 s", CLOSE | {"retry-after": "1"})
         body += chunk
         self._held += len(chunk)
 
-    def _too_large(self) -> Refusal:
+    def _too_large(self) -> RequestError:
         hint = self.hints.get(413, "")
-        return Refusal(413, f"body: needed at most {self.limit} bytes; send a smaller one{hint}", CLOSE)
+        return RequestError(413, f"body: needed at most {self.limit} bytes; send a smaller one{hint}", CLOSE)

@@ -5,7 +5,7 @@ import logging
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs every malformed form; the answer says it
 
@@ -13,21 +13,21 @@ MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES = 16, 16, 8192  # of a multipart body; 
 
 
 def file_of_multipart(body: bytes | bytearray, content_type: str) -> bytes:
-    """The only file in a multipart/form-data body. Raises Refusal (400) if there are others, or it is malformed."""
+    """The only file in a multipart/form-data body. Raises RequestError (400) if there are others or it is malformed."""
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
-        raise Refusal(400, "multipart: found no boundary in the content type, needed one")
+        raise RequestError(400, "multipart: found no boundary in the content type, needed one")
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
         parser.write(bytes(body))
         parser.finalize()
     except FormParserError as error:
-        raise Refusal(400, "multipart: malformed, needed a file as browsers and curl -F send it") from error
+        raise RequestError(400, "multipart: malformed, needed a file as browsers and curl -F send it") from error
     if not form.complete or len(form.files) != 1:
         what = f"{len(form.files)} files" if form.complete else "no end of it"
-        raise Refusal(400, f"multipart: found {what}, needed one file, as curl -F file=@photo.jpg sends it")
+        raise RequestError(400, f"multipart: found {what}, needed one file, as curl -F file=@photo.jpg sends it")
     return bytes(form.files[0])
 
 
@@ -56,7 +56,7 @@ class _Form:
         self._headers = self._header_bytes = 0
         self._in_file = False
         if self._parts > MAX_PARTS:
-            raise Refusal(400, f"multipart: found more than {MAX_PARTS} parts, needed one file")
+            raise RequestError(400, f"multipart: found more than {MAX_PARTS} parts, needed one file")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._count(end - start)
@@ -84,4 +84,4 @@ class _Form:
     def _count(self, size: int) -> None:
         self._header_bytes += size
         if self._headers > MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
-            raise Refusal(400, "multipart: found a part with too many headers, needed a file as curl -F sends it")
+            raise RequestError(400, "multipart: found a part with too many headers, needed a file as curl -F sends it")

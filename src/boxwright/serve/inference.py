@@ -16,7 +16,7 @@ from boxwright.arrays import Array
 from boxwright.json_text import JsonObject
 from boxwright.serve.batcher import Answer
 from boxwright.serve.models import Model
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 from boxwright.version import __version__
 
 VERSION = "1"  # of each model
@@ -67,14 +67,16 @@ def model_metadata(model: Model) -> JsonObject:
 
 
 def parse(body: bytearray, header_length: str | None, model: Model) -> InferRequest:
-    """Parse the body of an infer request. Raises Refusal (400 or 413) for one that is invalid or does not fit."""
+    """Parse the body of an infer request. Raises RequestError (400 or 413) for one that is invalid or does not fit."""
     length = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or int(header_length[:20]) > length:
             raise _invalid(f"{HEADER_LENGTH}: found '{header_length[:20]}', needed at most {length}, the body's bytes")
         length = int(header_length)
     if length > MAX_JSON:
-        raise Refusal(413, f"JSON: found {length} bytes, needed at most {MAX_JSON}; send the tensor as binary data")
+        raise RequestError(
+            413, f"JSON: found {length} bytes, needed at most {MAX_JSON}; send the tensor as binary data"
+        )
     tree = _object(_json(bytes(body[:length])), "request")
     parameters = _parameters(tree, "parameters")
     inputs = tree.get("inputs")
@@ -205,5 +207,5 @@ def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {} if found is None else _object(found, name)
 
 
-def _invalid(line: str) -> Refusal:
-    return Refusal(400, line)
+def _invalid(line: str) -> RequestError:
+    return RequestError(400, line)

@@ -17,7 +17,7 @@ from boxwright.runtimes.base.open import is_exported
 from boxwright.runtimes.base.runtime import RuntimeOptions
 from boxwright.serve.batcher import Answer, Batcher, Limits
 from boxwright.serve.metrics import ModelMetrics
-from boxwright.serve.refusal import Refusal
+from boxwright.serve.request_error import RequestError
 from boxwright.tasks import PostprocessArgs
 
 WARM_UP_SIDE = 64  # px of the images of a warm-up
@@ -76,14 +76,14 @@ class Model:
         Raises:
             BusyError: The queue is full.
             InputError: An image cannot be read, or is too large.
-            Refusal: It takes longer than until `deadline`, in seconds of the event loop.
+            RequestError: It takes longer than until `deadline`, in seconds of the event loop.
         """
         futures = self.batcher.submit(images, args, draw=draw)
         try:
             async with asyncio.timeout_at(deadline):
                 return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
         except TimeoutError as error:
-            raise Refusal(504, "not answered in time; send fewer requests at once, or raise --timeout") from error
+            raise RequestError(504, "not answered in time; send fewer requests at once, or raise --timeout") from error
         finally:
             self.batcher.cancel(futures)
 
@@ -119,13 +119,13 @@ def load_for_serving(
 
 
 def chosen(models: Mapping[str, Model], name: str | None) -> Model:
-    """The model called `name`, or the only one. Raises Refusal if there is no such model, or it is not ready."""
+    """The model called `name`, or the only one. Raises RequestError if there is no such model, or it is not ready."""
     if name is None:
         if len(models) > 1:
-            raise Refusal(400, f"model: several are served; name one by ?model=, of {', '.join(models)}")
+            raise RequestError(400, f"model: several are served; name one by ?model=, of {', '.join(models)}")
         (name,) = models
     if name not in models:
-        raise Refusal(404, f"model '{name[:80]}': not served; needed one of {', '.join(models)}")
+        raise RequestError(404, f"model '{name[:80]}': not served; needed one of {', '.join(models)}")
     if not models[name].ready:
-        raise Refusal(503, f"model '{name}': not ready yet", {"retry-after": "1"})
+        raise RequestError(503, f"model '{name}': not ready yet", {"retry-after": "1"})
     return models[name]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
 from boxwright.files import check_outputs
@@ -52,7 +52,7 @@ def merge_shards(folder: str | Path, out: str | Path) -> str:
             yield from read(path)
 
     write(out, batches(), {key: head.get(key) for key in ("run", "crs")}, bounds_of(paths, head.get("crs")))
-    found = [counted(len(shards), "shard[s]"), counted(images, "image[s]"), counted(detections, "detection[s]")]
+    found = [pluralize(len(shards), "shard[s]"), pluralize(images, "image[s]"), pluralize(detections, "detection[s]")]
     return f"{', '.join(found)}: {out}"
 
 

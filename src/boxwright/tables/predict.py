@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, titled
 from boxwright.images.windows import georeference_of
 from boxwright.predict.output import Summary, find_images, make_writable
@@ -95,7 +95,7 @@ def _notes(done: int, count: int, others: Set[str]) -> tuple[str, ...]:
     """What the summary says of earlier calls. others: images in the table that are not among the sources."""
     notes = [f"{done} of {count} images were in the table already"] if done else []
     if others:
-        found = counted(len(others), "image[s] of the table")
+        found = pluralize(len(others), "image[s] of the table")
         notes.append(f"{found} not among these sources, such as {min(others)}: rows of earlier calls are kept")
     return tuple(notes)
 

@@ -102,8 +102,8 @@ class PostprocessArgs:
 
     Attributes:
         threshold: Minimum score, in [0, 1].
-        of_network: The threshold is that of the network's scores, before `predict.temperatures`; a complete file knows
-            only scores after them.
+        before_calibration: The threshold applies to the network's scores, before `predict.temperatures`. A complete
+            file has only scores after them.
         nms: Non-maximum suppression.
         labels: Classes to keep; None for all.
         top_k: Classes per image.
@@ -113,7 +113,7 @@ class PostprocessArgs:
     nms: NMSConfig = field(default_factory=NMSConfig)
     labels: tuple[int, ...] | None = None
     top_k: int = TOP_K
-    of_network: bool = False
+    before_calibration: bool = False
 
 
 class RawOutputs(NamedTuple):
@@ -283,7 +283,7 @@ class Task(ABC, Generic[D, B, R, M]):
         """The result as rows of `results_file`."""
 
     @abstractmethod
-    def counted(self, result: R) -> list[str]:
+    def class_names(self, result: R) -> list[str]:
         """The class names to count in a summary."""
 
     @abstractmethod
@@ -293,7 +293,7 @@ class Task(ABC, Generic[D, B, R, M]):
     # Evaluation
 
     @abstractmethod
-    def scored(self, dataset: D, recipe: Recipe) -> D:
+    def to_score(self, dataset: D, recipe: Recipe) -> D:
         """The data set to score. Raises InputError for classes that the model does not have, and for invalid labels."""
 
     @abstractmethod
@@ -301,7 +301,7 @@ class Task(ABC, Generic[D, B, R, M]):
         """The arguments of an evaluation; threshold: None for the recipe's."""
 
     @abstractmethod
-    def aligned(self, result: R, dataset: D, recipe: Recipe) -> R:
+    def with_dataset_labels(self, result: R, dataset: D, recipe: Recipe) -> R:
         """The result with the data set's labels and names."""
 
     @abstractmethod

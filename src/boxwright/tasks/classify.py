@@ -193,13 +193,13 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         columns = zip(result.labels.tolist(), result.class_names, result.scores.tolist(), strict=True)
         return [{"label": label, "name": name, "score": score} for label, name, score in columns]
 
-    def counted(self, result: ClassPrediction) -> list[str]:
+    def class_names(self, result: ClassPrediction) -> list[str]:
         return result.class_names[:1]
 
     def line(self, result: ClassPrediction) -> str:
         return f"{result.path}: {result}"
 
-    def scored(self, dataset: ClassSet, recipe: Recipe) -> ClassSet:
+    def to_score(self, dataset: ClassSet, recipe: Recipe) -> ClassSet:
         """With the model's classes. If its recipe has no class names, the first classes take the data set's names, and
         the others are numbered."""
         if recipe.data.names:
@@ -214,7 +214,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     def evaluation_args(self, dataset: ClassSet, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
         return self.args(recipe, threshold, top_k=topk.MAX_K)
 
-    def aligned(self, result: ClassPrediction, dataset: ClassSet, recipe: Recipe) -> ClassPrediction:
+    def with_dataset_labels(self, result: ClassPrediction, dataset: ClassSet, recipe: Recipe) -> ClassPrediction:
         return replace(result, names=dataset.names)
 
     def score(

@@ -186,7 +186,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         Temperatures come last: they keep the order within a class, and so what NMS does.
         """
         temperatures = recipe.predict.temperatures
-        lowest = args.threshold if args.of_network else lowest_before(args.threshold, temperatures)
+        lowest = args.threshold if args.before_calibration else lowest_before(args.threshold, temperatures)
         with torch.inference_mode():
             decoded = cast(Detector, model).decode(raw.tensors, lowest)
         if args.nms.clip == "canvas":
@@ -201,7 +201,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             decoded = [result[torch.isin(result.labels, result.labels.new_tensor(args.labels))] for result in decoded]
         kept = suppress(decoded, args.nms, [frame.size for frame in frames], lowest)
         if temperatures:
-            least = 0.0 if args.of_network else args.threshold
+            least = 0.0 if args.before_calibration else args.threshold
             kept = [calibrated(result, temperatures, least) for result in kept]
         return [
             _prediction(clipped(result, frame.size).to("cpu"), frame, recipe)
@@ -240,13 +240,13 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def rows(self, result: Prediction) -> list[JsonObject]:
         return to_dict(result)
 
-    def counted(self, result: Prediction) -> list[str]:
+    def class_names(self, result: Prediction) -> list[str]:
         return result.class_names
 
     def line(self, result: Prediction) -> None:
         return None
 
-    def scored(self, dataset: Dataset, recipe: Recipe) -> Dataset:
+    def to_score(self, dataset: Dataset, recipe: Recipe) -> Dataset:
         rows = dataset.rows
         faulty = np.flatnonzero(((rows.labels < 0) & ~rows.ignored) | ~np.isfinite(rows.xyxy).all(1))
         if faulty.size:
@@ -264,9 +264,11 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
         threshold = config.threshold if threshold is None else fraction("threshold", threshold)
         used = tuple((labels >= 0).nonzero().flatten().tolist())
-        return PostprocessArgs(threshold, config.nms, None if len(used) == len(labels) else used, of_network=True)
+        return PostprocessArgs(
+            threshold, config.nms, None if len(used) == len(labels) else used, before_calibration=True
+        )
 
-    def aligned(self, result: Prediction, dataset: Dataset, recipe: Recipe) -> Prediction:
+    def with_dataset_labels(self, result: Prediction, dataset: Dataset, recipe: Recipe) -> Prediction:
         last = recipe.evaluate.plus_one
         boxes = result.boxes + result.boxes.new_tensor([0, 0, last, last])
         labels = dataset_labels(dataset, recipe)[result.labels]

@@ -53,7 +53,7 @@ def require(path: Path) -> Path:
     return path
 
 
-def keep_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
+def check_not_overwritten(written: Iterable[Path], read: Iterable[Path]) -> None:
     """Raises InputError where a file that is about to be written is one of those that are read, by whatever name."""
     there = [path for path in read if path.exists()]
     for target in written:

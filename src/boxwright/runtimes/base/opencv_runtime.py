@@ -37,7 +37,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenCVRuntime, str |
     Raises InputError for a complete file, one that is not of one image tensor, and one with an operator that this
     OpenCV does not have.
     """
-    options.refuse("opencv", "bfloat16", "compile")
+    options.reject_unsupported("opencv", "bfloat16", "compile")
     model = onnx_file.read(file)
     if model.text is not None and Metadata.from_text(model.text, str(file)).kind == "complete":
         raise InputError(f"{file}: backend opencv runs raw files only; take another backend, or export with --raw")

@@ -110,7 +110,7 @@ class RuntimeOptions:
         """How many streams share a batch that is run `step` images at a time, None for 1."""
         return stream_count(self.batch_size // (step or 1))
 
-    def refuse(self, runtime: str, *options: str) -> None:
+    def reject_unsupported(self, runtime: str, *options: str) -> None:
         """Raise InputError where one of `options`, which `runtime` does not have, is set."""
         if wrong := [option for option in options if getattr(self, option)]:
             raise InputError(f"{', '.join(wrong)}: found with backend {runtime}, which has none; leave it out")

@@ -52,11 +52,11 @@ class Archive:
         try:
             return self.entries[name].decode()
         except KeyError as error:
-            raise self.refuse("", f"no {name}") from error
+            raise self.error("", f"no {name}") from error
         except UnicodeDecodeError as error:
-            raise self.refuse(name, "bytes that are no text") from error
+            raise self.error(name, "bytes that are no text") from error
 
-    def refuse(self, name: str, found: str) -> InputError:
+    def error(self, name: str, found: str) -> InputError:
         """The error for `found` in the entry `name`."""
         return InputError(f"{self.source}: {f'{name}: ' if name else ''}found {found:.120}, needed what exports hold")
 
@@ -69,9 +69,9 @@ class Archive:
         """
         content = self.entries.get(name)
         if content is None:
-            raise self.refuse("", f"no {name}")
+            raise self.error("", f"no {name}")
         if fault := misfit(len(content), dtype.itemsize, sizes, strides, offset):
-            raise self.refuse(name, fault)
+            raise self.error(name, fault)
         if 0 in sizes:
             return torch.empty(tuple(sizes), dtype=dtype)
         return torch.frombuffer(bytearray(content), dtype=dtype).as_strided(tuple(sizes), tuple(strides), offset)

@@ -111,7 +111,7 @@ class Exported:
 def read(archive: Archive) -> Exported:
     """The program in an archive. Raises InputError for what is none, and for one that calls what no export does."""
     if (archive.text("archive_format"), archive.text("archive_version")) != (FORMAT, VERSION):
-        raise archive.refuse("archive_version", "another version of the archive")
+        raise archive.error("archive_version", "another version of the archive")
     tree = json_text.parse(archive.text("models/model.json"), f"{archive.source}: models/model.json")
     try:
         if tree["schema_version"]["major"] != SCHEMA:
@@ -129,12 +129,12 @@ def read(archive: Archive) -> Exported:
         shape = tuple(_typed(side["as_int"], int) if "as_int" in side else None for side in first)
         return Exported(steps, weights, shape)
     except UnknownError as error:
-        raise archive.refuse("models/model.json", str(error)) from error
+        raise archive.error("models/model.json", str(error)) from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         # what is missing where, or of another kind than is read here: no program that PyTorch wrote
-        raise archive.refuse("models/model.json", f"no program ({type(error).__name__}: {error})") from error
+        raise archive.error("models/model.json", f"no program ({type(error).__name__}: {error})") from error
 
 
 def _tensors(archive: Archive, group: str, prefix: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from boxwright import files
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
-from boxwright.ops.exported import Operator, written_with
+from boxwright.ops.exported import Operator, export_operators
 from boxwright.runtimes.base.checks import check_input
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
@@ -161,7 +161,7 @@ def write(graph: Graph, path: str | Path, metadata: str, *, half: bool = False, 
 
 def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:
     sampling: Operator = "deform_conv" if deform == "operator" else "grid_sample"
-    with written_with("nms", "roi_align", sampling), warnings.catch_warnings():
+    with export_operators("nms", "roi_align", sampling), warnings.catch_warnings():
         # of PyTorch about itself, and of an axis that two inputs share, as it should be
         warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
         warnings.filterwarnings("ignore", message="# The axis name: .* will not be used, since it shares")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from boxwright.errors import one_line
 
 
-class Refusal(Exception):  # noqa: N818
+class RequestError(Exception):
     """A request is answered with an error.
 
     Attributes:

@@ -22,7 +22,7 @@ MIN_SCORE = 0.01  # of compared detections, if the file has no threshold inside
 MAX_LISTED = 5  # unmatched detections per image in the report
 
 
-def compare_answers(
+def compare_predictions(
     ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], metadata: Metadata, limits: Limits
 ) -> JsonObject:
     """Compare detections, or top-k classes, on each image.
