@@ -97,6 +97,34 @@ def test_a_set_in_several_zips_as_coco_is_published(tiny_coco: Path, tmp_path: P
     assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path, "train"))
 
 
+def test_the_only_folder_is_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As Ultralytics' coco8.zip: the layout takes any folder for a split, which would put train and val together."""
+    for split, count in (("train", 3), ("val", 2)):
+        write_yolo(tmp_path / split, count)
+        for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+            (tmp_path / "of" / "set" / kind / split).mkdir(parents=True)
+            for file in (tmp_path / split).glob(f"*{suffix}"):
+                file.rename(tmp_path / "of" / "set" / kind / split / file.name)
+    (tmp_path / "of" / "set" / "labels" / "classes.txt").write_text("box\n")
+    root = zipped(tmp_path / "of", tmp_path / "set.zip")
+    assert splits(root) == ["train", "val"]
+    assert [len(open_boxes(root, split)) for split in splits(root)] == [3, 2]
+    (tmp_path / "d.yaml").write_text("path: set.zip\ntrain: images/train\nval: images/val\nnames: [box]\n")
+    assert_same(open_boxes(root, "val"), open_boxes(tmp_path / "d.yaml", "val"))
+    with pytest.raises(InputError, match=r"open .*of/set, which is one"):
+        splits(tmp_path / "of")
+
+
+def test_a_missing_image_is_a_finding(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(tiny_coco, tmp_path / "copy")
+    (copy / "train" / "12.png").unlink()
+    root = zipped(copy, tmp_path / "set.zip")
+    assert status("data", "check", str(root)) == 1
+    assert "1 missing image" in capsys.readouterr().out
+    assert status("data", "convert", str(root), "--to", "voc", "-o", str(tmp_path / "voc"), "--skip-bad") == 0
+    assert len(open_boxes(tmp_path / "voc", "train")) == 11
+
+
 def test_archives_in_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     tarred(tiny_coco, f"{tmp_path}/shards/data-%.tar", 2)

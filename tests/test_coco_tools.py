@@ -387,7 +387,7 @@ def test_a_class_that_names_the_group_of_all_others_is_left_out(tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "crops" / "train").iterdir()) == ["car"]
     assert len([*(tmp_path / "crops").rglob("*.png")]) == 6
     assert dataset_labels(dataset, small(root)).tolist() == [1]  # a model of the class proper can be evaluated
-    assert TASK.scored(dataset, small(root)).names == ("car",)
+    assert TASK.to_score(dataset, small(root)).names == ("car",)
 
 
 def small(root: Path) -> Any:

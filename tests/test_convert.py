@@ -294,6 +294,26 @@ def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:
     assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if "(left out)" in said else 4)
 
 
+def test_ids_of_boxes_never_repeat(tmp_path: Path) -> None:
+    """The first box has no id, and is read as number 1, which is the id of the next."""
+    tree = labels()
+    del tree["annotations"][0]["id"]
+    tree["annotations"][1]["id"], tree["annotations"][2]["id"] = 1, 2
+    said = convert(make(tmp_path / "from", tree), "coco", tmp_path / "to")
+    assert "3 ids of boxes, since some repeat (numbered anew)" in said
+    written = json.loads((tmp_path / "to/annotations/train.json").read_text())["annotations"]
+    assert [each["id"] for each in written] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("layout", ["kitti", "line_txt"])
+def test_ignore_regions_that_are_written_are_no_loss(tmp_path: Path, layout: str) -> None:
+    tree = labels()
+    tree["annotations"][1] |= {"ignore": 1, "iscrowd": 1}
+    said = convert(make(tmp_path / "from", tree), layout, tmp_path / "to")
+    assert open_dataset(tmp_path / "to", "train").rows.ignored.sum() == 1
+    assert "'ignore'" not in said
+
+
 def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
     """`line_txt` takes a first name `background` for no class of its own."""
     tree = labels(categories=[{"id": 2, "name": "background"}, {"id": 9, "name": "truck"}])

@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 from boxwright.data.dataset import ANY_CLASS
 from boxwright.data.findings import TITLES
 from boxwright.datatools.check import check, check_folder, check_splits, skip_bad
-from boxwright.datatools.report import Report, counted
+from boxwright.datatools.report import Report, pluralize
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.images.decode import read_image
@@ -373,9 +373,9 @@ def test_image_of_several_images_is_the_first(tmp_path: Path) -> None:
 
 
 def test_singular_and_plural() -> None:
-    assert counted(1, TITLES["unusual"]) == "1 entry in an unusual form, and how it was read"
-    assert counted(2, TITLES["unusual"]) == "2 entries in an unusual form, and how they were read"
-    assert counted(1, TITLES["ambiguous_image"]) == "1 image name that fits several files"
-    assert counted(0, "box[es]") == "0 boxes"
+    assert pluralize(1, TITLES["unusual"]) == "1 entry in an unusual form, and how it was read"
+    assert pluralize(2, TITLES["unusual"]) == "2 entries in an unusual form, and how they were read"
+    assert pluralize(1, TITLES["ambiguous_image"]) == "1 image name that fits several files"
+    assert pluralize(0, "box[es]") == "0 boxes"
     for title in TITLES.values():
-        assert not {"[", "]", "|"} & {*counted(1, title), *counted(2, title)}
+        assert not {"[", "]", "|"} & {*pluralize(1, title), *pluralize(2, title)}

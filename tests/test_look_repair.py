@@ -193,6 +193,13 @@ def test_coco_outlines_move_with_their_box(tmp_path: Path) -> None:
     assert entry["attributes"] == {"occluded": True}
 
 
+def test_coco_areas_may_be_texts(tmp_path: Path) -> None:
+    file = coco(tmp_path)
+    file.write_text(COCO.replace('"area": 800', '"area": "800"'))
+    assert Client(tmp_path).change(0, {"action": "set", "id": 0, "box": [20, 10, 60, 20], "class": "cat"}).status == 200
+    assert json.loads(file.read_text())["annotations"][0]["area"] == 400
+
+
 def test_coco_add_and_delete(tmp_path: Path) -> None:
     file = coco(tmp_path)
     client = Client(tmp_path)

@@ -533,7 +533,7 @@ def test_confusion_counts_neither() -> None:
 def test_a_set_with_both_can_be_evaluated(tmp_path: Path) -> None:
     dataset = opened(make(tmp_path, [{"labelled_classes": ["bus"]}], {"bbox": [1, 2, 3, 4]}, REGION))
     settings = recipe.load("yolov3_tiny_coco_416_darknet", {"model.classes": 3, "data.names": list(NAMES)})
-    assert TASK.scored(dataset, settings) is dataset
+    assert TASK.to_score(dataset, settings) is dataset
     changed: list[Callable[[Dataset], Dataset]] = [
         lambda data: replace(data, images=replace(data.images, labeled=None)),
         lambda data: data.without_rows(data.rows.ignored),

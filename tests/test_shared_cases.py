@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from boxwright import cli
-from boxwright.datatools.report import counted
+from boxwright.datatools.report import pluralize
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 SMALL = (
@@ -140,7 +140,7 @@ def test_a_data_set_is_read_to_its_counts(root: str, run: Run, tmp_path: Path) -
     assert (status, err) == (expected, "")
     assert out.startswith(f"{root}: ")
     for split, (images, boxes) in counts.items():
-        assert f"\n{split}: {counted(images, 'image[s]')}, {counted(boxes, 'box[es]')}\n" in out
+        assert f"\n{split}: {pluralize(images, 'image[s]')}, {pluralize(boxes, 'box[es]')}\n" in out
     assert ("0 errors" in out.splitlines()[-1]) == (not expected)
 
 

@@ -515,6 +515,31 @@ def test_open_images_by_hand(written: Any) -> None:
     assert (root / "class-descriptions-boxable.csv").read_text() == "big cat,big cat\n"
 
 
+def test_open_images_ids_that_are_names_of_folders_or_have_large_suffixes(tmp_path: Path) -> None:
+    """Names that are in two splits, and that of a split: each image comes back, also those without boxes."""
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    for split in ("train", "val"):
+        names = ["IMG_1.JPG", "IMG_2.JPG", f"{split}.JPG"]
+        images = [{"id": n, "file_name": name, "width": 20, "height": 10} for n, name in enumerate(names)]
+        for name in names:
+            image(tmp_path / "from" / "images" / split / name, 20, 10)
+        tree = {
+            "images": images,
+            "annotations": [box, box | {"id": 2, "image_id": 2}],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        write(tmp_path / "from" / "annotations" / f"{split}.json", tree)
+    convert(tmp_path / "from", "openimages", tmp_path / "to")
+    for split in ("train", "val"):
+        paths = found(open_boxes(tmp_path / "to", split))
+        assert paths == {
+            f"{split}/IMG_1.JPG": [],
+            f"{split}/IMG_2.JPG": [("cat", 1, 2, 4, 6)],
+            f"{split}/{split}.JPG": [("cat", 1, 2, 4, 6)],
+        }
+    assert not check_folder(tmp_path / "to").errors
+
+
 def test_a_label_file_alone(tmp_path: Path) -> None:
     """Named on the command line, and in a data YAML with another folder of images."""
     image(tmp_path / "elsewhere/a.png", 200, 100)

@@ -123,6 +123,26 @@ def test_data_yaml_of_roboflow(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path.parent / "train")
 
 
+def test_the_path_of_a_yaml_that_is_elsewhere(tmp_path: Path) -> None:
+    """Ultralytics writes `path: ../datasets/coco8`; the folder is beside the file."""
+    file = write(tmp_path / "d.yaml", "path: ../datasets/coco8\ntrain: images/train\nnames: [car]\n")
+    with pytest.raises(InputError, match=r"from 'path', '../datasets/coco8', which is not there either"):
+        splits(file)
+    image(tmp_path / "coco8/images/train/a.png")
+    write(tmp_path / "coco8/labels/train/a.txt", BOX)
+    assert counts(file) == {"train": (1, 1)}
+
+
+def test_hidden_folders_and_files_are_no_images(tmp_path: Path) -> None:
+    """Thumbnails, and what macOS writes beside each file."""
+    labeled(tmp_path, "images/train/a.png")
+    write(tmp_path / "classes.txt", "car\n")
+    image(tmp_path / "images/train/.thumbnails/a.png")
+    write(tmp_path / "images/train/._a.png", b"\0\5\x16\7")
+    assert counts(tmp_path) == {"train": (1, 1)}
+    assert not check_folder(tmp_path).errors
+
+
 def test_a_split_of_a_yaml_that_is_not_there(tmp_path: Path) -> None:
     file = roboflow(tmp_path)
     shutil.rmtree(tmp_path / "valid")

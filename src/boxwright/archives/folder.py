@@ -57,6 +57,14 @@ def _archive_of(path: Path) -> Path | None:
     return next((above for above in path.parents if above.name.lower().endswith(SUFFIXES) and above.is_file()), None)
 
 
+def only_folders(root: Path) -> Iterator[Path]:
+    """The folder that is the only entry of an archive, the one that is the only entry of that, and so on."""
+    if mirrors.is_tree(root):
+        while len(entries := [*root.iterdir()]) == 1 and entries[0].is_dir():
+            root = as_folder(entries[0])
+            yield root
+
+
 def exists(path: str | Path) -> bool:
     """Whether there is a file or folder, or an archive that a pattern names. False for a name that is too long."""
     if os.path.exists(path) or not is_archive(path):  # noqa: PTH110

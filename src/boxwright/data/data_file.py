@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from boxwright import config
-from boxwright.archives.folder import exists
+from boxwright.archives.folder import exists, only_folders
 from boxwright.config import QUOTES, ClassName, Tree
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
@@ -113,18 +113,31 @@ def read(file: Path) -> DataFile:
 def locate(file: Path, root: str, written: str) -> tuple[Path, bool] | None:
     """The path of `written` in a data file, and whether it is elsewhere; None if it is nowhere.
 
-    Relative paths start at `root`. Otherwise the longest end of the path that exists below `root` or beside the file
-    is taken: Roboflow writes `../train/images` for `train/images`, Darknet's paths start at the folder above, and
-    others are absolute.
+    Relative paths start at `root`, or at the longest end of it that is a folder beside the file. Otherwise the longest
+    end of the path that exists below these or beside the file is taken: Roboflow writes `../train/images` for
+    `train/images`, Darknet's paths start at the folder above, and others are absolute.
     """
     if not text.can_be_path(written):
         return None
-    bases = list(dict.fromkeys((local_data(file.parent / root), file.parent)))
-    parts = [part for part in re.split(r"[/\\]+", written) if part not in ("", ".", "..")]
+    folder = data_root(file, root)
+    bases = list(dict.fromkeys((folder, *only_folders(folder), file.parent)))
+    parts = _split_path(written)
     for index, path in enumerate([base / written for base in bases] + list(_ends(bases, parts))):
         if exists(path):
             return path, index > 0
     return None
+
+
+def data_root(file: Path, root: str) -> Path:
+    """The folder `root` of a data file, or the longest end of it that is a folder beside the file."""
+    folder = local_data(file.parent / root)
+    parts = _split_path(root)
+    beside = (file.parent.joinpath(*parts[start:]) for start in range(len(parts)))
+    return folder if exists(folder) else next((place for place in beside if place.is_dir()), folder)
+
+
+def _split_path(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]+", path) if part not in ("", ".", "..")]
 
 
 def _ends(bases: list[Path], parts: list[str]) -> Iterator[Path]:

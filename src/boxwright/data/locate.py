@@ -19,6 +19,7 @@ from boxwright.data.split_names import canonical_name
 from boxwright.data.text import subfolders, walk
 from boxwright.images.header import SUFFIXES
 
+ID_SUFFIXES = (*SUFFIXES, *map(str.upper, SUFFIXES))  # tried behind an id
 QUERY = re.compile(r"^(?:[a-z]+://|/).*?\?d=", re.IGNORECASE)  # Label Studio's local files: /data/local-files/?d=PATH
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -65,7 +66,7 @@ class Locator:
 
     def locate(self, name: str) -> Located:
         """The file of the image `name`. Raises nothing: a missing one is reported when it is read."""
-        names = [name] if name.lower().endswith(SUFFIXES) else [name, *(name + suffix for suffix in SUFFIXES)]
+        names = [name] if name.lower().endswith(SUFFIXES) else [*(name + suffix for suffix in ID_SUFFIXES), name]
         for folder in self._folders:
             for existing in names:
                 if self._exists(folder, existing):
@@ -83,7 +84,7 @@ class Locator:
         if "/" in name or os.sep in name or not name:
             return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
         if folder not in self._listed:  # one listing is much faster than a look at each of 100,000 files
-            self._listed[folder] = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()  # noqa: PTH208
+            self._listed[folder] = _files_in(folder)
         return name in self._listed[folder]
 
     def _candidates(self, parts: Sequence[str]) -> list[str]:
@@ -94,6 +95,13 @@ class Locator:
                 for key in (last, os.path.splitext(last)[0]):  # noqa: PTH122  (100,000s of them)
                     self._by_name.setdefault(key, []).append(file)
         return self._by_name.get(parts[-1], []) if parts else []
+
+
+def _files_in(folder: Path) -> frozenset[str]:
+    if not folder.is_dir():
+        return frozenset()
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_file())
 
 
 def _parts(name: str) -> list[str]:

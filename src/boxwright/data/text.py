@@ -237,7 +237,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Files below `folder` with one of the suffixes, sorted.
+    """Files below `folder` with one of the suffixes, sorted, without hidden folders and macOS's `._` files.
 
     Links to folders are followed, but each folder is visited once, and those that contain `folder` are not.
     """
@@ -252,7 +252,8 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
                 inner.clear()
                 continue
             visited.add(real)
-            found += [os.path.join(parent, name) for name in names]  # noqa: PTH118
+            inner[:] = [name for name in inner if name[0] != "."]
+            found += [os.path.join(parent, name) for name in names if name[:2] != "._"]  # noqa: PTH118
             queue += sorted(path for name in inner if os.path.islink(path := os.path.join(parent, name)))  # noqa: PTH114, PTH118
     return sorted(file for file in found if file.lower().endswith(suffixes))
 

@@ -22,6 +22,7 @@ from boxwright.datatools.report import Report, agreeing, pluralize
 from boxwright.errors import InputError, one_line, printable
 from boxwright.files import link_or_copy, new_folder, open_regular
 from boxwright.formats import open_boxes, splits
+from boxwright.formats.coco import annotation_ids
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
 
@@ -210,7 +211,7 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
         _add(counts, int(dataset.rows.difficult.sum()), "mark[s] of difficult objects")
     if not layout.has_ids:
         counts |= _numbers(dataset, split.extras if writer.outlines else None)
-    elif len(np.unique(dataset.rows.ids)) < len(dataset.rows):
+    elif annotation_ids(split) is None:
         _add(counts, len(dataset.rows), "id[s] of boxes, since some repeat (numbered anew)")
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
     counts[f"{agreeing(len(renamed), 'name[s] of classes')} ({', '.join(renamed)})"] = len(renamed)
@@ -244,7 +245,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     # of sets put together, and where ids are counted with the other numbers
     ids = {"id"} if split.dataset.members is not None or formats.layout(split.dataset.kind).has_ids else set[str]()
     if writer.row_keys is not None:
-        known = {*writer.row_keys, "segmentation"} | ids
+        known = {*writer.row_keys, "segmentation"} | ids | ({"ignore"} if writer.ignored else set())
         counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
         _add(counts, _outlines(split, writer), "outline[s]")
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from boxwright import mirrors
+from boxwright.archives.folder import exists, only_folders
 from boxwright.data import contents, data_file, text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_map import check_keys, map_classes
@@ -73,7 +73,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
         return _in_folder(path, kind)
     spec = data_file.read(file)
     base = path if path.is_dir() else file.parent
-    named = local_data(file.parent / spec.root)
+    named = data_file.data_root(file, spec.root)
     folder = named if spec.root and named.is_dir() else base
     sources, notes = _named(file, spec, folder, spec.kind if kind == "auto" else kind)
     sources = sources or _in_folder(_only_folder(folder), spec.kind if kind == "auto" else kind)
@@ -323,28 +323,35 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
             raise InputError(f"{file}: {split}: found {len(paths)} paths of {', '.join(sorted(kinds))}, needed one")
         sources[split] = Source(kinds.pop(), paths[0], split, folder, more=tuple(paths[1:]))
     if missing and not sources:
-        raise InputError(f"{file}: {missing[0]}, needed a path from this file's folder or from 'path'")
+        path = (
+            f"'path', '{spec.root[-60:]}', which is not there either"
+            if not exists(data_file.data_root(file, spec.root))
+            else "'path'"
+        )
+        raise InputError(f"{file}: {missing[0]}, needed a path from this file's folder or from {path}")
     return sources, notes + [f"{text}; the split is left out" for text in missing]
 
 
 def _only_folder(root: Path) -> Path:
-    """The folder that holds all of an archive, also several levels deep, as far as it is no data set without it."""
-    if not mirrors.is_tree(root):
-        return root
-    while len(os.listdir(root)) == 1 and not _is_data_set(root):  # noqa: PTH208
-        inner = next(iter(text.subfolders(root)), None)
-        if inner is None:
+    """The folder that holds all of an archive, also several levels deep.
+
+    It ends at a data set whose splits have their usual names. Another one is taken for the data set in its only folder,
+    if that is one: layouts take any folder for a split of that name.
+    """
+    for inner in only_folders(root):
+        splits = _splits_of(root)
+        if any(canonical_name(split) in STANDARD for split in splits) or (splits and not _splits_of(inner)):
             break
-        root = local_data(inner)
+        root = inner
     return root
 
 
-def _is_data_set(folder: Path) -> bool:
-    """Whether a folder is a data set by itself; another may be in it."""
+def _splits_of(folder: Path) -> set[str]:
+    """The splits that any layout finds in a folder; none if it is not a data set by itself."""
     try:
-        return any(layout(name).find(folder) for name in names())
+        return {split for name in names() for split in layout(name).find(folder)}
     except InputError:
-        return False
+        return set()
 
 
 def _kind_of(path: Path, kind: str) -> str:
@@ -381,7 +388,7 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     if not detected:
         found = contents.summary(root) if root.is_dir() else "another kind of file"
         needed = f"needed {candidates[kind].expected}" if kind != "auto" else "docs/data.md describes the layouts"
-        if inner := next((folder for folder in text.subfolders(root)[:MAX_INNER] if _is_data_set(folder)), None):
+        if inner := next((folder for folder in text.subfolders(root)[:MAX_INNER] if _splits_of(folder)), None):
             needed = f"open {inner}, which is one"
         raise InputError(f"{root}: no data set found in it ({found}); {needed}, or name its files in a data YAML")
     ((name, files),) = detected.items()

@@ -181,7 +181,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     box = decimals(rows.xyxy)
     box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # without the rounding error of the subtraction
     columns = (
-        (np.arange(1, len(rows) + 1) if len(np.unique(rows.ids)) < len(rows) else rows.ids).tolist(),
+        annotation_ids(split) or range(1, len(rows) + 1),
         [image_ids[index] for index in dataset.image_indices().tolist()],
         rows.categories.tolist(),
         box.tolist(),
@@ -190,8 +190,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     )
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     annotations = [
-        extra | dict(zip(keys, values, strict=True)) | ({"id": extra["id"]} if own and "id" in extra else {})
-        for *values, extra in zip(*columns, split.extras.rows, strict=True)
+        extra | dict(zip(keys, values, strict=True)) for *values, extra in zip(*columns, split.extras.rows, strict=True)
     ]
     for row in np.flatnonzero(rows.ignored).tolist():  # other tools need a category, and know crowd regions
         annotations[row] |= {"category_id": dataset.category_ids[0], "ignore": 1}
@@ -215,6 +214,14 @@ def write(split: Split, folder: Path) -> list[Path]:
     tree = split.extras.dataset | {"images": images, "annotations": annotations, "categories": categories}
     write_lines(folder / "annotations" / f"{name}.json", [json_text.dumps(tree)])
     return [folder / "images" / name / path for path in split.images]
+
+
+def annotation_ids(split: Split) -> list[int | str] | None:
+    """The ids of the boxes, those of a COCO file as they are in it; None if some repeat."""
+    own = split.dataset.kind == "coco"  # then an `id` in the extras is the one in the file
+    numbers, extras = split.dataset.rows.ids.tolist(), split.extras.rows
+    ids = [extra.get("id", number) if own else number for number, extra in zip(numbers, extras, strict=True)]
+    return ids if len({*map(str, ids)}) == len(ids) else None
 
 
 def _contents(file: Path, source: Source) -> Contents:

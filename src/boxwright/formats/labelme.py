@@ -41,6 +41,8 @@ def find(root: Path) -> dict[str, Path]:
     splits = {folder.name: folder for folder in folders_in(root) if _holds_labels(folder)}
     if any(canonical_name(name) in STANDARD for name in splits):
         return splits
+    if any(canonical_name(inner.name) in STANDARD for folder in splits.values() for inner in folders_in(folder)):
+        return {}  # a folder of data sets
     return {"all": root} if splits or _holds_labels(root) else {}
 
 

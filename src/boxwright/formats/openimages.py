@@ -59,7 +59,8 @@ def collect(source: Source) -> Builder:
             fault = f"found {len(fields)} columns, needed {len(columns)} as in the first line"
             builder.error(f"{file} line {line}", fault)
     ids = dict.fromkeys(row["ImageID"] for _, row in table)
-    ids |= dict.fromkeys(name for name in _listed(source) if Path(locate.locate(name).path).is_file())
+    listed = ((name, locate.locate(name)) for name in _listed(source))
+    ids |= dict.fromkeys(name for name, located in listed if located.exists or located.candidates)
     paths = [locate.locate(name).path for name in ids]
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = [header.size for header in headers]

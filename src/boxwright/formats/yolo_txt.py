@@ -54,7 +54,12 @@ def find(root: Path) -> dict[str, Path]:
         inner = text.subfolders(images)
         labeled = [folder for folder in inner if any((place / folder.name).is_dir() for place in labels)]
         splits |= _with_unlabeled(labeled, {folder.name: folder for folder in inner})
-    outer = {folder.name: images for folder in text.subfolders(root) for images in yolo_labels.image_folders(folder)}
+    outer = {
+        folder.name: images
+        for folder in text.subfolders(root)
+        for images in yolo_labels.image_folders(folder)
+        if canonical_name(folder.name) in STANDARD or not _has_splits(images)
+    }
     splits |= _with_unlabeled([images for images in outer.values() if _has_labels(images.parent)], outer)
     if lists := text.find_lists(root, "yolo_txt"):  # of the folders, only those of further splits are needed
         further = {*STANDARD} - {canonical_name(name) for name in lists}
@@ -170,6 +175,11 @@ def _with_unlabeled(labeled: Sequence[Path], folders: dict[str, Path]) -> dict[s
         for name, folder in folders.items()
         if folder in labeled or (labeled and canonical_name(name) in EACH_SPLIT)
     }
+
+
+def _has_splits(images: Path) -> bool:
+    """Whether a folder of images is divided into splits, so that the folder around it is a data set."""
+    return any(canonical_name(folder.name) in STANDARD for folder in text.subfolders(images))
 
 
 def _has_labels(folder: Path) -> bool:

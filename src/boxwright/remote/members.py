@@ -8,6 +8,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -56,14 +57,17 @@ def prefetch(paths: Iterable[str | Path], *, whole: bool = True) -> None:
     """Fetch the objects that paths stand for, many at a time, since each alone takes the latency of the network.
 
     Args:
-        paths: Those that stand for no object are passed over.
+        paths: Those that stand for no object, or for a member that an archive lacks, are skipped.
         whole: Whether they are read as a whole; else those that can be read in ranges are left out.
 
     Raises:
         InputError: One cannot be read.
     """
-    found = (mirrors.find(path) for path in paths if mirrors.split(path) is not None)
-    objects = [remote_object(*place) for place in found if place is not None and place[0].kind == "remote"]
+    objects = []
+    for path in paths:
+        with suppress(OSError):
+            if (place := mirrors.find(path)) is not None and place[0].kind == "remote":
+                objects.append(remote_object(*place))
     fetch([each for each in objects if whole or not _has_ranges(each)])
 
 

@@ -6,14 +6,14 @@ file, since a large file takes seconds to parse.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data import coco_json
+from boxwright.data import coco_json, entries
 from boxwright.data.coco_entries import id_text
 from boxwright.data.dataset import Boxes
 from boxwright.json_text import JsonObject
@@ -145,8 +145,8 @@ def _changed(text: str, start: int, change: Change, target: Target, places: _Pla
         if outline:
             moved = _outline(outline, (x, y, x + width, y + height), change.box)
             parts += numbers_replaced(text, spans["segmentation"], [number(value, DIGITS) for value in moved])
-            area *= _fraction(entry.get("area"), width * height)
-        if type(entry.get("area")) in (int, float):
+            area *= _fraction(_area(entry), width * height)
+        if _area(entry) is not None:
             parts.append(Span(*spans["area"], number(area, DIGITS)))
     return parts
 
@@ -158,9 +158,17 @@ def _outline(outline: object, old: Box, new: Box) -> list[float]:
     return [value for polygon in outline for value in mapped([float(each) for each in polygon], old, new)]
 
 
-def _fraction(area: object, of_box: float) -> float:
-    """How much of the box an outline covers."""
-    return float(area) / of_box if type(area) in (int, float) and of_box > 0 else 1.0  # type: ignore[arg-type]
+def _area(entry: Mapping[str, object]) -> float | None:
+    """The area of an annotation, a number or a text as the reader takes it; None if it has none."""
+    try:
+        return entries.number(entry.get("area"), "area")
+    except ValueError:
+        return None
+
+
+def _fraction(area: float | None, of_box: float) -> float:
+    """The fraction of the box that an outline covers."""
+    return 1.0 if area is None or of_box <= 0 else area / of_box
 
 
 def _annotation(target: Target, change: Change, places: _Places, annotation_id: int) -> JsonObject:
