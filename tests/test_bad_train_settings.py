@@ -1,5 +1,7 @@
 """Settings of a training that make no sense: one line, exit status 2, and no run folder."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,31 @@ import pytest
 
 from boxwright import cli
 from boxwright.engine import auto_batch
+from boxwright.engine.train import train
+from boxwright.errors import InputError
+
+SMALL = {"model.width": 0.125, "data.canvas.size": [32, 32], "data.workers": 0, "train.epochs": 1}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_objects(tiny_coco: Path, tmp_path: Path, split: str) -> None:
+    """Every evaluation would be undefined, and the first network the best."""
+    copy = shutil.copytree(tiny_coco, tmp_path / "data")
+    file = copy / "annotations" / f"{split}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    with pytest.raises(InputError, match=f"split {split} holds no object, needed some to"):
+        train("demo", copy, tmp_path / "run", overrides=SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_both_splits_are_counted(tiny_coco: Path, tmp_path: Path, log: list[str]) -> None:
+    train("demo", tiny_coco / "annotations" / "val.json", tmp_path / "run", overrides=SMALL | {"train.batch": 2})
+    assert any(line.startswith("4 of 4 images of val are also in train") for line in log)
+
+
+def test_one_image_on_a_map_of_one_pixel(tiny_coco: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one image of 32 x 32 px gives a map of 1 x 1"):
+        train("demo", tiny_coco, tmp_path / "run", overrides=SMALL | {"train.batch": 1})
 
 
 @pytest.mark.parametrize(

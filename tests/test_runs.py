@@ -51,6 +51,27 @@ def test_done_and_stopped_runs(tmp_path: Path) -> None:
     assert lines[2].endswith("train.seed=5")
 
 
+def test_an_epoch_is_done_with_its_evaluation(tmp_path: Path) -> None:
+    write(tmp_path / "a", log='{"step": 10, "epoch": 0, "lr": 0.1, "total": 2.0, "terms": {}}\n', train__epochs=1)
+    (run,) = list_runs(tmp_path).runs
+    assert (run.epochs, run.planned, run.state) == (0, 1, "stopped")
+
+
+def test_a_run_without_validation_is_done_with_its_curves(tmp_path: Path) -> None:
+    log = '{"step": 3, "epoch": 1, "lr": 0.1, "total": 2.0, "terms": {}}\n'
+    folder = write(tmp_path / "a", log=log, train__epochs="auto")
+    (run,) = list_runs(tmp_path).runs
+    assert (run.epochs, run.planned, run.state) == (1, None, "stopped")
+    (folder / "curves.png").touch()
+    (run,) = list_runs(tmp_path).runs
+    assert (run.epochs, run.planned, run.state) == (2, 2, "done")
+
+
+def test_an_undefined_metric_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "a", log='{"step": 3, "epoch": 1, "AP": -1.0, "AP50": -1.0}\n')
+    assert list_runs(tmp_path).runs[0].cells()[3] == ""
+
+
 def test_a_run_of_a_classifier(tmp_path: Path) -> None:
     write(tmp_path / "a", {"summary": {"top1": 0.9, "top5": 1.0}})
     assert list_runs(tmp_path / "a").runs[0].cells()[3] == "top-1 0.900"

@@ -125,6 +125,8 @@ def test_too_little_time(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> Non
         ({"train.minutes": 0}, "train.minutes: input should be greater than 0 (found 0)"),
         ({"train.minutes": -3}, "train.minutes: input should be greater than 0 (found -3)"),
         (MINUTES | {"train.schedule.T_max": 9}, "set schedule.kind to cosine"),
+        (MINUTES | {"train.schedule.kind": "exponential"}, "set schedule.kind to cosine"),
+        (MINUTES | {"train.schedule.cycle_steps": [10, 30]}, "schedule.cycle_steps to"),
         (MINUTES | {"train.schedule.kind": "step", "train.schedule.lr_epochs": [3]}, "set schedule.kind to cosine"),
     ],
 )

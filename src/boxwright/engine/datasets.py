@@ -13,6 +13,7 @@ from boxwright.datatools.clean import Cleaning, clip_boxes
 from boxwright.datatools.report import pluralize
 from boxwright.datatools.val_fraction import names_to_open
 from boxwright.engine.processes import on_main
+from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.tasks import AnyTask
 
@@ -49,6 +50,14 @@ def open_checked(
     if not cleaning.skip_bad:
         report.raise_on_errors(shown(data.root), skippable=True)
     train, val, left_out = task.select(training, validation, report, recipe)
+    shared = sum(finding.kind == "shared_image" for finding in report.findings)
+    if val is not None and shared and accelerator.is_main_process:
+        logger.warning(
+            "%d of %d images of val are also in train, which makes results look better than they are", shared, len(val)
+        )
+    check_objects(train, "train on")
+    if recipe.train.evaluate_every:
+        check_objects(val, "choose the best network by; or set train.evaluate_every=0")
     if data.background:
         background = skip_bad(present[-1], report)
         train = with_background(train, background)
@@ -58,3 +67,12 @@ def open_checked(
             )
     notes = [note for dataset in present for note in dataset.notes]
     return train, val, [*notes, *clipped, *left_out]
+
+
+def check_objects(dataset: Any, purpose: str) -> None:
+    """Raise InputError for a data set of boxes that has no object; `purpose` says what it needs some for."""
+    if isinstance(dataset, Dataset) and (dataset.rows.crowd | dataset.rows.ignored).all():
+        raise InputError(
+            f"{dataset.root}: split {dataset.split} holds no object, needed some to {purpose}; are its labels where "
+            "`boxwright data check` looks for them?"
+        )

@@ -25,6 +25,8 @@ from boxwright.types import AnyBatch
 
 logger = logging.getLogger(__name__)
 
+ONE_VALUE = "Expected more than 1 value per channel when training"  # the start of PyTorch's message
+
 
 class WithLoss(nn.Module):
     """A network whose forward is its loss, for wrappers (DDP) that know only forward; never saved itself."""
@@ -35,7 +37,16 @@ class WithLoss(nn.Module):
         self._loss = compiled_loss(network) if compiled else network.loss
 
     def forward(self, batch: AnyBatch) -> dict[str, Tensor]:
-        return self._loss(batch)
+        try:
+            return self._loss(batch)
+        except ValueError as error:
+            if not str(error).startswith(ONE_VALUE):
+                raise
+            height, width = batch.images.shape[-2:]
+            raise InputError(
+                f"train.batch: one image of {width} x {height} px gives a map of 1 x 1, of which batch norm has no "
+                "statistics; raise train.batch, data.canvas.size or train.augment.sizes"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
             "lower it or train.batch"
         )
     config = config.in_epochs(steps_per_epoch)
-    if recipe.train.epochs == "auto" and accelerator.is_main_process:
+    if recipe.train.epochs == "auto" and not recipe.train.minutes and accelerator.is_main_process:
         logger.info("train.epochs: %d of %d steps", config.epoch_count, steps_per_epoch)
     recipe = recipe.model_copy(update={"train": config})
     schedule = learning_rates(config.schedule, steps_per_epoch, config.epoch_count, config.optimizer.momentum)

@@ -16,7 +16,7 @@ from boxwright.metrics import run_log
 from boxwright.recipe import flatten
 
 LOCK = ".lock"  # locked while a process trains in the folder
-RECIPE, METRICS = "recipe.yaml", "metrics.json"
+RECIPE, METRICS, CURVES = "recipe.yaml", "metrics.json", "curves.png"
 MEASURES = {"AP": "AP", "top1": "top-1"}  # key in metrics.json -> title
 # Settings that are not listed as differences between runs
 NOT_DIFFERENCES = ("name", "summary", "data.root", "data.names", "model.classes", "expect")
@@ -135,8 +135,11 @@ def _read(path: Path, root: Path) -> Run:
         if (path / METRICS).exists():
             read_metrics(run, path / METRICS)
             run.state = "done"
-        elif run.planned and run.epochs == run.planned:
+        elif run.value is None and (path / CURVES).exists():  # the last file of a training without a split val
             run.state = "done"
+            run.epochs = (run.epochs or 0) + 1
+        if run.state == "done":
+            run.planned = run.planned or run.epochs
     except (InputError, OSError) as error:
         run.state = f"broken: {error}"
     run.minutes = _minutes(path)
@@ -156,10 +159,11 @@ def _read_recipe(run: Run, file: Path) -> None:
 def _read_log(run: Run, file: Path) -> None:
     lines = run_log.read(file) if file.exists() else []
     if lines:
-        run.epochs = lines[-1][1]["epoch"] + 1
-        for _, values in lines:  # the best so far, until metrics.json is written
+        last = lines[-1][1]
+        run.epochs = last["epoch"] + int(any(key in last for key in MEASURES))  # an evaluation ends an epoch
+        for _, values in lines:  # the best so far, until metrics.json is written; -1 is undefined
             for key, title in MEASURES.items():
-                if key in values and (run.value is None or values[key] > run.value):
+                if key in values and values[key] > (-1 if run.value is None else run.value):
                     run.measure, run.value = title, float(values[key])
 
 

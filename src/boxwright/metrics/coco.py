@@ -66,7 +66,7 @@ class ClassMetrics:
         images: Number of images with the class.
         objects: Number of ground-truth boxes, without crowd regions.
         detections: Number of detections.
-        best_score: The score threshold with the highest F1 at IoU 0.5; -1 if no object is detected.
+        best_score: The score threshold with the highest F1 at IoU 0.5, to 0.01 of recall; -1 if no object is detected.
     """
 
     name: str
@@ -228,7 +228,7 @@ def _accumulated(images: int, ids: Array, truth: Sequence[Mapping[str, object]],
 
 
 def _best_scores(precision: Array, scores: Array) -> Array:
-    """(R, K) at IoU 0.5 -> (K,). COCO's precision is interpolated, but it is exact where F1 has its maximum."""
+    """(R, K) at IoU 0.5 -> (K,) the score with the highest F1 among COCO's 101 levels of recall."""
     precision = precision.clip(min=0)
     f1 = 2 * precision * RECALLS[:, None] / (precision + RECALLS[:, None]).clip(min=1e-9)
     best = np.take_along_axis(scores, f1.argmax(axis=0)[None], axis=0)[0]

@@ -242,10 +242,13 @@ class TrainConfig(Config):
             raise ValueError(
                 f"schedule.warmup_momentum set; optimizer.kind {self.optimizer.kind} has no momentum, set it to null"
             )
-        if self.minutes and (self.schedule.kind in {"step", "multistep"} or self.schedule.T_max):
+        schedule = self.schedule
+        if self.minutes and (
+            schedule.kind not in {"cosine", "linear", "constant"} or schedule.T_max or schedule.cycle_steps
+        ):
             raise ValueError(
                 "minutes chooses the epochs, and the schedule has fixed ones; set schedule.kind to cosine, linear or "
-                "constant, and schedule.T_max to null"
+                "constant, schedule.T_max to null and schedule.cycle_steps to []"
             )
         if self.patience and not self.evaluate_every:
             raise ValueError(
