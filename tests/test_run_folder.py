@@ -271,9 +271,24 @@ class TestResume:
         with pytest.raises(InputError, match=f"the {split} images or labels have changed since"):
             run(data, copy, resume=True)
 
-    def test_a_data_set_may_be_moved(self, copy: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_a_data_set_may_be_moved(self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run of two epochs, killed after the first, continues with a copy of its data set in another folder."""
+        save, out, two_epochs = Checkpointer.save_epoch, tmp_path / "run", {"train.epochs": 2}
+
+        def save_and_die(*arguments: Any, **options: Any) -> None:
+            save(*arguments, **options)
+            raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Checkpointer, "save_epoch", save_and_die)
+            run(tiny_coco, out, two_epochs)
+        before = lines(out)
         data = shutil.copytree(tiny_coco, tmp_path / "data", copy_function=shutil.copyfile)
-        run(data, copy, resume=True)
+        run(data, out, two_epochs, resume=True)
+        after = lines(out)
+        assert after[: len(before)] == before
+        steps = [line["step"] for line in after[len(before) :] if "lr" in line]
+        assert steps == list(range(7, 13)), "12 images in batches of 2: six steps per epoch"
 
     @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.nms.iou": 0.4}])
     def test_refuses_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
