@@ -279,9 +279,10 @@ class TestResume:
             save(*arguments, **options)
             raise Killed
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch:
             patch.setattr(Checkpointer, "save_epoch", save_and_die)
-            run(tiny_coco, out, two_epochs)
+            with pytest.raises(Killed):
+                run(tiny_coco, out, two_epochs)
         before = lines(out)
         data = shutil.copytree(tiny_coco, tmp_path / "data", copy_function=shutil.copyfile)
         run(data, out, two_epochs, resume=True)
