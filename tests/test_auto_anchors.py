@@ -43,9 +43,9 @@ def test_a_run_has_the_numbers_and_chooses_once(tmp_path: Path, capsys: Any, mon
     data, out = data_set(tmp_path / "data"), tmp_path / "run"
     changes = SMALL | {"model.anchors": "auto", "train.epochs": 1}
     run(data, out, changes)
-    said = [line for line in capsys.readouterr().err.splitlines() if "boxes" in line]
+    output = [line for line in capsys.readouterr().err.splitlines() if "boxes" in line]
     pairs = str(HALVED).replace(" ", "")
-    assert said == [
+    assert output == [
         f"model.anchors: {pairs}, mean IoU 1.0000, 100.0% of the boxes above 0.5",
         "50 % of the boxes have a shorter side below 16 px, the finest stride, at 96 x 96 px (median 17.5 px): "
         "try --set data.canvas.size=[384,384] or recipe yolov4_coco_608_darknet",

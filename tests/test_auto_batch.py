@@ -42,9 +42,9 @@ def test_one_image_that_does_not_fit(tiny_coco: Any, tmp_path: Any, monkeypatch:
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 1000)
     with pytest.raises(InputError) as caught:
         run(tiny_coco, tmp_path / "run", AUTO | {"train.augment.sizes": [[64, 64], [96, 128]]})
-    said = str(caught.value)
-    assert said.startswith("train.batch: a step with one image of 128 x 96 px takes 0.0")
-    assert len(said) <= 200
+    message = str(caught.value)
+    assert message.startswith("train.batch: a step with one image of 128 x 96 px takes 0.0")
+    assert len(message) <= 200
     assert not (tmp_path / "run").exists()
 
 

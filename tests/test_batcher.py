@@ -124,7 +124,7 @@ def test_canceled_images_are_not_run(batcher: Batcher, held: Held) -> None:
     assert held.sizes == [1, 1]
 
 
-def test_closing_answers_what_waits(batcher: Batcher, held: Held) -> None:
+def test_closing_finishes_requests_in_the_queue(batcher: Batcher, held: Held) -> None:
     futures = submit(batcher, *[RED] * 5)
     held.go.set()
     batcher.close()
@@ -134,7 +134,7 @@ def test_closing_answers_what_waits(batcher: Batcher, held: Held) -> None:
         submit(batcher, RED)
 
 
-def test_an_answer_that_takes_too_long(held: Held) -> None:
+def test_a_response_that_takes_too_long(held: Held) -> None:
     model = Model("shapes", rectangles_predictor(), Limits(4, 0.001, 6, 10_000), ModelMetrics())
 
     async def ask() -> None:

@@ -91,7 +91,7 @@ def test_a_cfg_is_a_recipe(mine: Path) -> None:
         ("nms_kind=diounms\nbeta_nms=1\n", "diou"),
     ],
 )  # fmt: skip
-def test_suppression_is_that_of_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
+def test_nms_is_that_of_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
     (tmp_path / "a.cfg").write_text(CFG.replace("nms_kind=greedynms\n", lines))
     assert recipe.load(tmp_path / "a.cfg").predict.nms.kind == kind
 
@@ -112,7 +112,7 @@ def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pyte
     assert torch.equal(found.boxes, wanted.boxes)
 
 
-def test_odd_activations_are_said_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_activations_are_logged_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
     assert status_of("show", str(mine / "net.cfg")) == 0
     line = "activation=leaky;slope0.1 is no activation of Darknet, which takes it for relu"

@@ -139,7 +139,7 @@ def test_layer_by_layer_as_published(name: str, cfg: str) -> None:
         (TINY3, {"data__bands": [1, 2, 3, 4]}, "has 4 channels, Darknet's 1 or 3"),
     ],
 )
-def test_without_a_cfg_the_reason_is_told(
+def test_without_a_cfg_the_reason_is_logged(
     name: str, changes: dict[str, Any], reason: str, tmp_path: Path, log: list[str]
 ) -> None:
     model, chosen = made(name, **changes)

@@ -275,7 +275,7 @@ def test_classes_are_matched_by_name(tmp_path):
     assert evaluate(Predictor(Rectangles(), more), open_dataset(tmp_path / "plain", "val")).ap50 == 1
 
 
-def test_what_cannot_be_evaluated_is_refused(tmp_path):
+def test_what_cannot_be_evaluated_is_rejected(tmp_path):
     write_set(tmp_path / "set", SCENES)
     dataset, predictor = open_dataset(tmp_path / "set", "val"), rectangles_predictor()
     with pytest.raises(bw.InputError, match="holds no image"):

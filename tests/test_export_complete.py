@@ -136,7 +136,7 @@ class Suppression(nn.Module):
 
 @pytest.mark.parametrize("keep", [5, 300])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
-def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None:
+def test_taking_the_best_equals_nms(rule: dict[str, Any], keep: int) -> None:
     settings = NMSConfig.model_validate(rule | {"max_detections": keep})
     boxes, scores, labels = many_boxes(200, 1)
     chosen, gained = Suppression(settings)(boxes, scores, labels)
@@ -231,7 +231,7 @@ def test_canvases_in_the_runtimes(tmp_path: Path) -> None:
 
 @needs_runtimes
 @pytest.mark.parametrize("rule", [RULES[1], RULES[4]], ids=lambda rule: rule["kind"])
-def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
+def test_nms_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
     """The operator, on boxes of few px, where counting both ends matters; and the loop."""
     import onnxruntime
 

@@ -160,7 +160,7 @@ def crowded() -> tuple[Tensor, Tensor]:
     return torch.cat((corner, corner + side), -1), scores
 
 
-def test_suppression_is_that_of_torchvision_and_of_ours(tmp_path: Path, referee: Any) -> None:
+def test_nms_equals_torchvisions_and_that_in_pytorch(tmp_path: Path, referee: Any) -> None:
     boxes, scores = crowded()
     wanted = torch.zeros_like(scores, dtype=torch.bool)
     for group in range(2):

@@ -167,7 +167,7 @@ def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_without_a_card(kind: str, tmp_path: Path) -> None:
+def test_without_metadata(kind: str, tmp_path: Path) -> None:
     file = small(tmp_path, kind)
     with pytest.raises(InputError, match="'boxwright' metadata: not JSON"):
         open_runtime(file, options=RuntimeOptions(trust=True))

@@ -78,7 +78,7 @@ def test_a_lost_interrupt_still_ends_it(place: str) -> None:
     assert "a step" not in done.stdout
 
 
-def test_before_the_verbs_are_imported() -> None:
+def test_before_the_commands_are_imported() -> None:
     """The import of typer is the first that takes time; here it is interrupted."""
     code = """
 import os, signal, sys

@@ -432,7 +432,7 @@ def test_a_file_that_was_changed_meanwhile_is_not_written(tmp_path: Path, layout
         ("delete", "needed an object with action"),
     ],
 )
-def test_changes_that_are_refused(tmp_path: Path, layout: str, change: Any, line: str) -> None:
+def test_changes_that_are_rejected(tmp_path: Path, layout: str, change: Any, line: str) -> None:
     file = SETS[layout](tmp_path)
     content = file.read_bytes()
     answer = Client(tmp_path).change(0, change)
@@ -464,7 +464,7 @@ def test_a_class_alone_changes_a_box_that_is_partly_outside(tmp_path: Path) -> N
     assert len((tmp_path / "look-journal.jsonl").read_text().splitlines()) == 1
 
 
-def test_faulty_lines_stay_and_are_told(tmp_path: Path) -> None:
+def test_faulty_lines_stay_and_are_reported(tmp_path: Path) -> None:
     file = yolo(tmp_path, "what is this", "0 0.25 0.5 0.1 0.2")
     client = Client(tmp_path)
     found = client.get("images/0")
@@ -475,7 +475,7 @@ def test_faulty_lines_stay_and_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["voc", "labelme"])
-def test_a_faulty_file_is_told_and_stays(tmp_path: Path, layout: str) -> None:
+def test_a_faulty_file_is_reported_and_stays(tmp_path: Path, layout: str) -> None:
     file = SETS[layout](tmp_path)
     client = Client(tmp_path)
     file.write_bytes(file.read_bytes()[:-20])

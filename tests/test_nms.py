@@ -203,7 +203,7 @@ def softened(found: Detections, settings: Settings, lowest: float) -> list[tuple
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("kind", ["soft", "soft_linear"])
 @pytest.mark.parametrize(("keep", "lowest"), [(1000, 0.001), (1000, 0.3), (40, 0.0)])
-def test_soft_suppression_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
+def test_soft_nms_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
     settings = Settings(kind, iou=0.3, sigma=0.4, plus_one=plus_one, max_detections=keep)
     images = [made(count, classes, seed) for seed, (count, classes) in enumerate([(150, 3), (0, 1), (1, 1), (90, 1)])]
     for found, ours in zip(images, suppress(images, settings, lowest=lowest), strict=True):

@@ -244,15 +244,15 @@ def test_networks_are_timed_in_turns() -> None:
 
 
 class TestBadInput:
-    def test_words(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
-        def refused(match: str, *given: Any, **words: Any) -> None:
+    def test_invalid_arguments(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+        def assert_rejected(match: str, *arguments: Any, **words: Any) -> None:
             with pytest.raises(InputError, match=match):
-                quantize(weights, tiny_coco, *given, **words)
+                quantize(weights, tiny_coco, *arguments, **words)
 
-        refused("^--backend: found 'tensorrt', needed one of openvino, onnxruntime$", backend="tensorrt")
-        refused("^--images: found 0, needed at least one image to calibrate on$", images=0)
-        refused("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
-        refused(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
+        assert_rejected("^--backend: found 'tensorrt', needed one of openvino, onnxruntime$", backend="tensorrt")
+        assert_rejected("^--images: found 0, needed at least one image to calibrate on$", images=0)
+        assert_rejected("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
+        assert_rejected(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
 
     def test_before_the_work(
         self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

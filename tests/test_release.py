@@ -85,7 +85,7 @@ def test_templates_and_settings_can_be_read() -> None:
     assert re.search(rf"^{re.escape(container['postCreateCommand'].split()[1])}:", MAKEFILE, re.M)
 
 
-def test_licences_of_every_extra_are_checked_but_those_that_the_pages_name() -> None:
+def test_licenses_of_every_extra_are_checked_but_those_that_the_pages_name() -> None:
     (extras,) = re.findall(r"^EXTRAS := (.*)$", MAKEFILE, re.M)
     project = set(tomllib.loads(PROJECT)["project"]["optional-dependencies"])
     assert project - set(extras.split()) == {"test", "dev", "docs", "mindspore"}
@@ -119,7 +119,7 @@ def test_linters_find_nothing(program: str) -> None:
         ("LGPL-2.1-only AND GPL-2.0-only", True),
     ],
 )
-def test_which_licences_are_refused(text: str, strong: bool) -> None:
+def test_which_licenses_are_rejected(text: str, strong: bool) -> None:
     assert LICENSES["is_strong"](text) == strong
 
 

@@ -50,7 +50,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 class TestOneAtATime:
-    def test_a_second_process_is_refused(self, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_a_second_process_is_rejected(self, tiny_coco: Path, tmp_path: Path) -> None:
         out = tmp_path / "run"
         process = start(tiny_coco, out, {"train.epochs": 10_000, "data.workers": 1})
         try:
@@ -93,7 +93,7 @@ class TestOneAtATime:
             run(tmp_path / "nowhere", tmp_path / "runs" / "run")
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_second_thread_is_refused(self, tmp_path: Path) -> None:
+    def test_a_second_thread_is_rejected(self, tmp_path: Path) -> None:
         """To one process a POSIX lock is always free, and any handle that it closes ends it."""
         out, found = tmp_path / "run", []
 
@@ -265,7 +265,7 @@ class TestResume:
             (other_validation_image, "val"),
         ],
     )
-    def test_refuses_other_images(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
+    def test_rejects_other_images(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         change(data)
         with pytest.raises(InputError, match=f"the {split} images or labels have changed since"):
@@ -292,12 +292,12 @@ class TestResume:
         assert steps == list(range(7, 13)), "12 images in batches of 2: six steps per epoch"
 
     @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.nms.iou": 0.4}])
-    def test_refuses_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
+    def test_rejects_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
         with pytest.raises(InputError, match=next(iter(change))):
             run(tiny_coco, copy, ONE | change, resume=True)
 
     @pytest.mark.parametrize("words", [{"weights": "x.safetensors"}, {"transfer": True}])
-    def test_refuses_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
+    def test_rejects_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="--resume continues with the run's own weights; leave --weights"):
             run(tiny_coco, copy, resume=True, **words)
 

@@ -226,8 +226,8 @@ def test_files_that_gave_tracebacks(
         with pytest.raises(SystemExit) as leaving:
             cli.main(["predict", str(CASES / f"{name}.onnx"), "a.jpg", *words])
         assert leaving.value.code == 2
-        said = capfd.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
+        output = capfd.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
 
 
 @pytest.fixture
@@ -273,13 +273,13 @@ class Failing(Runtime):
 
 def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
-    for said, found in (
+    for raised, found in (
         (error, "its message is no text"),
         (KeyError("x\x1b[0m\ny"), r"\(.*x"),
         (ValueError(), "ValueError"),
     ):
-        failing = Failing(said)
-        with pytest.raises(type(said)):
+        failing = Failing(raised)
+        with pytest.raises(type(raised)):
             failing.forward(torch.zeros(1, 3, 2, 2))
         failing.source = Path("a.onnx")
         with pytest.raises(InputError, match=rf"a.onnx: cannot be run on inputs of \(1, 3, 2, 2\).*{found}") as refused:

@@ -73,7 +73,7 @@ def test_without_its_file_there_is_no_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", runtimes.names())
-def test_what_a_target_says_fits_together(name: str) -> None:
+def test_declarations_of_a_target_fit_together(name: str) -> None:
     target = runtimes.target(name)
     assert bool(target.write) != (target.write_weights is not None)
     assert bool(target.runtimes) == (target.read_metadata is not None)

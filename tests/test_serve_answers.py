@@ -65,7 +65,7 @@ def rows_of_predict(weights: Path, image: Path, out: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_answers_of_the_command_line(weights: Path, images: list[Path], tmp_path: Path) -> None:
+def test_responses_equal_those_of_the_command_line(weights: Path, images: list[Path], tmp_path: Path) -> None:
     wanted = [rows_of_predict(weights, image, tmp_path / image.stem) for image in images]
     assert all(wanted)
     assert len({json.dumps(rows) for rows in wanted}) == len(images), "answers depend on the image"
@@ -93,7 +93,7 @@ def test_answers_of_the_command_line(weights: Path, images: list[Path], tmp_path
 @pytest.mark.runtimes
 @needs_runtimes
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_answers_in_batches(backend: str, onnx_file: Path, images: list[Path]) -> None:
+def test_responses_in_batches(backend: str, onnx_file: Path, images: list[Path]) -> None:
     """All at once, in batches of several images and in streams."""
     alone = load(onnx_file, device="cpu", backend=backend)
     wanted = [alone(image, THRESHOLD) for image in images]

@@ -111,7 +111,7 @@ def test_every_public_name_is_on_one_page() -> None:
     assert sorted([*names, "__version__"]) == sorted(boxwright.__all__)
 
 
-def test_types_are_said_in_words() -> None:
+def test_types_are_described_in_words() -> None:
     from boxwright.config import Fraction
     from boxwright.recipe.data import Size
 

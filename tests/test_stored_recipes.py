@@ -118,7 +118,7 @@ BAD = {
 
 @pytest.mark.parametrize("write", [stored, of_a_card])
 @pytest.mark.parametrize(("changes", "words"), BAD.values(), ids=BAD)
-def test_stored_recipes_that_are_refused(
+def test_stored_recipes_that_are_rejected(
     write: Callable[[Path, object], Path], changes: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     file = write(tmp_path, config.override(SMALL.tree(), changes))

@@ -127,7 +127,7 @@ def test_start_is_found_in_all_containers(tmp_path, name):
         assert abs(left - 8 - 4 * round(frame.time * rate)) <= 1
 
 
-def test_selection_refuses_what_makes_no_sense():
+def test_selection_rejects_what_makes_no_sense():
     for wrong in (
         {"stride": 0},
         {"start": -1.0},
@@ -408,7 +408,7 @@ def test_the_command_line(tmp_path, saved, capsys):
     for name in ("b.mp4", "c.mp4"):
         (tmp_path / "clips" / name).write_bytes(path.read_bytes())
     capsys.readouterr()
-    for words, said in (
+    for words, message in (
         ((path, path), "needed one video at a time"),
         ((path, "--tile", 64), "--tile"),
         ((tmp_path / "a.png", "--stride", 2), "--stride: goes with a video"),
@@ -421,7 +421,7 @@ def test_the_command_line(tmp_path, saved, capsys):
         assert run("predict", saved, *words, "--out", tmp_path / "two") == 2
         errors = capsys.readouterr().err.splitlines()
         assert len(errors) == 1
-        assert said in errors[0]
+        assert message in errors[0]
         assert not (tmp_path / "two").exists()
     assert run("predict", saved, path, "--line", "0.1,0.5,0.9,0.5", "--out", tmp_path / "two") == 2
     assert "line 1: lies within one pixel" in capsys.readouterr().err
