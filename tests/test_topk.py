@@ -142,7 +142,7 @@ def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkey
     names = [str(n) for n in range(200)]
     truth = np.arange(200).repeat(2)
     predicted = truth.copy()
-    predicted[::2] = (message[::2] + (truth[::2] >= 150)) % 200  # one of two wrong for the last fifty classes
+    predicted[::2] = (predicted[::2] + (truth[::2] >= 150)) % 200  # one of two wrong for the last fifty classes
     metrics = score(truth, [ranked(int(label)) for label in predicted], names)
     drawn = {}
     monkeypatch.setattr(class_plots, "confusion_matrix", lambda *given: drawn.update(given=given))
