@@ -36,7 +36,7 @@ def _mindspore_array(row: dict[str, Any]) -> Array:
 
 
 def mindspore_input(oracle: Mapping[str, Array]) -> Array:
-    """(1, 3, H, W) float32, already normalized: the original networks have no mean and deviation inside."""
+    """(1, 3, H, W) float32, already normalized: the original networks do not contain mean and std."""
     height, width = oracle["input_hw"].tolist()
     generator = np.random.default_rng(int(oracle["input_seed"]))
     return generator.standard_normal((1, 3, height, width)).astype(np.float32)

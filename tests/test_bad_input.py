@@ -441,7 +441,7 @@ def test_images_are_not_drawn_over_their_originals(place: Path, capsys: pytest.C
 def test_full_disk(
     words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The disk refuses when the data is to be made safe: no output file is there afterwards, old ones are whole."""
+    """`fsync` fails: no new output file exists afterwards, and old files are complete."""
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

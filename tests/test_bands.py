@@ -175,7 +175,7 @@ def test_the_orientation_is_applied_to_bands(tmp_path: Path, orientation: int) -
     assert np.array_equal(read_image(tmp_path / "a.png", bands=Bands((1, 2, 3))), expected)
 
 
-# --- what is refused
+# --- invalid input
 
 
 def test_invalid_bands_get_one_line(

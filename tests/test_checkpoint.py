@@ -228,7 +228,7 @@ def test_missing_file(tmp_path: Path, tiny: Recipe, name: str) -> None:
 
 
 def test_stored_recipe_that_is_broken(tmp_path: Path, tiny: Recipe) -> None:
-    """The recipe is refused where it is asked for; the weights may still be loaded with another one."""
+    """Reading the recipe is rejected; the weights can still be loaded with another recipe."""
     source, file = build(tiny), tmp_path / "x.safetensors"
     tree = tiny.tree() | {"epohcs": 3}
     for text, message in ((json.dumps(tree), "epohcs: unknown key"), ("{", "not JSON"), ("[]", "needed a mapping")):

@@ -123,7 +123,7 @@ def test_a_foreign_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol:
 
 
 def test_names_of_numpy_do_not_open_a_door(tmp_path: Path) -> None:
-    """A call of what is allowed stays a note, with any arguments; other names of the same modules are refused."""
+    """A call of what is allowed stays a note, with any arguments; other names of the same modules are rejected."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R.")
     assert "needed a dictionary" in rejection(file)
@@ -173,7 +173,7 @@ def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: byt
 
 
 def most_memory(file: Path) -> int:
-    """Bytes that the refusal of `file` holds at most."""
+    """Peak of bytes allocated while `file` is rejected."""
     tracemalloc.start()
     try:
         rejection(file)

@@ -1,4 +1,4 @@
-"""Images with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; what is refused."""
+"""Images with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; invalid input."""
 
 import json
 import shutil

@@ -160,7 +160,7 @@ def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
 
 
 def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of a command that refuses its input."""
+    """The error line of a command that rejects its input."""
     assert status_of(*arguments) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1

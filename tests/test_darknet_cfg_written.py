@@ -1,4 +1,4 @@
-"""The .cfg that `export --to darknet` makes of a network: read back, beside the published ones, and its refusals."""
+"""The .cfg that `export --to darknet` generates: read back, compared with published files, and rejected networks."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -34,7 +34,7 @@ def referee(truth, results):
         gold = COCO()
         gold.dataset = truth
         gold.createIndex()
-        found = COCO()  # loadRes refuses an empty list
+        found = COCO()  # loadRes fails for an empty list
         found.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": []}
         found.createIndex()
         judge = COCOeval(gold, gold.loadRes(results) if results else found, "bbox")

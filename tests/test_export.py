@@ -1,4 +1,4 @@
-"""The verb `export`: files that give the same answers, and the gate that refuses those that do not.
+"""The command `export`: files with the same outputs, and the parity check that rejects others.
 
 What one kind of file holds is looked at in tests of its own; here a file is written, read back and judged.
 """

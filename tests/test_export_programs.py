@@ -1,4 +1,4 @@
-"""TorchScript and .pt2: what is written runs without boxwright's code, and what a stranger put in is not loaded."""
+"""TorchScript and .pt2: files run without boxwright's code, and untrusted content is not loaded."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""JSON from strangers."""
+"""Untrusted JSON."""
 
 from pathlib import Path
 

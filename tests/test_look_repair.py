@@ -516,7 +516,7 @@ def test_a_read_only_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_labels_outside_of_the_set_are_not_changed(tmp_path: Path) -> None:
-    """As a list of images from a stranger may have them."""
+    """Such paths may occur in an untrusted list of images."""
     root = tmp_path / "set"
     outside = write(tmp_path / "elsewhere" / "x.txt", "0 0.5 0.5 0.1 0.1\n")
     image(tmp_path / "elsewhere" / "x.png")

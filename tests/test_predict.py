@@ -128,7 +128,7 @@ def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
     assert predictor.model.seen == [False]
     assert predictor.model.training
     assert not predictor.model.norm.training
-    found.boxes[:, 0] += 1  # not an inference tensor, which would refuse
+    found.boxes[:, 0] += 1  # fails for an inference tensor
     assert found.draw().shape == (110, 200, 3)
 
 

@@ -1,4 +1,4 @@
-"""A .pt2 of a stranger is refused, by one line, before anything in it has run; TorchScript runs for who trusts it."""
+"""An untrusted .pt2 is rejected in one line before anything in it runs; TorchScript runs with `--trust-file`."""
 
 import io
 import json
@@ -80,7 +80,7 @@ def names() -> set[str]:
 
 
 def rejection(file: Path, capfd: pytest.CaptureFixture[str], command: str = "predict") -> str:
-    """The one line of `boxwright predict FILE a.jpg`, after which nothing has run and nothing is written."""
+    """The error line of `boxwright predict FILE a.jpg`; nothing has run, nothing is written."""
     before = names()
     with pytest.raises(SystemExit) as leaving:
         cli.main([command, str(file), "a.jpg"])

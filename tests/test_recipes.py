@@ -1,4 +1,4 @@
-"""Every shipped recipe, and what a recipe refuses."""
+"""Every shipped recipe, and invalid recipes."""
 
 from pathlib import Path
 

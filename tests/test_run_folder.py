@@ -162,7 +162,7 @@ class TestOneAtATime:
 
 class TestWhatIsTheUsers:
     def test_a_recipe_is_not_written_over(self, tmp_path: Path) -> None:
-        """By its own name and by a link's; refused before the data set, which is not there, is looked for."""
+        """By its own name and by a link's; rejected before the data set is opened."""
         file, text = tmp_path / "mine" / "recipe.yaml", "# mine\n" + recipes.load("demo").to_yaml()
         file.parent.mkdir()
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""Exported files of a stranger for ONNX Runtime and OpenVINO: one line each, and no other file is read."""
+"""Untrusted exported files for ONNX Runtime and OpenVINO: one line each, and no other file is read."""
 
 import os
 from pathlib import Path

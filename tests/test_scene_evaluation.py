@@ -186,7 +186,7 @@ def test_covered_px_counted_one_by_one():
         assert whole._union_area(windows) == plane.sum()
 
 
-# --- what is refused
+# --- invalid input
 
 
 def test_names_are_compared_in_one_go():

@@ -1,4 +1,4 @@
-"""What files of strangers say about themselves is data of strangers: names, sizes, settings."""
+"""Names, sizes and settings stored in untrusted files are untrusted as well."""
 
 import json
 from collections.abc import Callable

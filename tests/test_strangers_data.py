@@ -112,7 +112,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_drawing_a_name_never_fails(name: str) -> None:
-    """Also of names that readers refuse: weights may carry them."""
+    """Also for names that readers reject: weights may contain them."""
     image = np.zeros((200, 300, 3), np.uint8)
     drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [(255, 0, 0)], [name])
     assert drawn.any()

@@ -1,4 +1,4 @@
-"""Predictions as Parquet tables: rows, parts, shards, what is refused, GeoParquet, and the function for Spark."""
+"""Predictions as Parquet tables: rows, parts, shards, invalid input, GeoParquet, and the function for Spark."""
 
 import json
 import os

@@ -157,7 +157,7 @@ def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
 
 
 def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(tmp_path):
-    """PROJ refuses the point 10,200 km west of a UTM zone's middle and 15,000 km north."""
+    """PROJ rejects the point 10,200 km west of a UTM zone's middle and 15,000 km north."""
     good, pole = tiff(tmp_path / "good.tif"), tiff(tmp_path / "pole.tif", transform=BEYOND)
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
     summary = predict_scenes_to_folder(predictor, [good, pole], tmp_path / "out", Tiling(128))

@@ -139,7 +139,7 @@ def test_the_zoos_names_out_again(from_zoo: ImageClassifier, zoo_values: dict[st
 
 
 def test_the_zoos_file_for_cifar(zoo_values: dict[str, Array], tmp_path: Path) -> None:
-    """Its network always has 1000 outputs: refused for ten classes, read as the recipe's header says."""
+    """Its network always has 1000 outputs: rejected for ten classes, read with the command in the recipe's header."""
     write_ckpt(tmp_path / "a.ckpt", ZOO / "params_network.json", zoo_values)
     ten = recipe.load("tiny_darknet_cifar10")
     with pytest.raises(InputError, match=r"5 differ \(last.conv.weight is \[1000, 128, 1, 1\]"):

@@ -182,7 +182,7 @@ def test_zoo_backbone_starts_yolov3(prefix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["odd", "flat", "empty"])
 def test_strange_files_with_timms_names(content: str, tmp_path: Path) -> None:
-    """Shapes that no such network has are refused in one line, not a crash."""
+    """Shapes of no such network are rejected in one line, without a crash."""
     strange = {"odd": torch.ones(3, 3, 1, 1), "flat": torch.ones(3), "empty": torch.ones(0, 0)}[content]
     names = ["conv_exp.conv.weight", "conv_transition.conv.weight", "conv_exp.bn.weight", "conv_down.conv.weight"]
     save_file(

@@ -1,4 +1,4 @@
-"""Files of weights that somebody made by hand: each is read or refused by one line, in little time and memory."""
+"""Handcrafted files of weights: each is read, or rejected in one line, with little time and memory."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def test_types_that_safetensors_knows(kind: str, width: float, network: nn.Modul
     header, numbers = json.loads(content[8:start]), content[start:]
     size = int(state[name].numel() * width)
     header[name] |= {"dtype": kind, "data_offsets": [len(numbers), len(numbers) + size]}
-    gap = header.pop(name)  # its old place would be a gap, which safetensors refuses
+    gap = header.pop(name)  # its old place would be a gap, which safetensors rejects
     header = {"__metadata__": header["__metadata__"], name: gap | {"data_offsets": [0, size]}}
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))

@@ -59,7 +59,7 @@ def assert_close(pair: tuple[Array, Array], bound: float = 1e-4) -> None:
 
 
 def undo_normalization(model: nn.Module, images: Array) -> Array:
-    """Images in [0, 1] that the model's own mean and deviation turn back into `images`."""
+    """Images in [0, 1] that the model's mean and std normalize to `images`."""
     state = model.state_dict()
     example_images: Array = images * state["std"].numpy() + state["mean"].numpy()
     return example_images

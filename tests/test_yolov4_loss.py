@@ -175,7 +175,7 @@ def test_the_box_term_by_hand() -> None:
     batch = batch_of(torch.tensor([[[24.0, 19, 34, 29]]]), torch.tensor([[0]]), (64, 64))
     rows = torch.zeros(1, 16, 6)
     weight = 2 - 100 / 64**2
-    giou = 1 / 3  # 50 of 150 shared, and the hull is the union
+    giou = 1 / 3  # 50 of 150 shared, and the enclosing box is the union
     term = yolov4_loss(rows, cells, batch, LossConfig(box=3))["box"]
     assert term.item() == pytest.approx(3 * weight * (1 - giou), rel=1e-3)  # eps is 1e-6 of the input
     distance = 5**2 / (15**2 + 10**2)
