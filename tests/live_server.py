@@ -115,7 +115,7 @@ class LiveServer:
 
 
 class RtspServer(LiveServer):
-    """The same by RTSP, over TCP: MPEG-4 in RTP as of RFC 6416, a frame a packet."""
+    """The same by RTSP, over TCP: MPEG-4 in RTP (RFC 6416), one frame per packet."""
 
     @property
     def address(self):

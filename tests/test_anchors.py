@@ -1,4 +1,4 @@
-"""`data anchors`: clusters worked out by hand, known anchors found again, and what is left out."""
+"""`data anchors`: clusters worked out by hand, recovery of known anchors, and excluded boxes."""
 
 import json
 from pathlib import Path

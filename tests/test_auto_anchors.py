@@ -1,4 +1,4 @@
-"""`model.anchors: auto`: the anchors of a run, where they are stored, and what has none."""
+"""`model.anchors: auto`: the anchors of a run, where they are stored, and networks without anchors."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ HALVED = [[4, 10], [20, 4], [15, 15], [30, 30], [50, 20], [45, 44]]  # on an inp
 
 
 def data_set(root: Path, sizes: list[tuple[int, int]] = SIZES) -> Path:
-    """Two images a split, 192 x 96 px, each with a box of each size."""
+    """Two images per split, 192 x 96 px, each with a box of each size."""
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (root / split).mkdir()

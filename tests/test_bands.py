@@ -1,4 +1,4 @@
-"""Images of chosen bands: their pixels against what was written, computed by hand or by NumPy."""
+"""Images with selected bands: pixels compared with the written ones, computed by hand or by NumPy."""
 
 import io
 import json
@@ -235,7 +235,7 @@ def test_what_is_not_rgb_is_rejected_and_not_misread(
 
 @pytest.mark.slow
 def test_images_that_are_not_rgb_are_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A note of a check, which does not know the bands; without any chosen ones an error, which can be skipped."""
+    """A note of `data check`, which has no bands; an error in training without selected bands, which can be skipped."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     for name in "abc":

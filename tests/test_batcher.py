@@ -23,7 +23,7 @@ RED, BLUE = scene(64, 64, [(10, 20, 30, 40)], [0]), scene(64, 64, [(1, 2, 33, 44
 
 
 class Held:
-    """A network that waits for `go`, and says by `entered` that it does; `sizes` of its batches."""
+    """A network that sets `entered` and waits for `go`, and records the `sizes` of its batches."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go, self.entered, self.sizes = threading.Event(), threading.Event(), []
@@ -150,7 +150,7 @@ def test_a_response_that_takes_too_long(held: Held) -> None:
 
 
 def test_images_of_a_client_that_goes_leave_the_queue(held: Held) -> None:
-    """They cost nothing, and others get their room."""
+    """They run nothing, and free their place in the queue."""
     for module in ("fastapi", "python_multipart"):
         pytest.importorskip(module, reason="needs the extra serve")
     from boxwright.serve.app import State, create_app

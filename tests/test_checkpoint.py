@@ -1,4 +1,4 @@
-"""Our own checkpoints, torch state dicts, run folders, and writing a file whole or not at all."""
+"""Our own checkpoints, torch state dicts, run folders, and atomic writes."""
 
 import json
 import os

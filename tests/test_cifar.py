@@ -30,7 +30,7 @@ def binary(labels: np.ndarray, pixels: np.ndarray) -> bytes:
 
 
 def python2(labels: np.ndarray, pixels: np.ndarray) -> bytes:
-    """What Python 2's cPickle wrote: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
+    """A pickle as of Python 2's cPickle: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
     small = b"".join(b"K" + bytes([label]) for label in labels.tolist())
     names = b"".join(b"U" + bytes([len(name)]) + name for name in (b"a.png", b"b.png"))
     dtype = b"cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87q\x0bRq\x0c"
@@ -159,7 +159,7 @@ DEEP = (cifar10.MAX_OPCODES - 100) // 3
     ids=["long", "setitem", "setitems", "number", "notes", "lists", "dictionaries"],
 )
 def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: bytes, message: str) -> None:
-    """In a process of its own: what overflows C's stack ends all of pytest."""
+    """In a separate process: an overflow of C's stack would end pytest."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(pickled)
     program = (

@@ -77,7 +77,7 @@ def test_stretch_meets_the_zoos_cifar() -> None:
 
 @pytest.mark.parametrize(("size", "short"), [((40, 61), 24), ((61, 40), 0), ((33, 33), 30), ((10, 99), 0)])
 def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], short: int) -> None:
-    """A marked px of the image is where the frame says."""
+    """A marked px of the image is at the position given by the frame."""
     canvas = CanvasConfig(size=(24, 24), fit="crop", short_side=short)
     image = np.zeros((*size, 3), np.uint8)
     image[size[0] // 2 - 2 : size[0] // 2 + 3, size[1] // 2 - 2 : size[1] // 2 + 3] = 255
@@ -242,7 +242,7 @@ def places_shown(batch: ClassBatch) -> np.ndarray:
 def test_the_loader_cuts_random_windows_out_of_the_whole_image(
     tmp_path: Path, kind: str, size: tuple[int, int]
 ) -> None:
-    """Each canvas shows what its frame says, mirrored in half the cases; large JPEGs are decoded at reduced size."""
+    """Each canvas matches its frame, mirrored in half the cases; large JPEGs are decoded at reduced size."""
     count, side = 40, 64
     train: Any = [SimpleNamespace(pixels=ramps(size), label=0, image_id=0, path="") for _ in range(count)]
     if kind != "pixels":

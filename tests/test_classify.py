@@ -72,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run long enough to know the colors."""
+    """A run long enough to learn the colors."""
     changes = {"train.epochs": 6, "train.evaluate_every": 1, "train.batch": 8, "train.schedule.kind": "cosine"}
     changes |= {f"train.class_augment.{each}": 0 for each in ("cutout", "brightness", "contrast", "saturation")}
     return run(data, tmp_path_factory.mktemp("runs") / "finished", changes)

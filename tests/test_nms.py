@@ -154,8 +154,8 @@ def test_names_and_no_images() -> None:
 
 
 def test_the_distance_keeps_neighbors_apart() -> None:
-    """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over the enclosing box's 13^2 + 10^2: 9 / 269 =
-    0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
+    """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over the enclosing box's 13^2 + 10^2:
+    9 / 269 = 0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
     found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
     for kind, value in (("standard", 0.538), ("diou", 0.505), ("greedy", 0.408)):

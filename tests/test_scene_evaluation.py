@@ -1,4 +1,4 @@
-"""From tiles back to whole scenes: merged, scored against the scenes' own labels, written as DOTA's server takes it."""
+"""Detections of tiles merged to scenes, scored against the scenes' labels, and written for DOTA's server."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Serving over HTTP: answers, errors as one line, limits, and the Open Inference Protocol.
+"""Serving over HTTP: responses, errors as one line, limits, and the Open Inference Protocol.
 
 The images are rectangles that the stand-in detector finds exactly, so the boxes are known by hand.
 """

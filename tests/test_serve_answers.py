@@ -1,4 +1,4 @@
-"""Answers of the server have the bits of those of `boxwright predict`, whatever shares their batch."""
+"""Responses of the server are bit-identical to `boxwright predict`, whatever else is in their batch."""
 
 import asyncio
 import importlib.util
@@ -127,7 +127,7 @@ def test_a_name_that_triton_cannot_read(tmp_path: Path) -> None:
 @pytest.mark.runtimes
 @needs_runtimes
 def test_a_repository_for_triton(weights: Path, images: list[Path], tmp_path: Path) -> None:
-    """Its configuration is one that Triton's own definition knows, and its file does what the configuration says."""
+    """The configuration is valid by Triton's definition, and matches the file."""
     pytest.importorskip("tritonclient.grpc", reason="needs tritonclient and grpcio")
     import onnxruntime
     from google.protobuf import text_format

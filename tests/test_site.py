@@ -1,4 +1,4 @@
-"""The site that `make docs` builds: what its pages are made of, its links, and how it looks in a browser."""
+"""The site that `make docs` builds: the contents of its pages, its links, and its rendering in a browser."""
 
 import html
 import inspect

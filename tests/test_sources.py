@@ -1,4 +1,4 @@
-"""What a source is: numbered images, addresses of images, files with odd names."""
+"""Kinds of sources: numbered images, addresses of images, files with unusual names."""
 
 import http.server
 import json

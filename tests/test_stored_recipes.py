@@ -60,7 +60,7 @@ def test_recipe_names_are_file_names(name: str, tmp_path: Path) -> None:
 
 
 def stored(folder: Path, tree: object, tensors: dict[str, Tensor] | None = None) -> Path:
-    """A file of weights with a recipe that says what it likes."""
+    """A file of weights with an arbitrary recipe."""
     file = folder / "m.safetensors"
     safetensors.torch.save_file(tensors or {"a": torch.zeros(1)}, file, {"recipe": json.dumps(tree)})
     return file

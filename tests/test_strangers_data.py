@@ -1,4 +1,4 @@
-"""Data sets that were made to break their reader, or whoever works with what it read."""
+"""Data sets crafted to break their reader, or code that uses its output."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def coco(root: Path, *, name: str = "car", file: str = "1.png", **further: Any) 
 
 
 def rejection(work: Callable[[], object]) -> str:
-    """What an InputError says; it must be one printable line."""
+    """The message of an InputError; it must be one printable line."""
     with pytest.raises(InputError) as caught:
         work()
     assert str(caught.value).isprintable()
@@ -252,7 +252,7 @@ def test_images_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
 
 
 def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
-    """In the JSON of a check and of a conversion stands the very name, and a terminal is told nothing."""
+    """The JSON of a check and of a conversion has the exact name; no control character reaches the terminal."""
     name = os.fsdecode(b"caf\xe9\x1b[31m.png")
     root = coco(tmp_path / "set", file=name)
     (root / "images/1.png").rename(root / "images" / name)

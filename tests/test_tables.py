@@ -76,7 +76,7 @@ def test_rows_are_what_the_predictor_finds_in_each_image(images: Path, tmp_path:
 
 
 class Stopping:
-    """`predict_rows` that fails after some images, as a process that is killed, and counts all it was asked for."""
+    """`predict_rows` that fails after some images, like a killed process, and counts all requested images."""
 
     def __init__(self, stop: int) -> None:
         self.stop, self.asked = stop, list[str]()

@@ -1,4 +1,4 @@
-"""`data tensors`: what a foreign runtime reads is what our own network is given, and can be mapped back."""
+"""`data tensors`: input files for other runtimes equal the input of our network, and boxes can be mapped back."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def index_of(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, tree: dict[str, Any], row: dict[str, Any]) -> torch.Tensor:
-    """As somebody does who knows nothing but the index."""
+    """Read the tensors with the index alone."""
     assert (tree["dtype"], tree["byte_order"], tree["layout"]) == ("float32", "little", "NCHW")
     if tree["format"] == "npy":
         return torch.from_numpy(np.load(folder / row["file"], allow_pickle=False))

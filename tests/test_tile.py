@@ -1,4 +1,4 @@
-"""Tiles of scenes: boxes cut by hand, pixels of the scenes themselves, and a second run that finds all done."""
+"""Tiles of scenes: boxes cut by hand, pixels of the scenes themselves, and a second run with nothing left to do."""
 
 import json
 import os
@@ -209,7 +209,7 @@ def test_the_scale_is_exact_where_it_does_not_divide(tmp_path: Path) -> None:
 
 
 def test_several_scales(tmp_path: Path) -> None:
-    """A ship of 100 px is whole only in the tiles of half size."""
+    """A ship of 100 px is complete only in the tiles at half scale."""
     source = scenes(tmp_path / "in", [(20, 10, 100, 70)])
     report = tile.tile(source, tmp_path / "out", Cutting(window=75, overlap=0, scales=(1.0, 0.5)))
     assert "0 of them in no tile" in report
@@ -313,7 +313,7 @@ def test_tiffs_are_cut_without_decoding_them_before(tmp_path: Path, monkeypatch:
 
 
 def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The same pixels as `predict --tile` sees, and of what is lost one line a scene, from nobody else."""
+    """The same pixels as in `predict --tile`, and one line per scene about lost information, only from our logger."""
     eight, deep = noise(8, "uint16"), noise(3, "uint16")
     rgb = {"photometric": "rgb"}
     source = tiff_scenes(
@@ -330,7 +330,7 @@ def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest
 
 
 def test_tiffs_that_cannot_be_scenes_stop_it_before_anything_is_written(tmp_path: Path) -> None:
-    """Of the first one nobody knows which band is red; the second one was cut off."""
+    """In the first scene, no band is tagged red; the second one is truncated."""
     source, out = tiff_scenes(tmp_path / "in", *[(noise(4), {"photometric": "minisblack"})] * 2), tmp_path / "out"
     cut_off = source / "images" / "train" / "s1.tif"
     cut_off.write_bytes(cut_off.read_bytes()[:-500])
@@ -357,7 +357,7 @@ def test_dota_scenes(tmp_path: Path) -> None:
 
 
 def test_boxes_over_the_edge_of_a_scene_are_cut_there(tmp_path: Path) -> None:
-    """Half of the box is in the scene, and that half is whole in a tile."""
+    """Half of the box is in the scene, and that half is complete in a tile."""
     source = scenes(tmp_path / "in", [(140, 10, 20, 20)])
     assert "1 objects in the scenes, 0 of them in no tile to min_visible, 1 cut" in tile.tile(
         source, tmp_path / "out", Cutting(**SMALL)

@@ -1,4 +1,4 @@
-"""Images of any size through windows: the same boxes as of the whole, bounded memory, maps, bad input."""
+"""Images of any size in windows: the same boxes as for the full image, bounded memory, maps, bad input."""
 
 import json
 import math
@@ -258,7 +258,7 @@ def test_a_local_drawing_and_nothing_found(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """`boxwright predict` with the stand-in for weights; its status and what it says."""
+    """Run `boxwright predict` with the stand-in for weights; return exit status and output."""
     stand_in = rectangles_predictor(data__canvas__size=[128, 128])
     monkeypatch.setattr(loading, "recipe_of", lambda *_: stand_in.recipe)
     monkeypatch.setattr(predictors, "load", lambda *_: stand_in)

@@ -75,7 +75,7 @@ def test_darknets_layers(from_darknet: ImageClassifier, size: tuple[int, int]) -
 
 
 def test_file_equals_the_one_darknet_was_given(from_darknet: ImageClassifier, tmp_path: Path) -> None:
-    """Through our reader and our writer: the whole file, and the start of it as Darknet's `partial` cuts it."""
+    """Through our reader and our writer: the complete file, and the start of it as Darknet's `partial` cuts it."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["tiny"]
     cut = sum(layer.number < known["cutoff"] for layer in oracle_weights.darknet_layers(DARKNET / "tiny.cfg"))
     for name, count in (("full", None), ("partial", cut)):

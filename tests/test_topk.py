@@ -1,4 +1,4 @@
-"""Top-1, top-5 and what an evaluation of a classifier writes, on answers worked out by hand."""
+"""Top-1, top-5 and the files of a classifier's evaluation, on results worked out by hand."""
 
 import json
 from pathlib import Path

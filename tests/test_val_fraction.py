@@ -1,4 +1,4 @@
-"""Training on a data set without a split `val`: a share of it held out in memory, or no evaluation at all."""
+"""Training on a data set without a split `val`: a fraction held out in memory, or no evaluation."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Video files: times, orientation, formats and damage; what `predict` writes of them."""
+"""Video files: times, orientation, formats and damage; the output of `predict`."""
 
 import json
 import re
@@ -30,7 +30,7 @@ BOX = (8, 12, 40, 44)
 
 
 def moving(count, height=64, width=96):
-    """Frames with a green rectangle that moves 4 px a frame to the right, and its boxes."""
+    """Frames with a green rectangle that moves 4 px per frame to the right, and its boxes."""
     boxes = [(8 + 4 * index, 12, 32 + 4 * index, 36) for index in range(count)]
     return [scene(height, width, [box], [1]) for box in boxes], boxes
 

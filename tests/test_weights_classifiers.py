@@ -76,7 +76,7 @@ def test_files_equal_those_darknet_was_given(filled: tuple[str, nn.Module, Path]
 
 
 def test_classifier_starts_a_detector(filled: tuple[str, nn.Module, Path], tmp_path: Path) -> None:
-    """As a run of ours and as Darknet's whole file: the same backbone, nothing else, and the report says so."""
+    """From our run and from Darknet's complete file: the same backbone and nothing else, which the report confirms."""
     network, model, file = filled
     run_folder = tmp_path / "run"
     (run_folder / "best").mkdir(parents=True)

@@ -104,7 +104,7 @@ def test_yolov3_from_a_darknet_file(yolov3_file: Path) -> None:
 def test_files_equal_those_darknet_was_given(
     network: str, tmp_path: Path, tiny_file: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Also after our reader and our writer: the whole file, and its backbone as Darknet's `partial` cuts it."""
+    """Also after our reader and our writer: the complete file, and its backbone as Darknet's `partial` cuts it."""
     file: Path = request.getfixturevalue("yolov3_file") if network == "yolov3" else tiny_file
     known = json.loads((DARKNET / "weight_files.json").read_text())[network]
     assert hashlib.sha256(file.read_bytes()).hexdigest() == known["full_sha256"]

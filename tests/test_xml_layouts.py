@@ -1,4 +1,4 @@
-"""XMLs as label tools write them: the right reading of real files, every fault reported, nothing misread."""
+"""XMLs as label tools write them: real files are read correctly, every fault is reported, nothing is misread."""
 
 import json
 import math

@@ -288,7 +288,7 @@ def test_a_perfect_box_still_has_an_objectness_gradient() -> None:
 
 
 def test_normalizer() -> None:
-    """Three objects in two images, and a crowd region, which is no object."""
+    """Three objects in two images, and a crowd region, which is not an object."""
     boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 50, 60, 60]], [[8, 8, 30, 40], [2, 50, 20, 60]]])
     crowd = torch.tensor([[False, False], [False, True]])
     batch = batch_of(boxes, torch.tensor([[2, 0], [1, 1]]), (64, 64), crowd)

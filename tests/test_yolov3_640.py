@@ -1,4 +1,4 @@
-"""MindYOLO's YOLOv3 against numbers of the original: raw maps, decoding, losses and their gradients, suppression."""
+"""MindYOLO's YOLOv3 against numbers of the original: raw maps, decoding, losses and their gradients, NMS."""
 
 import copy
 from dataclasses import replace

@@ -51,7 +51,7 @@ def test_giou_is_the_zoos(oracle: dict[str, Array]) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "smooth."])
 def test_loss_and_gradient_with_the_zoos_assignment(oracle: dict[str, Array], prefix: str) -> None:
-    """The zoo's ignore test looks only at the boxes of a scale, so each scale is met by itself."""
+    """The zoo's ignore test compares only with the boxes of a scale, so each scale is tested separately."""
     size = tuple(oracle["hw"].tolist())
     total = 0.0
     for k, (scale, raw) in enumerate(predictions(oracle).items()):
