@@ -1,6 +1,6 @@
 """A synthetic aerial scene whose pixels encode their position, and a stub detector that decodes it to the ground truth.
 
-Red and green of a pixel are its column and row in steps of 128 px, so a window's own pixels give its place away: a
+Red and green of a pixel are its column and row in steps of 128 px, so a window's pixels encode its position: a
 wrongly read window gives wrong boxes.
 """
 

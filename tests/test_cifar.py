@@ -30,7 +30,7 @@ def binary(labels: np.ndarray, pixels: np.ndarray) -> bytes:
 
 
 def python2(labels: np.ndarray, pixels: np.ndarray) -> bytes:
-    """A pickle as of Python 2's cPickle: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
+    """As Python 2's cPickle writes: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
     small = b"".join(b"K" + bytes([label]) for label in labels.tolist())
     names = b"".join(b"U" + bytes([len(name)]) + name for name in (b"a.png", b"b.png"))
     dtype = b"cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87q\x0bRq\x0c"

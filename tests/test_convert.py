@@ -1,4 +1,4 @@
-"""`data convert`: what each layout's files say, there and back again, and what is told to be lost."""
+"""`data convert`: the files of each layout, round trips, and reported losses."""
 
 import contextlib
 import io
@@ -186,7 +186,7 @@ def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -
 
 
 def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None:
-    """XML and DOTA's first lines hold text: flags are written as 0 and 1, and what is no text is said to change."""
+    """XML and DOTA's first lines contain text: flags become 0 and 1, and the change of values other than text is reported."""
     tree = labels()
     tree["annotations"][0] |= {"truncated": True, "occluded": 1, "pose": "left", "point": ["x"], "part": []}
     tree["annotations"][1] |= {"pose": " left", "actions": {"walking": "1"}}
@@ -297,7 +297,7 @@ def test_losses_are_reported(tmp_path: Path, layout: str, lost: list[str]) -> No
 
 
 def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
-    """`line_txt` takes a first name `background` for no class of its own."""
+    """In `line_txt`, a first name `background` is not a class."""
     tree = labels(categories=[{"id": 2, "name": "background"}, {"id": 9, "name": "truck"}])
     root = make(tmp_path / "from", tree)
     convert(root, "line_txt", tmp_path / "to")

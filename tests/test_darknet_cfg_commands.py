@@ -134,7 +134,7 @@ def test_unusual_activations_are_logged_by_every_command(mine: Path, capsys: pyt
     ],
 )
 def test_names(mine: Path, log: list[str], text: str, expected: list[str] | str) -> None:
-    """Blank lines behind the names are no names; equal names, as in Darknet's list of ImageNet, are told apart."""
+    """Blank lines after the names are ignored; equal names, as in Darknet's list of ImageNet, are numbered."""
     (mine / "my.names").write_text(text)
     if isinstance(expected, str):
         with pytest.raises(bw.InputError, match=expected):

@@ -103,7 +103,7 @@ def test_both_files_give_the_network_again(name: str, changes: dict[str, Any], t
 
 
 def same(layer: Layer) -> tuple[Any, ...]:
-    """A layer without what its section says of training."""
+    """A layer without its section's keys for training."""
     return layer.section.kind, *(getattr(layer, each.name) for each in fields(layer) if each.name != "section")
 
 
@@ -192,7 +192,7 @@ def test_an_epsilon_of_another_kind(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
-    """What `boxwright train net.cfg` would take from the text is what the recipe says."""
+    """The settings that `boxwright train net.cfg` reads from the text equal the recipe's."""
     model, chosen = made(
         TINY4, train__batch=4, train__accumulate=3, train__epochs="auto", train__min_steps=900, data__max_boxes=70,
         train__schedule={

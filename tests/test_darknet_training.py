@@ -24,7 +24,7 @@ def load(text: str, folder: Path, *changes: str) -> recipe.Recipe:
 
 
 def test_recipe_of_a_detector(tmp_path: Path) -> None:
-    """Each value by hand, as the table of Darknet's keys says."""
+    """Each value by hand, from the table of Darknet's keys."""
     found = load(cfg(), tmp_path).tree()
     train, loss = found["train"], found["model"]["loss"]
     assert (train["batch"], train["accumulate"], train["epochs"], train["min_steps"]) == (4, 16, "auto", 2000)

@@ -346,7 +346,7 @@ def test_a_cut_off_tiff_is_seen_and_a_whole_one_not_decoded(tmp_path: Path, monk
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "notes"), [("bccd", 7), ("aerial", 1)])
 def test_real_sets(name: str, notes: int) -> None:
-    """BCCD's README knows seven cells boxed twice; aerial `large` has no truck. Nothing else is wrong with either."""
+    """BCCD's README lists seven cells boxed twice; aerial `large` has no truck. Neither has other faults."""
     if not (SHARED / name).is_dir():
         pytest.skip(f"{SHARED / name} is absent")
     report = check_folder(SHARED / name)

@@ -1,4 +1,4 @@
-"""Readers of labels: each layout gives the same boxes, and a file that cannot be used gives one line that says why."""
+"""Readers of labels: each layout gives the same boxes, and an unusable file gives one line with the reason."""
 
 import contextlib
 import io

@@ -717,7 +717,7 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
 @pytest.mark.slow
 @pytest.mark.parametrize("mixed", [0, 0.5])
 def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
-    """Several training images have no box; some batches have none at all, and teach that nothing is there."""
+    """Several training images have no box; some batches have none, and contribute background only."""
     data = shutil.copytree(tiny_coco, tmp_path / "data")
     for split, kept in (("train", {1, 2, 3}), ("val", {1, 2})):
         file = data / "annotations" / f"{split}.json"

@@ -153,7 +153,7 @@ def test_the_best_score_of_a_class():
 
 
 def test_crowd_and_area_matter_in_the_made_sets():
-    """Else the agreement above would say nothing about them."""
+    """Otherwise the agreement above would not cover them."""
     samples, found, names = made(0)
     metrics = score(samples, found, names)
     for change in ({"crowd": lambda s: s.crowd & False}, {"areas": lambda s: s.areas * 9}):

@@ -1,6 +1,6 @@
 """The command `export`: files with the same outputs, and the parity check that rejects others.
 
-What one kind of file holds is looked at in tests of its own; here a file is written, read back and judged.
+The content of each kind of file has separate tests; here a file is written, read back and compared.
 """
 
 import json
@@ -133,7 +133,7 @@ def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str
 
 @pytest.mark.parametrize("to", GRAPHS)
 def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recipe travels with it, with the size that was asked for; the report says what was compared."""
+    """The file contains the recipe with the requested size; the report lists the comparisons."""
     weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     with pytest.raises(SystemExit) as leaving:
         cli.main(["export", str(weights), "--to", to, "-o", str(file), "--size", "64", "128"])
@@ -303,7 +303,7 @@ def test_detections_are_matched_one_to_one() -> None:
 
 
 def test_what_rounding_decides_is_not_counted() -> None:
-    """0.1004 lies within 0.001 of the lowest score that is told, 0.1."""
+    """0.1004 is within 0.001 of the threshold, 0.1."""
     ours, theirs = found((0.9, 0, 20), (0.1004, 0, 60)), found((0.9, 0, 20))
     assert match(ours, theirs, 0.1, 100, LIMITS)[:2] == (1, 1)
     assert match(ours, theirs, 0.05, 100, LIMITS)[:2] == (2, 1)
@@ -357,7 +357,7 @@ def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -
 
 
 def test_a_complete_file_that_finds_nothing_is_rejected(tmp_path: Path) -> None:
-    """Nothing reaches 0.01 either: nothing was compared, which is no proof."""
+    """No score reaches 0.01 either: nothing was compared, so nothing is verified."""
     weights = saved(tmp_path)
     model, chosen, _ = load_network(weights, None, "cpu", ())
     for name, bias in model.named_parameters():

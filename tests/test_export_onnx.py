@@ -30,7 +30,7 @@ SIZE = (64, 96)
 
 
 def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
-    """A small network with random weights and statistics, whose answers depend on all of them."""
+    """A small network with random weights and statistics, whose outputs depend on all of them."""
     torch.manual_seed(7)
     tree = {"model": {"classes": 3, **changes, "name": name}, "data": {"canvas": {"size": SIZE}}, "name": "small"}
     recipe = from_tree(tree, "test")

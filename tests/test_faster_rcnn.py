@@ -87,7 +87,7 @@ def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_within_images(model: FasterRCNN) -> None:
-    """What lies beyond an image is not seen, and no proposal reaches there; images that fill the canvas need no
+    """Pixels outside the image have no effect, and proposals end at its border; images that fill the canvas need no
     extents."""
     images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
     extents = torch.tensor([[61.0, 128.0], [96.0, 75.0]])

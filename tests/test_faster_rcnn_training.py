@@ -1,4 +1,4 @@
-"""Faster R-CNN learns: real images by heart, and in two processes what one learns.
+"""Training of Faster R-CNN: it overfits real images, and two processes learn the same as one.
 
 Small are the network, the canvas, the anchors, and the numbers of proposals and samples.
 """

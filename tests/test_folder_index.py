@@ -1,4 +1,4 @@
-"""The index of a folder of many label files: it gives what the files say, and never what they said before."""
+"""The index of a folder of many label files: it equals the files, and is never stale."""
 
 import dataclasses
 import io
@@ -52,7 +52,7 @@ def yolo(root: Path) -> Path:
 
 
 def voc(root: Path) -> Path:
-    """With a difficult object, one of a class without a name, and a file that is no XML."""
+    """With a difficult object, one of a class without a name, and a file that is not XML."""
     objects = (BOX.format("car", "<difficult>1</difficult>"), BOX.format("cat", "") + BOX.format("car", ""), "")
     for number, text in enumerate(objects):
         image(root / "JPEGImages" / f"{number}.png")
@@ -406,7 +406,7 @@ def test_what_changes_while_it_is_read_is_not_indexed(
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_images_outside_of_the_folder_are_not_indexed(tmp_path: Path, reads: list[Source], relative: bool) -> None:
-    """Nobody would notice their changes."""
+    """Their changes would not be detected."""
     outer = yolo(tmp_path / "far")
     root = tmp_path / "set"
     root.mkdir()
@@ -420,7 +420,7 @@ def test_images_outside_of_the_folder_are_not_indexed(tmp_path: Path, reads: lis
 def test_many_other_files_beside_the_labels(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To look at all of them would take longer than to read the labels: 51 are more than ten for each of 5 images."""
+    """Checking all of them would take longer than reading the labels: 51 are more than ten for each of 5 images."""
     root = yolo(tmp_path / "set")
     monkeypatch.setattr(folder_index, "MAX_RATIO", 10)
     for number in range(len([*root.rglob("*")]), 50):

@@ -1,4 +1,4 @@
-"""Files damaged at random, the same ones each time: a reader gives what it read or one line, and nothing else.
+"""Files damaged at random, the same ones each time: a reader returns a data set or fails with one line.
 
 Each format is a sound file and the reader that users meet; each damage is flipped bits, a cut, an insertion, a
 repetition, another number or exchanged words. Any exception but InputError, a message of several lines, a warning or a

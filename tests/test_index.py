@@ -1,4 +1,4 @@
-"""The index of a COCO JSON: it gives what the JSON says, and never what the JSON said before; and the cap on boxes."""
+"""The index of a COCO JSON: it equals the JSON, and is never stale; the limit on boxes."""
 
 import io
 import json

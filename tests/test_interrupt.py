@@ -1,4 +1,4 @@
-"""Ctrl-C ends the command line with one line and status 130, wherever the program stands."""
+"""Ctrl-C ends the command line with one line and status 130, at any time."""
 
 import os
 import signal

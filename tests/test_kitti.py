@@ -89,7 +89,7 @@ def test_folders(tmp_path: Path, images: str, labels: str, split: str) -> None:
 
 
 def test_lists(tmp_path: Path) -> None:
-    """ImageSets beside `training`; a list of `testing`, which has no labels, is no split."""
+    """ImageSets beside `training`; a list of `testing`, which has no labels, is not a split."""
     for name in ("000001", "000002", "000003"):
         kitti(tmp_path / "training", CAR, name=name)
     (tmp_path / "ImageSets").mkdir()
@@ -102,7 +102,7 @@ def test_lists(tmp_path: Path) -> None:
 
 
 def test_there_and_back(tmp_path: Path) -> None:
-    """The same lines; a class of more words, and one that would be an ignore region, are renamed."""
+    """The same lines; a class of several words, and one that would be an ignore region, are renamed."""
     lines = [CAR, DONT_CARE, CYCLIST, "Car -1 -1 -10 1 2 3.5 4 -1 -1 -1 -1000 -1000 -1000 -10"]
     kitti(tmp_path / "0/train", *lines)
     assert "cannot hold" not in convert(tmp_path / "0", "kitti", tmp_path / "1")

@@ -27,7 +27,7 @@ def package_of(file: Path) -> str:
 
 
 def packages_imported(source: str, depth: int) -> Iterator[tuple[int, str]]:
-    """(line, package) of every import of this package in `source`, wherever it stands. depth: parts of its path."""
+    """(line, package) of every import of this package in `source`, also inside functions. depth: parts of its path."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):

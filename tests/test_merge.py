@@ -26,7 +26,7 @@ def one(*rows):
 
 
 def look(boxes, labels, windows, noise=0.0, seed=0):
-    """What a perfect detector says of each window: everything in it, cut where the window ends.
+    """Detections of a perfect detector in each window: everything in it, clipped to the window.
 
     noise: px by which its edges are off; it then finds nothing of objects that show less than twice as much.
     """

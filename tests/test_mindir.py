@@ -272,7 +272,7 @@ def test_mindspore_loads_our_checkpoint(tmp_path: Path, folder: str, name: str, 
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """Through the gate, and back: the file alone predicts as the weights do."""
+    """The parity check passes, and the file alone predicts like the weights."""
     weights = saved(tmp_path)
     report = export_model(weights, "mindir", tmp_path / "x.mindir")
     assert report.content["backend"] == "mindspore"

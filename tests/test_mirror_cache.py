@@ -1,4 +1,4 @@
-"""What was read from the images of an archive is kept: it is what the images say, and never what they said before."""
+"""Cached data of the images of an archive: it equals the images, and is never stale."""
 
 import errno
 import io
@@ -61,7 +61,7 @@ def jpeg(shade: int, width: int = 40) -> bytes:
 
 
 def write(folder: Path, changes: dict[str, bytes | str] | None = None) -> Path:
-    """A YOLO folder of images with a box each."""
+    """A YOLO folder of images with one box each."""
     files: dict[str, bytes | str] = {"classes.txt": "lorry\ncar\n"}
     for number in range(COUNT):
         files[f"images/train/{number}.jpg"] = jpeg(number)

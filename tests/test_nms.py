@@ -107,7 +107,7 @@ def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.Mon
 
 
 def test_a_chain_where_every_box_overlaps_the_next() -> None:
-    """Each box is dropped or kept because of the one before: the longest way to the answer."""
+    """Each box is dropped or kept because of the one before: the longest chain."""
     x = torch.arange(600.0)[:, None] * 10
     boxes = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)  # neighbors: 20/40, next: 10/50
     found = Detections(boxes, torch.linspace(1, 0.1, 600), torch.zeros(600, dtype=torch.int64))

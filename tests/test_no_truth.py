@@ -1,4 +1,4 @@
-"""Results for an evaluation server: images whose labels nobody has, the file it takes, pycocotools as that server."""
+"""Results for an evaluation server: images without public labels, the file format, pycocotools as that server."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""`--to om` where CANN is not, and with a stand-in for its compiler; what else only Ascend hardware can do."""
+"""`--to om` without CANN, and with a stand-in for its compiler; other formats that need Ascend hardware."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Ignore regions and classes that nobody looked for: read, checked, put in place of faulty labels, never taught or
-punished."""
+"""Ignore regions and classes not looked for: reading, checking, replacing faulty labels, no effect on loss and
+metrics."""
 
 import json
 from collections.abc import Callable
@@ -436,7 +436,7 @@ def test_faster_rcnn_learns_background_only_for_classes_looked_for(two_stages: f
 
 
 def test_first_stage_spares_what_the_second_takes_for_another_class(two_stages: faster_rcnn.FasterRCNN) -> None:
-    """Proposals by the second stage: class 1, which nobody looked for; class 0; background; class 1 and an object."""
+    """Proposals by the second stage: class 1, which was not looked for; class 0; background; class 1 and an object."""
     corner = torch.tensor([0.0, 100, 200, 300])
     proposals = torch.stack((corner, corner * 0, corner + 20, corner * 0 + 20), 1)[None]
     anchors = torch.cat((proposals + 1, proposals[:, :1] + 19, proposals[:, :1] + 1), 1)

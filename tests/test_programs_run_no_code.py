@@ -109,7 +109,7 @@ def test_files_that_ran_code(name: str, found: str, here: Path, capfd: pytest.Ca
 
 
 def entry(name: str, content: bytes = b"") -> Change:
-    """Another entry, a pickle unless it is said what."""
+    """An additional entry, by default a pickle."""
     return lambda entries: entries.update({f"archive/{name}": content or saved()})
 
 

@@ -127,7 +127,7 @@ def test_obs_has_the_bucket_in_its_host(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_other_vendors_from_their_variables(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Stores are opened and asked; the server knows none of their signatures."""
+    """Stores are opened and requested; the server checks no signatures."""
     account = {"gcs_base_url": store.url, "disable_oauth": True, "client_email": "", "private_key": "",
                "private_key_id": ""}  # fmt: skip
     (tmp_path / "account.json").write_text(json.dumps(account))

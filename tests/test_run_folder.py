@@ -456,7 +456,7 @@ def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monke
 
 class TestFullDisk:
     def test_any_file_of_a_training(self, finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
-        """The disk is full at another file each time; the run goes on when there is space again."""
+        """The disk is full at another file each time; the run can be resumed when there is space again."""
         sizes = sorted({path.stat().st_size for path in finished.rglob("*") if path.is_file()})
         out, messages = tmp_path / "run", set()
         for limit in (10, sizes[-1] - 1, 5000):

@@ -203,7 +203,7 @@ def test_the_graph_that_was_looked_at_is_the_one_that_runs(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_damaged_bytes_are_one_line(runtime: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Names of operators, and of tensors, that are no text: the runtimes quote them."""
+    """Names of operators, and of tensors, that are not text: the runtimes quote them."""
     whole = model().SerializeToString()
     for old, new in ((b"ReduceMax", b"Redu\xc6\x1b[1m"), (b"images", b"im\xffges"), (b"Expand", b"Exp\n\xfed")):
         (tmp_path / "a.onnx").write_bytes(whole.replace(old, new))

@@ -1,4 +1,4 @@
-"""Export targets are found by their files; all of them keep what `Target` says."""
+"""Export targets are found by their files; all of them satisfy the interface of `Target`."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ TARGET = replace(pt2.TARGET, suffix=".added", checked_by="json", runtimes={"json
 
 @pytest.fixture
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a target whose module lies in a folder of its own."""
+    """The name of a target whose module is in a separate folder."""
     folder = tmp_path / "targets"
     folder.mkdir()
     (folder / "added_target.py").write_text(ADDED)

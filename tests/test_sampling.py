@@ -251,7 +251,7 @@ def test_match_leaves_crowd_regions_alone() -> None:
 
 
 def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many objects are taken some at a time; the result must not know."""
+    """Many objects are processed in chunks, which must not affect the result."""
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(2, 300, 2, generator=generator) * 100
     objects = torch.cat((low, low + 5 + torch.rand(2, 300, 2, generator=generator) * 30), -1)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 stop all processes of a training after the same step; a resumed run equals an uninterrupted one."""
+"""SIGTERM and SIGUSR1 stop all processes of a training after the same step; the resumed run ends with the same bits."""
 
 import itertools
 import subprocess
