@@ -186,7 +186,7 @@ def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -
 
 
 def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None:
-    """XML and DOTA's first lines contain text: flags become 0 and 1, and the change of values other than text is reported."""
+    """XML and DOTA's first lines contain text: flags become 0 and 1, and changes of other values are reported."""
     tree = labels()
     tree["annotations"][0] |= {"truncated": True, "occluded": 1, "pose": "left", "point": ["x"], "part": []}
     tree["annotations"][1] |= {"pose": " left", "actions": {"walking": "1"}}
