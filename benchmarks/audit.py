@@ -1,4 +1,4 @@
-"""How many of the label errors that were put into rendered scenes are among the first findings of `data audit`.
+"""Share of planted label errors in rendered scenes among the first findings of `data audit`.
 
     python benchmarks/audit.py --out DIR [--scenes 240] [--share 0.05] [--epochs 40]
 
@@ -30,7 +30,7 @@ MIN_IOU = 0.5  # of a suggested box with the true one
 
 
 def corrupt(file: Path, share: float, kinds: list[str], seed: int) -> list[JsonObject]:
-    """Put errors into a COCO file; returns a row for each: kind, image, annotation id, true box and class."""
+    """Plant errors in a COCO file; return a row for each: kind, image, annotation id, true box and class."""
     rng = np.random.default_rng(seed)
     tree = json.loads(file.read_text())
     images = {image["id"]: image for image in tree["images"]}

@@ -33,7 +33,7 @@ NEEDED_GB, NEEDED_GROWTH, NEEDED_MERGE_S = 1.5, 4.6, 5.0
 
 
 def look(path: str, side: int) -> dict[str, object]:
-    """Predict one scene; of a process of its own, for its memory."""
+    """Predict one scene, in a separate process, to measure its memory."""
     truth = objects(side, round(side * side * DENSITY))
     predictor = TruthTeller(truth)
     begin, cpu = time.perf_counter(), time.process_time()
@@ -49,7 +49,7 @@ def look(path: str, side: int) -> dict[str, object]:
 
 
 def merging(boxes: int) -> dict[str, object]:
-    """Merge the windows' answers of a scene with so many boxes in all."""
+    """Merge the windows' detections of a scene with that many boxes in total."""
     side = round((boxes / 1.75 / DENSITY) ** 0.5)  # at 600 px and 20 % a small object is seen by 1.75 windows
     truth, windows = objects(side, round(side * side * DENSITY)), grid((side, side), TILING.window, TILING.overlap)
     by_column = truth[truth.boxes[:, 0].argsort()]

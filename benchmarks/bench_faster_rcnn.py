@@ -60,7 +60,7 @@ class Side(NamedTuple):
 
 
 def torchvisions(images: Tensor, batch: Batch) -> tuple[Side, Mapping[str, Tensor]]:
-    """torchvision's network at work, and its weights. Its defaults for proposals and samples are those of ours."""
+    """torchvision's network with its weights. Its defaults for proposals and samples equal ours."""
     body = detection.backbone_utils.resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
     height, width = images.shape[-2:]
     network = detection.FasterRCNN(body, CLASSES + 1, min_size=min(height, width), max_size=max(height, width))
@@ -172,7 +172,7 @@ def seconds(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def told(times: dict[str, list[float]]) -> bool:
+def report(times: dict[str, list[float]]) -> bool:
     """Print one block; whether the goal is met."""
     base, middle = times["torchvision"], statistics.median
     for name, row in times.items():
@@ -224,7 +224,7 @@ def main() -> int:
     for what in Side._fields:
         print(f"{what}, {given.size[0]} x {given.size[1]}, batch {given.batch}, seconds")
         times = in_turns({name: getattr(side, what) for name, side in sides.items()}, given.pairs, given.device)
-        met.append(told(times))
+        met.append(report(times))
     return 0 if all(met) else 1
 
 

@@ -100,12 +100,12 @@ def measure(alone: Predictor[Any], loaded: Predictor[Any], images: Path, out: Pa
                 pass
         done()
 
-    def whole(count: int = len(files)) -> None:
+    def end_to_end(count: int = len(files)) -> None:
         output.predict_to_folder(loaded, files[:count], out, draw=False)
 
-    for warm_up in (loop, shared, lambda _: whole(batch)):
+    for warm_up in (loop, shared, lambda _: end_to_end(batch)):
         warm_up(1)
-    *bare, end = in_turns(rounds, loop, shared, whole)
+    *bare, end = in_turns(rounds, loop, shared, end_to_end)
     print(f"{loaded.recipe.name} {loaded.runtime.name}, batch {batch}, {len(files)} images:", end=" ")  # type: ignore[union-attr]
     print(f"end to end {statistics.median(end):.2f} s", end="")
     for what, seconds in zip(("loop", "shared cores"), bare, strict=True):

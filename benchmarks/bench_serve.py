@@ -59,7 +59,7 @@ OVERLOAD = 10  # times the capacity
 
 @dataclass
 class Tally:
-    """Seconds of the requests by status; 0: closed without an answer after the request was sent."""
+    """Seconds of the requests by status; 0: closed without a response after the request was sent."""
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     sent: int = 0
@@ -142,7 +142,7 @@ def free_port() -> int:
 
 @contextmanager
 def server(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server, ready, and its port, which stands for PORT in the command."""
+    """A server that is ready, and its port, which replaces PORT in the command."""
     port = free_port()
     process = subprocess.Popen([sys.executable, *(word.replace("PORT", str(port)) for word in command)])
     try:

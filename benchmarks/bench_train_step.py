@@ -54,7 +54,7 @@ class BareLoop:
 
 
 def paired(recipe: Recipe, pairs: int, steps: int, bare: list[float], full: list[float]) -> type[TrainLogger]:
-    """A logger that lets a bare loop take a turn after every `steps` steps of the engine; seconds a step are noted."""
+    """A logger that lets a bare loop take a turn after every `steps` steps of the engine; seconds per step are kept."""
 
     class Paired(TrainLogger):
         loop: BareLoop | None = None

@@ -1,4 +1,4 @@
-"""Frames per second and memory of `predict` on a video, around a network that costs nothing.
+"""Frames per second and memory of `predict` on a video, around a network that takes no time.
 
     python benchmarks/bench_video.py [--frames 3000] [--size 360 640]
 

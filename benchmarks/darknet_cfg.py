@@ -33,7 +33,7 @@ NAME = "yolov4_tiny_coco_416_darknet"
 
 
 def batch_of(count: int, size: tuple[int, int]) -> Batch:
-    """Noise with 8 boxes an image."""
+    """Noise with 8 boxes per image."""
     draw = torch.Generator().manual_seed(0)
     low = torch.rand(count, 8, 2, generator=draw) * 300
     boxes = torch.cat((low, low + 10 + 100 * torch.rand(count, 8, 2, generator=draw)), -1)

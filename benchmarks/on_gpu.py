@@ -1,4 +1,4 @@
-"""Training on one GPU: images a second, steps alone, waiting for the loader, memory, and the cost of deformable layers.
+"""Training on one GPU: images per second, bare steps, waiting for the loader, memory, cost of deformable layers.
 
     python benchmarks/on_gpu.py [--only PATTERN] [--minutes 8]
 

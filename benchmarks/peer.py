@@ -40,7 +40,7 @@ def target_of(dataset: Dataset, index: int) -> dict[str, Tensor]:
 
 
 def train(dataset: Dataset, minutes: float, seed: int, bfloat16: bool = False) -> tuple[nn.Module, int]:
-    """The network after so many minutes, and its number of epochs. Flips are the only augmentation."""
+    """The network after that many minutes, and its number of epochs. Flips are the only augmentation."""
     torch.manual_seed(seed)
     draw = random.Random(seed)
     network = fasterrcnn_mobilenet_v3_large_320_fpn(

@@ -1,4 +1,4 @@
-"""Rows that a command measures one by one: it can be stopped and repeated, and goes on where it stopped."""
+"""Rows that a command measures one by one: it can be stopped, and continues where it stopped when repeated."""
 
 import argparse
 import json

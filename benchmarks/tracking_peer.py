@@ -1,4 +1,4 @@
-"""ByteTrack of Roboflow's trackers (Apache-2.0) for `tracking.py`, in an environment of its own, without boxwright.
+"""ByteTrack of Roboflow's trackers (Apache-2.0) for `tracking.py`, in a separate environment, without boxwright.
 
     python benchmarks/tracking_peer.py DETECTIONS.json TRACKS.txt SETTINGS
 

@@ -32,8 +32,8 @@ def measure(recipe: Recipe, spent: float, loader: float | None = None) -> dict[s
     """Train on `recipe.data.root` from random weights.
 
     Args:
-        recipe: Of the training, with a number for `train.batch` and epochs enough.
-        spent: Seconds that each part takes, about, after warm-up.
+        recipe: Recipe with a number for `train.batch` and enough epochs.
+        spent: Approximate seconds for each part, after warm-up.
         loader: Images a second of the loader alone, if they are known.
 
     Returns:
@@ -98,7 +98,7 @@ def engine_step(job: jobs.Job, batch: AnyBatch) -> None:
 def steps_alone(
     step: Callable[[], None], recipe: Recipe, spent: float, device: torch.device
 ) -> tuple[dict[str, float], int]:
-    """Milliseconds and memory of a step after warm-up, and how many steps take the time that is to be spent."""
+    """Milliseconds and memory of a step after warm-up, and the number of steps in the given time."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     begin = seconds(device)

@@ -1,7 +1,7 @@
-"""Whether two answers are the same where rounding differs: on another processor, in another runtime or engine.
+"""Comparison of two results that differ in rounding: from another processor, runtime or engine.
 
-What lies within the stated tolerance of a threshold may be on one side only, and neighbors whose scores are that near
-may change places. Everything else has a partner of its own.
+A detection within the tolerance of a threshold may be on one side only, and neighbors whose scores are that close may
+be swapped. Every other detection has exactly one match.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from boxwright.types import Classes, Detections
 def assert_same_detections(
     found: Detections, wanted: Detections, *, threshold: float, score: float, box: float, keep: int | None = None
 ) -> None:
-    """Each detection has a partner of its class, within `score` and `box` px, but for scores near the lowest told.
+    """Each detection matches one of its class, within `score` and `box` px, except near the lowest score.
 
-    threshold: the lowest score asked for. keep: the most detections that are told, None for no such limit.
+    threshold: lowest requested score. keep: maximum number of detections, None without a limit.
     """
     lowest = threshold
     if keep is not None and min(len(found), len(wanted)) >= keep:

@@ -1,4 +1,4 @@
-"""Canvases as tensors, for tests that look between the steps of a predictor."""
+"""Canvases as tensors, for tests of the single steps of a predictor."""
 
 from collections.abc import Sequence
 from typing import Any

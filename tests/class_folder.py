@@ -24,7 +24,7 @@ RECIPE = "tiny_darknet_cifar10"
 
 
 def write(root: Path, counts: dict[str, int], side: int = 40) -> Path:
-    """`root`/SPLIT/CLASS with so many images of each class in each split: noise of the class's color."""
+    """`root`/SPLIT/CLASS with that many images of each class in each split: noise of the class's color."""
     draw = np.random.default_rng(3)
     for split, count in counts.items():
         for name, color in COLORS.items():

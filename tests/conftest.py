@@ -96,13 +96,13 @@ def referee() -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def logged_to_stderr() -> None:
-    """As on the command line, so that tests see what is said."""
+    """Log to stderr as the command line does, so that tests can capture it."""
     log_to_stderr()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def blank_figures() -> Iterator[None]:
-    """Drawing takes half of the time of a short training; tests that look at figures ask for `figures`."""
+    """Disable drawing, which takes half of the time of a short training, unless a test uses `figures`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda _, file, **__: Path(file).write_bytes(BLANK))
         yield
@@ -141,7 +141,7 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is written into the cache folder of whoever runs the tests."""
+    """Set the cache folder to a temporary one, so that the user's is not changed."""
     monkeypatch.setenv(VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
 
 

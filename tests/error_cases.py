@@ -1,4 +1,4 @@
-"""Made ground truth and detections with errors of every kind. Needs only NumPy, for the environment of TIDE's package.
+"""Made ground truth and detections with errors of every kind. Needs only NumPy, as in TIDE's environment.
 
 N boxes of the ground truth, M detections; boxes are xyxy px
 """

@@ -1,4 +1,4 @@
-"""Numbers of the program that become tensors, or tensors that become numbers: on a GPU each makes both wait."""
+"""Detection of conversions between Python numbers and tensors, each of which synchronizes with a GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ WAITING = {
 
 
 class NoNumbersFromTheHost(TorchFunctionMode):
-    """Within this, such a call fails; so does an index that is a list, and a mask: its answer is as long as it says."""
+    """Make such calls fail within this context, and indexing by a list or a mask, whose result has a dynamic size."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")

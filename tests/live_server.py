@@ -15,7 +15,7 @@ from made_video import av
 BITS, SIDE = 12, 16  # a square for each bit
 
 
-def picture(number):
+def numbered_image(number):
     """(32, 192, 3) uint8: squares, white for 1, above squares of the opposite."""
     bits = np.array([number >> place & 1 for place in range(BITS)], np.uint8) * 255
     row = np.repeat(bits, SIDE)[None].repeat(SIDE, 0)
@@ -23,14 +23,14 @@ def picture(number):
 
 
 def number_of(image):
-    """The number in a picture."""
+    """The number that `numbered_image` drew."""
     assert image.shape == (2 * SIDE, BITS * SIDE, 3)
     squares = image[:SIDE, :, 1].reshape(SIDE, BITS, SIDE)[4:-4, :, 4:-4].mean((0, 2))
     return sum(1 << place for place in range(BITS) if squares[place] > 128)
 
 
 class LiveServer:
-    """Serves one picture an interval, of the same clock for all connections, from `start` to `kill`."""
+    """Serves one image per interval, by one clock for all connections, from `start` to `kill`."""
 
     def __init__(self, rate=5):
         self.rate, self.port, self.sent = rate, 0, -1
@@ -104,18 +104,18 @@ class LiveServer:
                 container.close()
 
     def frames(self, running):
-        """Number and frame of each picture, when it is due."""
+        """Number and frame of each image, when it is due."""
         first = number = int((time.monotonic() - self.begin) * self.rate) + 1
         while running.is_set():
             time.sleep(max(0.0, self.begin + number / self.rate - time.monotonic()))
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(numbered_image(number), format="rgb24")
             frame.pts, frame.time_base = number - first, Fraction(1, self.rate)
             yield number, frame
             number += 1
 
 
 class RtspServer(LiveServer):
-    """The same by RTSP, over TCP: MPEG-4 in RTP as of RFC 6416, a frame a packet."""
+    """The same by RTSP, over TCP: MPEG-4 in RTP (RFC 6416), one frame per packet."""
 
     @property
     def address(self):

@@ -59,7 +59,7 @@ def log_lines(steps: range, loss: float) -> str:
 
 
 def write_run(folder: Path, data: Path, table: list[str], ap: float, names: tuple[str, ...] = ("cell", HTML)) -> None:
-    """What `train` and `evaluate` leave; no predictions without `table`, rows of errors.csv with {path} of an image."""
+    """Write the files of `train` and `evaluate`. table: rows of errors.csv with {path}; without, no predictions."""
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(f"name: demo\ndata:\n  root: {data.name}\ntrain:\n  epochs: 4\n")
     evaluation = json.dumps({"step": 40, "epoch": 1, "AP": ap, "AP50": ap + 0.2})

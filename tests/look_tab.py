@@ -54,7 +54,7 @@ class Tab:
         self.wait("document.querySelector('canvas.view').drawTimes.length > 0")
 
     def point(self, x: float, y: float, pane: int = 0) -> tuple[float, float]:
-        """Where a pixel of an image of 640 x 480 px, which is shown as a whole, is on the screen."""
+        """Screen position of a pixel of an image of 640 x 480 px that is shown completely."""
         frame = self.page.locator("canvas.view").nth(pane).bounding_box()
         scale = 0.98 * min(frame["width"] / 640, frame["height"] / 480)
         center = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2

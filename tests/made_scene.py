@@ -1,6 +1,6 @@
-"""A made aerial scene that says where each pixel lies, and a stub detector that reads it and answers with the truth.
+"""A synthetic aerial scene whose pixels encode their position, and a stub detector that decodes it to the ground truth.
 
-Red and green of a pixel are its column and row in steps of 128 px, so a window's own pixels give its place away: a
+Red and green of a pixel are its column and row in steps of 128 px, so a window's pixels encode its position: a
 wrongly read window gives wrong boxes.
 """
 
@@ -80,13 +80,13 @@ class TruthTeller(Predictor[Prediction]):
 
 
 def _first(steps: np.ndarray) -> int:
-    """Where a line of pixels begins, in px of the scene; it must hold an edge of two steps, as 128 px always do."""
+    """Start of a line of pixels, in px of the scene; it must contain an edge between two steps, as any 128 px do."""
     (changes,) = np.nonzero(np.diff(steps.astype(int)))
     return (int(steps[0]) + 1) * STEP - int(changes[0]) - 1
 
 
 def faults(found: Detections, truth: Detections) -> str:
-    """What is wrong with the detections of a whole scene; "" when every object is there exactly once."""
+    """Description of the first fault in the detections of a scene; "" if every object is detected exactly once."""
     ours, theirs = (torch.cat((one.boxes, one.labels[:, None] * 1e6), 1).double() for one in (found, truth))
     if len(ours) != len(theirs):
         return f"{len(ours)} boxes for {len(theirs)} objects"

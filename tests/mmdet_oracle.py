@@ -1,4 +1,4 @@
-"""Numbers of mmdetection, Detectron2 and torchvision's second Faster R-CNN: weights, pictures and comparison.
+"""Numbers of mmdetection, Detectron2 and torchvision's second Faster R-CNN: weights, images and comparison.
 
 `../shared/oracles/mmdetection` has them with the rules (README.md) that this file follows.
 """
@@ -52,7 +52,7 @@ def _value(row: dict[str, Any]) -> Array:
     return value
 
 
-def picture(size: tuple[int, int], seed: int) -> Array:
+def random_image(size: tuple[int, int], seed: int) -> Array:
     """(h, w, 3) uint8 RGB."""
     (h, w), draw = size, np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w]

@@ -29,12 +29,12 @@ BUSY = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
 
 @dataclass
 class Store:
-    """The server, and how it behaves from now on.
+    """The server, and its behavior for the next requests.
 
     Attributes:
         requests: (method, bucket/key, bytes of the answer) so far.
         fail_every: Each n-th request fails; 0 for none.
-        reset: It fails by a reset of the connection, and not by a 503.
+        reset: It fails by a reset of the connection instead of a 503.
         latency: Seconds before each answer.
         cut: Keys of which all GETs end after half of the body.
         broken: Pattern of keys whose PUTs are answered by 503.
@@ -178,7 +178,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has closed its connection is no error here."""
+        """Ignore clients that have closed their connection."""
 
 
 @contextmanager

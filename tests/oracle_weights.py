@@ -36,7 +36,7 @@ def _mindspore_array(row: dict[str, Any]) -> Array:
 
 
 def mindspore_input(oracle: Mapping[str, Array]) -> Array:
-    """(1, 3, H, W) float32, already normalized: the original networks have no mean and deviation inside."""
+    """(1, 3, H, W) float32, already normalized: the original networks do not contain mean and std."""
     height, width = oracle["input_hw"].tolist()
     generator = np.random.default_rng(int(oracle["input_seed"]))
     return generator.standard_normal((1, 3, height, width)).astype(np.float32)
@@ -104,7 +104,7 @@ def darknet_layers(cfg: Path) -> list[DarknetLayer]:
 
 
 def darknet_recipe(cfg: Path) -> bytes:
-    """The whole .weights file of a .cfg."""
+    """The complete .weights file of a .cfg."""
     parts = [array.astype("<f4").tobytes() for layer in darknet_layers(cfg) for array in layer.arrays().values()]
     return DARKNET_HEADER + b"".join(parts)
 
@@ -134,7 +134,7 @@ def darknet_pair(oracle: Mapping[str, Array], layer: int, ours: Array) -> tuple[
 
 
 def sparse(oracle: Mapping[str, Array], key: str) -> Array:
-    """A mostly zero array, whole again."""
+    """Restore an array that is mostly zero."""
     whole = np.zeros(oracle[f"{key}.shape"], np.float32)
     whole.reshape(-1)[oracle[f"{key}.nz_index"]] = oracle[f"{key}.nz_value"]
     return whole
@@ -159,7 +159,7 @@ def _read_cfg(cfg: Path) -> list[tuple[str, dict[str, str]]]:
 
 
 def cfg_recipe(network: Plan) -> bytes:
-    """The whole .weights file of any .cfg, as the notes of the second set of networks say."""
+    """The complete .weights file of any .cfg, by the notes of the second set of networks."""
     return DARKNET_HEADER + b"".join(
         array.astype("<f4").tobytes() for index in range(len(network.layers)) for array in _cfg_arrays(network, index)
     )

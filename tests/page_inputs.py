@@ -1,4 +1,4 @@
-"""What the commands on pages read, small: each file or folder under the name that pages give it."""
+"""Small inputs for the commands on pages: each file or folder under its name on the pages."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Images and a detector with random weights that finds boxes in them, more and other ones on other images."""
+"""Images and a detector with random weights, whose number of boxes varies with the image."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where the kernel writes when a signal comes to this thread."""
+"""The alternate signal stack of this thread."""
 
 import ctypes
 from typing import ClassVar
@@ -11,7 +11,7 @@ class Stack(ctypes.Structure):
 
 
 def signal_stack() -> int | None:
-    """Address of the thread's stack for signals; None where it has none of its own."""
+    """Address of the thread's signal stack; None if it has none."""
     stack = Stack()
     assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
     return stack.start

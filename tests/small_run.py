@@ -54,7 +54,7 @@ def start(
     small: dict[str, object] = SMALL,
     session: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """`boxwright train` of a recipe made small, with one thread a process. session: in its own process group."""
+    """Start `boxwright train` of a small recipe, with one thread per process. session: in a separate process group."""
     launch = (
         ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"] if processes > 1 else []
     )

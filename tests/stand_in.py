@@ -1,4 +1,4 @@
-"""A detector without weights, whose answers can be checked by eye: it finds filled red, green and blue rectangles."""
+"""A detector without weights, whose results can be checked by eye: it detects filled red, green and blue rectangles."""
 
 import cv2
 import numpy as np

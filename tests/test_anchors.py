@@ -1,4 +1,4 @@
-"""`data anchors`: clusters worked out by hand, known anchors found again, and what is left out."""
+"""`data anchors`: clusters worked out by hand, recovery of known anchors, and excluded boxes."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_letterbox_scales_both_sides_alike(tmp_path: Path) -> None:
     assert choose(root, (80, 100), 1).anchors.tolist() == [[30, 32]]
 
 
-def test_known_anchors_are_found_again() -> None:
+def test_known_anchors_are_recovered() -> None:
     """Boxes drawn within 5% about nine anchors give these back, from any seed, in the same way each time."""
     draw = np.random.default_rng(3)
     boxes = (COCO[:, None] * draw.uniform(0.95, 1.05, (9, 200, 2))).reshape(-1, 2)
@@ -107,7 +107,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.usefixtures("figures")
-def test_command_prints_lines_and_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_lines_and_writes_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = coco(tmp_path / "set", [[0, 0, 20, 10], [0, 0, 60, 40]])
     with pytest.raises(SystemExit) as stop:
         cli.main(["data", "anchors", str(root), "--count", "2", "--size", "100", "200", "-o", str(tmp_path / "out")])

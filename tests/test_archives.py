@@ -1,4 +1,4 @@
-"""ZIP and tar archives as data sets: the same as the loose files in them, and one line for what is not read."""
+"""ZIP and tar archives as data sets: equal to the loose files in them, and one-line errors for unsupported archives."""
 
 import io
 import json

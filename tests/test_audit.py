@@ -436,7 +436,7 @@ def test_near_duplicates_across_splits_and_sets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--weights", "x.json", "--folds", "3"], "--weights and --folds"),
         (["--weights", "x.json"], "holds detections of one split, found train, val"),
@@ -447,12 +447,12 @@ def test_near_duplicates_across_splits_and_sets(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_audited_is_one_line(
-    words: list[str], said: str, data: Path, tmp_path: Path, capsys: Any
+    words: list[str], message: str, data: Path, tmp_path: Path, capsys: Any
 ) -> None:
     assert run(data, "--out", tmp_path / "out", *(word.format(data=data) for word in words)) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]  # after progress
     assert line.startswith("boxwright: ")
-    assert said in line
+    assert message in line
     assert not (tmp_path / "out").exists()
 
 

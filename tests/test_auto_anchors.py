@@ -1,4 +1,4 @@
-"""`model.anchors: auto`: the anchors of a run, where they are stored, and what has none."""
+"""`model.anchors: auto`: the anchors of a run, where they are stored, and networks without anchors."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ HALVED = [[4, 10], [20, 4], [15, 15], [30, 30], [50, 20], [45, 44]]  # on an inp
 
 
 def data_set(root: Path, sizes: list[tuple[int, int]] = SIZES) -> Path:
-    """Two images a split, 192 x 96 px, each with a box of each size."""
+    """Two images per split, 192 x 96 px, each with a box of each size."""
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (root / split).mkdir()
@@ -43,9 +43,9 @@ def test_a_run_has_the_numbers_and_chooses_once(tmp_path: Path, capsys: Any, mon
     data, out = data_set(tmp_path / "data"), tmp_path / "run"
     changes = SMALL | {"model.anchors": "auto", "train.epochs": 1}
     run(data, out, changes)
-    said = [line for line in capsys.readouterr().err.splitlines() if "boxes" in line]
+    output = [line for line in capsys.readouterr().err.splitlines() if "boxes" in line]
     pairs = str(HALVED).replace(" ", "")
-    assert said == [
+    assert output == [
         f"model.anchors: {pairs}, mean IoU 1.0000, 100.0% of the boxes above 0.5",
         "50 % of the boxes have a shorter side below 16 px, the finest stride, at 96 x 96 px (median 17.5 px): "
         "try --set data.canvas.size=[384,384] or recipe yolov4_coco_608_darknet",

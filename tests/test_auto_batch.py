@@ -1,4 +1,4 @@
-"""`train.batch: auto`: the number, where it is written, and what a step that does not fit says."""
+"""`train.batch: auto`: the number, where it is stored, and the error of a step that does not fit."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -42,9 +42,9 @@ def test_one_image_that_does_not_fit(tiny_coco: Any, tmp_path: Any, monkeypatch:
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 1000)
     with pytest.raises(InputError) as caught:
         run(tiny_coco, tmp_path / "run", AUTO | {"train.augment.sizes": [[64, 64], [96, 128]]})
-    said = str(caught.value)
-    assert said.startswith("train.batch: a step with one image of 128 x 96 px takes 0.0")
-    assert len(said) <= 200
+    message = str(caught.value)
+    assert message.startswith("train.batch: a step with one image of 128 x 96 px takes 0.0")
+    assert len(message) <= 200
     assert not (tmp_path / "run").exists()
 
 
@@ -71,7 +71,7 @@ def test_memory_of_a_cpu(available: int, wanted: int, monkeypatch: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("most", "wanted"), [(5, 4), (64, 64), (0, 0)])
 def test_memory_of_a_gpu(most: int, wanted: int, monkeypatch: Any) -> None:
-    """A GPU of 100 bytes, of which a step takes one an image beyond 20: 90 may be taken."""
+    """A GPU of 100 bytes; a step takes 20 and one per image: 90 may be used."""
     taken = [0]
 
     def step(images: int) -> None:

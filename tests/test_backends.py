@@ -262,7 +262,7 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],
 )
-def test_files_and_words_that_cannot_be_used(made, tmp_path, capfd, file, words, message):
+def test_files_and_options_that_cannot_be_used(made, tmp_path, capfd, file, words, message):
     """One line, and none from the runtimes' own readers."""
     _, _, folder = made
     (tmp_path / "text.onnx").write_text("hello")
@@ -293,7 +293,7 @@ def test_a_model_that_takes_no_images(tmp_path, runtime, kind, shape):
         open_runtime(tmp_path / "m.onnx", runtime)
 
 
-def test_files_of_classifiers_answer_like_the_weights(tmp_path):
+def test_files_of_classifiers_predict_like_the_weights(tmp_path):
     chosen = recipe.load("tiny_darknet_cifar10", {"data.canvas.size": [32, 32]})
     model = network(chosen)
     onnx_file.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
@@ -304,7 +304,7 @@ def test_files_of_classifiers_answer_like_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_coco, runtime):
+def test_a_complete_file_predicts_and_is_evaluated_like_the_weights(made, tiny_coco, runtime):
     model, chosen, folder = made
     loaded = bw.load(folder / "whole.onnx", backend=runtime)
     inside = chosen.with_overrides({"evaluate.nms": chosen.predict.nms.model_dump()})
@@ -374,7 +374,7 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
         predictor("none.jpg")
 
 
-def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
+def test_the_commands_take_exported_files(made, tmp_path, tiny_coco, capsys):
     _, _, folder = made
     image = cv2.cvtColor(example_images(1)[0], cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(tmp_path / "p.png"), image)
@@ -460,7 +460,7 @@ def test_no_core_and_no_stream_is_left_without_images(cores, images, step, strea
 @pytest.mark.parametrize(
     ("file", "runtime"), [("any.onnx", "onnxruntime"), ("any.onnx", "openvino"), ("w.safetensors", "torch")]
 )
-def test_for_many_images_every_core_is_a_lane(made, file, runtime, two_threads):
+def test_for_many_images_every_core_is_a_stream(made, file, runtime, two_threads):
     """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
     _, _, folder = made
     for together, streams in ((4, 2), (1, 1)):
@@ -499,7 +499,7 @@ def gray_images(folder, grays):
     return files
 
 
-def test_streams_take_images_from_file_to_answer_beside_each_other(tmp_path, two_threads):
+def test_streams_take_images_from_file_to_prediction_in_parallel(tmp_path, two_threads):
     """Each waits for the other where the network is, so the images are read by both before."""
     chosen = plan(predict__batch=4)
     model = network(chosen)
@@ -531,7 +531,7 @@ def test_streams_take_images_from_file_to_answer_beside_each_other(tmp_path, two
         (20, 8, 2, 8, [8, 8, 4]), (9, 2, 4, 1, [1] * 9), (14, 12, 2, 4, [8, 4, 2]),
     ],
 )  # fmt: skip
-def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, streams, step, sizes):
+def test_streams_get_equal_batches_and_smaller_ones_at_the_end(count, batch, streams, step, sizes):
     runner = SimpleNamespace(runtime=SimpleNamespace(streams=streams, shape=(step,)))
     parts = stream._split_batches(count, batch, runner)
     assert [len(part) for part in parts] == sizes
@@ -539,7 +539,7 @@ def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, streams, step,
 
 
 @pytest.mark.parametrize("place", ["cuda", "cpu"])
-def test_images_are_read_and_answered_beside_an_accelerator_only(place, tmp_path):
+def test_images_are_read_and_postprocessed_beside_an_accelerator_only(place, tmp_path):
     """There the answers to batch 1 wait until the network is at batch 2, and the network on batch 1 until batch 2 is
     read; on a CPU all of whose cores look at one batch, batch 2 is not begun before batch 1 is answered."""
     read, second = threading.Event(), threading.Event()
@@ -612,7 +612,7 @@ def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, tw
     assert cv2.imread(str(tmp_path / "out/bench.png")).shape[2] == 3
 
 
-def test_bench_refuses_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
+def test_bench_rejects_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
     with pytest.raises(InputError, match=r"whole.onnx: found a file of --with-nms, needed weights or one"):
         bench.bench(made[2] / "whole.onnx", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from boxwright.datatools import scenes
-from test_bad_input import SETTINGS, originals, place, refuse, run
+from test_bad_input import SETTINGS, assert_rejected, originals, place, run
 
 rasterio = pytest.importorskip("rasterio")
 __all__ = ["originals", "place"]  # fixtures
@@ -31,7 +31,7 @@ def dota(place: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("10 10 30 10 30 30 10 car 0", "needed eight numbers"),
         ("10 10 30 10 30 30 10 30 submarine 0", "'submarine'"),
@@ -40,17 +40,17 @@ def dota(place: Path) -> Path:
         ("10 10 30", "needed eight numbers"),
     ],
 )
-def test_a_line_that_is_no_object(line: str, told: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_is_no_object(line: str, expected: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*CUT) == 0
     LABELS.write_text(f"{GOOD}\n{line}\n")
-    where = ("P1.txt line 2", told)
+    where = ("P1.txt line 2", expected)
     assert run("data", "check", "dota") == 1
     reported = capsys.readouterr().out
     assert all(word in reported for word in where)
-    refuse(capsys, "data", "tile", "dota", "-o", "others", told=where)
-    refuse(capsys, "data", "convert", "dota", "--to", "coco", "-o", "coco", told=where)
-    refuse(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", told=where)
-    refuse(capsys, "train", "demo", "--data", "dota", *SETTINGS, told=where)
+    assert_rejected(capsys, "data", "tile", "dota", "-o", "others", words=where)
+    assert_rejected(capsys, "data", "convert", "dota", "--to", "coco", "-o", "coco", words=where)
+    assert_rejected(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", words=where)
+    assert_rejected(capsys, "train", "demo", "--data", "dota", *SETTINGS, words=where)
 
 
 def test_a_quadrilateral_outside_the_scene(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_a_quadrilateral_outside_the_scene(dota: Path, capsys: pytest.CaptureFix
     assert run("data", "check", "dota") == 1
     (found,) = [line for line in capsys.readouterr().out.splitlines() if "out of" in line]
     assert "P1.txt line 2" in found
-    refuse(capsys, *CUT, told=("P1.txt line 2", "--skip-bad"))
+    assert_rejected(capsys, *CUT, words=("P1.txt line 2", "--skip-bad"))
     assert run(*CUT, "--skip-bad") == 0
     assert "P1.txt line 2" in capsys.readouterr().out
 
@@ -89,17 +89,21 @@ def test_a_scene_that_is_missing(dota: Path, capsys: pytest.CaptureFixture[str])
     assert run(*CUT) == 0
     (dota / "dota/val/images/P2.png").write_bytes((dota / "dota/val/images/P1.png").read_bytes())
     (dota / "dota/val/images/P1.png").unlink()
-    refuse(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", told=("dota/val", "P2.txt"))
+    assert_rejected(
+        capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", words=("dota/val", "P2.txt")
+    )
     LABELS.with_name("P2.txt").write_text(GOOD)
-    refuse(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", told=("P1.txt", "dota"))
+    assert_rejected(
+        capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", words=("P1.txt", "dota")
+    )
     assert run("data", "check", "dota") == 1
     assert "P1.txt" in capsys.readouterr().out
-    refuse(capsys, "data", "tile", "dota", "-o", "others", told=("P1.txt",))
+    assert_rejected(capsys, "data", "tile", "dota", "-o", "others", words=("P1.txt",))
 
 
 def test_a_scene_that_is_damaged(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dota/val/images/P1.png").write_text("no image")
-    refuse(capsys, "data", "tile", "dota", "-o", "others", "--split", "val", told=("P1.png",))
+    assert_rejected(capsys, "data", "tile", "dota", "-o", "others", "--split", "val", words=("P1.png",))
 
 
 def test_a_window_larger_than_the_scene(dota: Path) -> None:
@@ -111,19 +115,19 @@ def test_a_window_larger_than_the_scene(dota: Path) -> None:
 
 @pytest.mark.parametrize("overlap", ["1.0", "-0.1", "7", "nan"])
 def test_an_overlap_that_cannot_be(overlap: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refuse(capsys, *CUT, "--overlap", overlap, told=("overlap", "less than 1"))
-    refuse(capsys, "predict", "w.safetensors", "good.png", "--tile", "64", "--overlap", overlap,
-           told=("overlap", "less than 1"))  # fmt: skip
+    assert_rejected(capsys, *CUT, "--overlap", overlap, words=("overlap", "less than 1"))
+    assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--tile", "64", "--overlap", overlap,
+           words=("overlap", "less than 1"))  # fmt: skip
 
 
 def test_other_numbers_that_cannot_be(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refuse(capsys, *CUT[:-1], "0", told=("window",))
-    refuse(capsys, *CUT, "--scale", "0", told=("scale",))
-    refuse(capsys, *CUT, "--min-visible", "1.5", told=("min_visible",))
-    refuse(capsys, "predict", "w.safetensors", "good.png", "--tile", "0", told=("--tile",))
-    refuse(capsys, "predict", "w.safetensors", "good.png", "--overlap", "0.2", told=("--tile",))
-    refuse(capsys, "data", "convert", "dota", "--to", "klingon", "-o", "new", told=("klingon", "coco"))
-    refuse(capsys, "data", "tile", "dota", "-o", "dota", told=("dota",))
+    assert_rejected(capsys, *CUT[:-1], "0", words=("window",))
+    assert_rejected(capsys, *CUT, "--scale", "0", words=("scale",))
+    assert_rejected(capsys, *CUT, "--min-visible", "1.5", words=("min_visible",))
+    assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--tile", "0", words=("--tile",))
+    assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--overlap", "0.2", words=("--tile",))
+    assert_rejected(capsys, "data", "convert", "dota", "--to", "klingon", "-o", "new", words=("klingon", "coco"))
+    assert_rejected(capsys, "data", "tile", "dota", "-o", "dota", words=("dota",))
 
 
 def tiff(path: str, bands: int, kind: str, **more: object) -> None:
@@ -158,15 +162,17 @@ def test_tiff_that_is_no_image(bands: int, kind: str, place: Path, capsys: pytes
 def test_geojson_without_georeference(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiff("scene.tif", 3, "uint8", photometric="RGB")
     for source in ("good.png", "scene.tif"):
-        refuse(capsys, "predict", "w.safetensors", source, "--tile", "64", "--geojson", told=(source, "georeference"))
-    refuse(capsys, "predict", "w.safetensors", "good.png", "--geojson", told=("--tile",))
+        assert_rejected(
+            capsys, "predict", "w.safetensors", source, "--tile", "64", "--geojson", words=(source, "georeference")
+        )
+    assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--geojson", words=("--tile",))
 
 
 def test_scenes_that_are_not_the_tiles_own(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "w.safetensors", "--data", "tiles", "--out", "found"]
     assert run(*CUT) == 0
-    refuse(capsys, *words, "--scenes", "nowhere", told=("nowhere",))
-    refuse(capsys, *words, "--scenes", "data", told=("data", "P1"))
-    refuse(capsys, *words, "--scenes", "dota", "--split", "test", told=("test", "train, val"))
-    refuse(capsys, *words, "--scenes", "dota", "--no-truth", told=("--no-truth", "--scenes"))
-    refuse(capsys, "evaluate", "w.safetensors", "--data", "dota", "--scenes", "dota", told=("data tile",))
+    assert_rejected(capsys, *words, "--scenes", "nowhere", words=("nowhere",))
+    assert_rejected(capsys, *words, "--scenes", "data", words=("data", "P1"))
+    assert_rejected(capsys, *words, "--scenes", "dota", "--split", "test", words=("test", "train, val"))
+    assert_rejected(capsys, *words, "--scenes", "dota", "--no-truth", words=("--no-truth", "--scenes"))
+    assert_rejected(capsys, "evaluate", "w.safetensors", "--data", "dota", "--scenes", "dota", words=("data tile",))

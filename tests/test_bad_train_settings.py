@@ -1,4 +1,4 @@
-"""Settings of a training that make no sense: one line, exit status 2, and no run folder."""
+"""Invalid settings of a training: one line, exit status 2, and no run folder."""
 
 import json
 import shutil

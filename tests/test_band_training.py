@@ -1,4 +1,4 @@
-"""Networks of other channels than RGB: weights against timm's rule, and the road from training to exported files."""
+"""Networks of other channels than RGB: weights against timm's rule, and the way from training to exported files."""
 
 import json
 from dataclasses import dataclass

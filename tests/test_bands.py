@@ -1,4 +1,4 @@
-"""Images of chosen bands: their pixels against what was written, computed by hand or by NumPy."""
+"""Images with selected bands: pixels compared with the written ones, computed by hand or by NumPy."""
 
 import io
 import json
@@ -175,7 +175,7 @@ def test_the_orientation_is_applied_to_bands(tmp_path: Path, orientation: int) -
     assert np.array_equal(read_image(tmp_path / "a.png", bands=Bands((1, 2, 3))), expected)
 
 
-# --- what is refused
+# --- invalid input
 
 
 def test_invalid_bands_get_one_line(
@@ -223,7 +223,7 @@ def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("kind", "count"), [("uint16", 5), ("float32", 1), ("int16", 3), ("uint32", 1)])
-def test_what_is_not_rgb_is_refused_and_not_misread(
+def test_what_is_not_rgb_is_rejected_and_not_misread(
     tmp_path: Path, kind: str, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_tiff(tmp_path / "a.tif", samples(kind, count))
@@ -234,8 +234,8 @@ def test_what_is_not_rgb_is_refused_and_not_misread(
 
 
 @pytest.mark.slow
-def test_what_is_not_rgb_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A note of a check, which does not know the bands; without any chosen ones an error, which can be skipped."""
+def test_images_that_are_not_rgb_are_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note of `data check`, which has no bands; an error in training without selected bands, which can be skipped."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     for name in "abc":
@@ -294,7 +294,7 @@ def test_invalid_recipes_of_bands(changes: dict[str, Any], message: str) -> None
         recipe(**changes)
 
 
-def test_classifiers_and_lone_channels_are_refused() -> None:
+def test_classifiers_and_lone_channels_are_rejected() -> None:
     with pytest.raises(InputError, match=r"data.bands: .* classifiers"):
         recipes.load("tiny_darknet_imagenet_224", {"data.bands": [1, 2]})
     with pytest.raises(InputError, match=r"model.input_channels: found 4, needed 3; it follows data.bands"):
@@ -496,7 +496,7 @@ def test_avif_is_read_where_pillow_reads_it(tmp_path: Path, monkeypatch: pytest.
     assert header.read_header(str(path)).fault.startswith("AVIF, which this version of Pillow does not read; convert")
 
 
-def test_heic_is_told_apart(tmp_path: Path) -> None:
+def test_heic_is_distinguished(tmp_path: Path) -> None:
     path = tmp_path / "a.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     fault = header.read_header(str(path)).fault

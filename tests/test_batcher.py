@@ -23,7 +23,7 @@ RED, BLUE = scene(64, 64, [(10, 20, 30, 40)], [0]), scene(64, 64, [(1, 2, 33, 44
 
 
 class Held:
-    """A network that waits for `go`, and says by `entered` that it does; `sizes` of its batches."""
+    """A network that sets `entered` and waits for `go`, and records the `sizes` of its batches."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go, self.entered, self.sizes = threading.Event(), threading.Event(), []
@@ -124,7 +124,7 @@ def test_canceled_images_are_not_run(batcher: Batcher, held: Held) -> None:
     assert held.sizes == [1, 1]
 
 
-def test_closing_answers_what_waits(batcher: Batcher, held: Held) -> None:
+def test_closing_finishes_requests_in_the_queue(batcher: Batcher, held: Held) -> None:
     futures = submit(batcher, *[RED] * 5)
     held.go.set()
     batcher.close()
@@ -134,7 +134,7 @@ def test_closing_answers_what_waits(batcher: Batcher, held: Held) -> None:
         submit(batcher, RED)
 
 
-def test_an_answer_that_takes_too_long(held: Held) -> None:
+def test_a_response_that_takes_too_long(held: Held) -> None:
     model = Model("shapes", rectangles_predictor(), Limits(4, 0.001, 6, 10_000), ModelMetrics())
 
     async def ask() -> None:
@@ -150,7 +150,7 @@ def test_an_answer_that_takes_too_long(held: Held) -> None:
 
 
 def test_images_of_a_client_that_goes_leave_the_queue(held: Held) -> None:
-    """They cost nothing, and others get their room."""
+    """They run nothing, and free their place in the queue."""
     for module in ("fastapi", "python_multipart"):
         pytest.importorskip(module, reason="needs the extra serve")
     from boxwright.serve.app import State, create_app

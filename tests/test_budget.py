@@ -136,7 +136,7 @@ def test_pillows_own_limit_is_restored(tmp_path: Path) -> None:
 
 
 def reserve_for_a_while(lock: Any, barrier: Any, pixels: int, active: Any, peak: Any) -> None:
-    """A loader process that decodes an image of so many pixels."""
+    """A loader process that decodes an image of that many pixels."""
     budget.budget.share(2, lock)
     barrier.wait(60)
     with budget.budget.reserve(pixels):

@@ -1,4 +1,4 @@
-"""Calibration: errors of scores against hotcoco and by hand, temperatures against what scores were made with."""
+"""Calibration: ECE compared with hotcoco and by hand, temperatures compared with those that generated the scores."""
 
 import json
 from pathlib import Path

@@ -30,7 +30,7 @@ def binary(labels: np.ndarray, pixels: np.ndarray) -> bytes:
 
 
 def python2(labels: np.ndarray, pixels: np.ndarray) -> bytes:
-    """What Python 2's cPickle wrote: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
+    """As Python 2's cPickle writes: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
     small = b"".join(b"K" + bytes([label]) for label in labels.tolist())
     names = b"".join(b"U" + bytes([len(name)]) + name for name in (b"a.png", b"b.png"))
     dtype = b"cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87q\x0bRq\x0c"
@@ -63,7 +63,7 @@ def truth(seeds: range) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([labels for labels, _ in parts]), pixels.reshape(-1, 3, 32, 32)
 
 
-def refusal(file: Path) -> str:
+def rejection(file: Path) -> str:
     with pytest.raises(InputError) as caught:
         cifar10.read_files((file,), "train", file.parent)
     assert "\n" not in str(caught.value)
@@ -110,35 +110,35 @@ class Bomb:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
-def test_a_foreign_pickle_is_refused_and_not_executed(tmp_path: Path, protocol: int) -> None:
+def test_a_foreign_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol: int) -> None:
     proof, file = tmp_path / "executed", tmp_path / "data_batch_1"
     labels, pixels = records(0)
     for held in (Bomb(proof), {"labels": labels.tolist(), "data": pixels, "more": Bomb(proof)}):
         file.write_bytes(pickle.dumps(held, protocol))
-        said = refusal(file)
-        assert "rejected, and nothing in the file was executed" in said
+        message = rejection(file)
+        assert "rejected, and nothing in the file was executed" in message
         assert not proof.exists()
     pickle.loads(pickle.dumps(Bomb(proof), protocol))  # the trap itself works
     assert proof.exists()
 
 
 def test_names_of_numpy_do_not_open_a_door(tmp_path: Path) -> None:
-    """A call of what is allowed stays a note, with any arguments; other names of the same modules are refused."""
+    """A call of what is allowed stays a note, with any arguments; other names of the same modules are rejected."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R.")
-    assert "needed a dictionary" in refusal(file)
+    assert "needed a dictionary" in rejection(file)
     file.write_bytes(b"\x80\x02cnumpy\nload\nU\x02u1\x85R.")
-    assert "asks for 'numpy load'" in refusal(file)
+    assert "asks for 'numpy load'" in rejection(file)
     file.write_bytes(b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R\x85R.")
-    refusal(file)
+    rejection(file)
     file.write_bytes(b"\x80\x02c_codecs\nencode\nU\x02hiU\x05utf-7\x86R.")
-    assert "needed a dictionary" in refusal(file)
+    assert "needed a dictionary" in rejection(file)
 
 
-def test_a_refused_name_of_two_lines_is_said_in_one(tmp_path: Path) -> None:
+def test_a_rejected_name_of_two_lines_is_printed_in_one(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x04\x8c\x03o\ns\x8c\x01x\x93.")
-    assert r"asks for 'o\ns x'" in refusal(file)
+    assert r"asks for 'o\ns x'" in rejection(file)
 
 
 DEEP = (cifar10.MAX_OPCODES - 100) // 3
@@ -146,7 +146,7 @@ DEEP = (cifar10.MAX_OPCODES - 100) // 3
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("pickled", "said"),
+    ("pickled", "message"),
     [
         (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", f"more than {cifar10.MAX_OPCODES} opcodes"),
         (b"\x80\x02})" + b"\x85" * (cifar10.MAX_OPCODES - 100) + b"K\x01s.", "asks for a key of type tuple"),
@@ -158,8 +158,8 @@ DEEP = (cifar10.MAX_OPCODES - 100) // 3
     ],
     ids=["long", "setitem", "setitems", "number", "notes", "lists", "dictionaries"],
 )
-def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: bytes, said: str) -> None:
-    """In a process of its own: what overflows C's stack ends all of pytest."""
+def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: bytes, message: str) -> None:
+    """In a separate process: an overflow of C's stack would end pytest."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(pickled)
     program = (
@@ -169,14 +169,14 @@ def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: byt
     assert ended.returncode == 1
     line = ended.stderr.splitlines()[-1]
     assert "InputError: " + str(file) in line
-    assert any(part in line for part in said.split("|"))
+    assert any(part in line for part in message.split("|"))
 
 
 def most_memory(file: Path) -> int:
-    """Bytes that the refusal of `file` holds at most."""
+    """Peak of bytes allocated while `file` is rejected."""
     tracemalloc.start()
     try:
-        refusal(file)
+        rejection(file)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -197,7 +197,7 @@ def test_text_beyond_latin_1_is_no_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cifar10.read_files((file,), "train", tmp_path).pixels.ravel(), pixels[0])
     changed = "\u0100".encode() + b"a" * 3071
     file.write_bytes(whole.replace(struct.pack("<i", 3072) + b"a" * 3072, struct.pack("<i", len(changed)) + changed))
-    assert "data: character 0 is beyond Latin 1" in refusal(file)
+    assert "data: character 0 is beyond Latin 1" in rejection(file)
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_many_empty_values_do_not_fill_the_memory(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02" + b"}" * (1 << 20) + b".")
     assert most_memory(file) < 40 << 20
-    assert f"more than {cifar10.MAX_OPCODES} opcodes" in refusal(file)
+    assert f"more than {cifar10.MAX_OPCODES} opcodes" in rejection(file)
     assert cifar10.MAX_BYTES == 1 << 25
 
 
@@ -213,7 +213,7 @@ def test_every_cut_of_a_python_file_is_an_input_error(tmp_path: Path) -> None:
     whole, file = python2(*records(0, 1)), tmp_path / "data_batch_1"
     for end in [*range(0, 330, 7), len(whole) // 2, len(whole) - 1]:
         file.write_bytes(whole[:end])
-        assert "fetch" in refusal(file)
+        assert "fetch" in rejection(file)
 
 
 def test_every_change_of_a_byte_is_an_input_error_or_read(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_every_change_of_a_byte_is_an_input_error_or_read(tmp_path: Path) -> Non
 def test_a_binary_file_cut_off(tmp_path: Path, size: int) -> None:
     file = tmp_path / "data_batch_1.bin"
     file.write_bytes(bytes(size))
-    assert f"{size} bytes, needed a multiple of 3073" in refusal(file)
+    assert f"{size} bytes, needed a multiple of 3073" in rejection(file)
 
 
 @pytest.mark.parametrize("form", ["binary", "python"])
@@ -242,11 +242,11 @@ def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
     labels, pixels = np.array([3, 10, 200]), records(0)[1]
     file = tmp_path / ("data_batch_1.bin" if form == "binary" else "data_batch_1")
     file.write_bytes((binary if form == "binary" else python2)(labels, pixels))
-    assert "record 1: label is 10, needed 0 to 9 (2 such records)" in refusal(file)
+    assert "record 1: label is 10, needed 0 to 9 (2 such records)" in rejection(file)
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("held", "message"),
     [
         ({"data": np.zeros((2, 3072), np.uint8)}, "labels: needed a list"),
         ({"labels": [0, "x"], "data": np.zeros((2, 3072), np.uint8)}, "labels: needed a list"),
@@ -259,10 +259,10 @@ def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
         ({"fine_labels": [0], "coarse_labels": [0], "data": np.zeros((1, 3072), np.uint8)}, "labels: needed a list"),
     ],
 )
-def test_other_contents(tmp_path: Path, held: object, said: str) -> None:
+def test_other_contents(tmp_path: Path, held: object, message: str) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(pickle.dumps(held, 2))
-    assert said in refusal(file)
+    assert message in rejection(file)
 
 
 def test_a_missing_batch_is_named(folder: Path) -> None:
@@ -273,11 +273,11 @@ def test_a_missing_batch_is_named(folder: Path) -> None:
     assert len(open_classes(folder, "val")) == RECORDS
 
 
-def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_huge_file_is_rejected_before_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     with open(file, "wb") as sparse:
         sparse.truncate(cifar10.MAX_BYTES + 1)
-    assert f"needed at most {cifar10.MAX_BYTES}" in refusal(file)
+    assert f"needed at most {cifar10.MAX_BYTES}" in rejection(file)
 
 
 def test_labels_in_another_order_follow_their_names(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; what is refused."""
+"""Images with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; invalid input."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def refusal(call: Callable[[], object]) -> str:
+def rejection(call: Callable[[], object]) -> str:
     with pytest.raises(InputError) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_stretch_meets_the_zoos_cifar() -> None:
 
 @pytest.mark.parametrize(("size", "short"), [((40, 61), 24), ((61, 40), 0), ((33, 33), 30), ((10, 99), 0)])
 def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], short: int) -> None:
-    """A marked px of the image is where the frame says."""
+    """A marked px of the image is at the position given by the frame."""
     canvas = CanvasConfig(size=(24, 24), fit="crop", short_side=short)
     image = np.zeros((*size, 3), np.uint8)
     image[size[0] // 2 - 2 : size[0] // 2 + 3, size[1] // 2 - 2 : size[1] // 2 + 3] = 255
@@ -115,7 +115,7 @@ def test_folders_are_classes(pets: Path) -> None:
 
 def test_a_detection_set_is_none(tiny_coco: Path) -> None:
     assert not holds_classes(tiny_coco)
-    assert "coco, boxes, needed images with one class each" in refusal(lambda: open_classes(tiny_coco, "train"))
+    assert "coco, boxes, needed images with one class each" in rejection(lambda: open_classes(tiny_coco, "train"))
 
 
 def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
@@ -125,22 +125,22 @@ def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path
     assert not holds_classes(tmp_path)
 
 
-def test_splits_with_other_classes_are_refused(pets: Path) -> None:
+def test_splits_with_other_classes_are_rejected(pets: Path) -> None:
     example_image(pets / "val" / "emu" / "1.png", 9)
     for split in ("train", "val"):
-        assert refusal(lambda split=split: open_classes(pets, split)).startswith(f"{pets / 'val' / 'emu'}: ")
+        assert rejection(lambda split=split: open_classes(pets, split)).startswith(f"{pets / 'val' / 'emu'}: ")
     (pets / "train" / "emu").mkdir()
     assert open_classes(pets, "val").counts().tolist() == [2, 2, 1]
-    said = refusal(lambda: open_classes(pets, "train"))  # nothing to learn it from
-    assert said.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 such classes)")
+    message = rejection(lambda: open_classes(pets, "train"))  # nothing to learn it from
+    assert message.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 such classes)")
 
 
 def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
-    assert "there is no such folder or file" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
-    assert "no split 'test'; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
+    assert "there is no such folder or file" in rejection(lambda: open_classes(tmp_path / "nowhere", "train"))
+    assert "no split 'test'; it holds train, val" in rejection(lambda: open_classes(pets, "test"))
     for file in (pets / "val").rglob("*.*"):
         file.unlink()
-    assert "hold no image" in refusal(lambda: open_classes(pets, "val"))
+    assert "hold no image" in rejection(lambda: open_classes(pets, "val"))
 
 
 def test_check_names_unreadable_unused_and_shared_images(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +242,7 @@ def places_shown(batch: ClassBatch) -> np.ndarray:
 def test_the_loader_cuts_random_windows_out_of_the_whole_image(
     tmp_path: Path, kind: str, size: tuple[int, int]
 ) -> None:
-    """Each canvas shows what its frame says, mirrored in half the cases; large JPEGs are decoded at reduced size."""
+    """Each canvas matches its frame, mirrored in half the cases; large JPEGs are decoded at reduced size."""
     count, side = 40, 64
     train: Any = [SimpleNamespace(pixels=ramps(size), label=0, image_id=0, path="") for _ in range(count)]
     if kind != "pixels":
@@ -290,7 +290,7 @@ def test_windows_are_a_function_of_seed_step_and_place(pets: Path) -> None:
 def test_the_loader_names_a_image_that_cannot_be_read(pets: Path, workers: int) -> None:
     (pets / "train" / "dog" / "deeper" / "1.JPG").write_bytes(b"")
     loader = ClassLoader(open_classes(pets, "train"), CanvasConfig(size=(8, 8)), 6, workers=workers)
-    assert "1.JPG: is empty (0 bytes)" in refusal(lambda: list(loader.epoch(0)))
+    assert "1.JPG: is empty (0 bytes)" in rejection(lambda: list(loader.epoch(0)))
 
 
 def test_training_canvases_are_stretched_and_larger_than_the_input_or_windows() -> None:
@@ -301,14 +301,14 @@ def test_training_canvases_are_stretched_and_larger_than_the_input_or_windows() 
     assert training_canvas(recipe.load("tiny_darknet_cifar10")).size == (32, 32)
 
 
-def test_augmentation_of_the_other_task_is_refused() -> None:
-    said = refusal(lambda: recipe.load("tiny_darknet_cifar10", ["train.augment.mosaic=1"]))
-    assert "train.augment: mosaic set; classify models use train.class_augment" in said
-    assert "class_augment: flip" in refusal(lambda: recipe.load("yolov3_coco_416", ["train.class_augment.flip=1"]))
+def test_augmentation_of_the_other_task_is_rejected() -> None:
+    message = rejection(lambda: recipe.load("tiny_darknet_cifar10", ["train.augment.mosaic=1"]))
+    assert "train.augment: mosaic set; classify models use train.class_augment" in message
+    assert "class_augment: flip" in rejection(lambda: recipe.load("yolov3_coco_416", ["train.class_augment.flip=1"]))
     both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.pad=4"]
-    assert "area and pad both choose a window" in refusal(lambda: recipe.load("tiny_darknet_cifar10", both))
+    assert "area and pad both choose a window" in rejection(lambda: recipe.load("tiny_darknet_cifar10", both))
     both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.canvas=[90, 90]"]
-    assert "canvas is for whole images" in refusal(lambda: recipe.load("tiny_darknet_imagenet_224", both))
+    assert "canvas is for whole images" in rejection(lambda: recipe.load("tiny_darknet_imagenet_224", both))
 
 
 @pytest.fixture(params=["", "ILSVRC/Data/CLS-LOC"])
@@ -356,7 +356,7 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
 
 
 @pytest.mark.parametrize(
-    ("truth", "said"),
+    ("truth", "message"),
     [
         ("449\n1001\n", "line 2: '1001' names none of ImageNet's 1000 classes"),
         ("449\n0\n", "line 2: '0' names none"),
@@ -365,14 +365,14 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
         ("449\n1\n", f"says class {KIT_FOX}, which is not in train"),
     ],
 )
-def test_imagenet_with_a_faulty_truth(imagenet: tuple[Path, Path], truth: str, said: str) -> None:
+def test_imagenet_with_a_faulty_truth(imagenet: tuple[Path, Path], truth: str, message: str) -> None:
     root, inside = imagenet
-    assert "none of ILSVRC2012_validation_ground_truth.txt" in refusal(lambda: open_classes(root, "val"))
+    assert "none of ILSVRC2012_validation_ground_truth.txt" in rejection(lambda: open_classes(root, "val"))
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
-    assert said in refusal(lambda: open_classes(root, "val"))
+    assert message in rejection(lambda: open_classes(root, "val"))
     shutil.rmtree(inside / "val")
     example_image(inside / "val" / "n99999999" / "1.JPEG", 1)
-    assert "no folder for this class" in refusal(lambda: open_classes(root, "val"))
+    assert "no folder for this class" in rejection(lambda: open_classes(root, "val"))
 
 
 def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
@@ -387,13 +387,13 @@ def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
             {"id": i, "image_id": 1, "bbox": box, "category_id": category, "area": 1, "iscrowd": crowd}
             for i, (box, category, crowd) in enumerate(boxes, 1)
         ]
-        told = {
+        tree = {
             "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}],
             "annotations": rows,
             "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
         }
         (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"{split}.json").write_text(json.dumps(told))
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(tree))
     out = tmp_path / "cut"
     with pytest.raises(SystemExit) as ended:
         main(["data", "convert", str(root), "--to", "folder", "-o", str(out)])
@@ -403,10 +403,10 @@ def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
     found = open_classes(out, "train")
     assert (found.names, found.counts().tolist()) == (("blue", "red"), [1, 1])
     shutil.rmtree(out)
-    said = class_crops.crop(root, out)
-    assert "train: 2 images from 1 (1 red, 1 blue)" in said
-    assert "left out: 1 crowd region, 1 box without a px inside the image" in said
-    assert "is there already" in refusal(lambda: class_crops.crop(root, out))
+    summary = class_crops.crop(root, out)
+    assert "train: 2 images from 1 (1 red, 1 blue)" in summary
+    assert "left out: 1 crowd region, 1 box without a px inside the image" in summary
+    assert "is there already" in rejection(lambda: class_crops.crop(root, out))
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", " x"])
@@ -414,15 +414,17 @@ def test_classes_that_cannot_be_folders(tmp_path: Path, tiny_coco: Path, name: s
     root = tmp_path / "copy"
     shutil.copytree(tiny_coco, root)
     for file in (root / "annotations").iterdir():
-        told = json.loads(file.read_text())
-        told["categories"][0]["name"] = name
-        file.write_text(json.dumps(told))
-    assert "rename it" in refusal(lambda: class_crops.crop(root, tmp_path / "out"))
+        tree = json.loads(file.read_text())
+        tree["categories"][0]["name"] = name
+        file.write_text(json.dumps(tree))
+    assert "rename it" in rejection(lambda: class_crops.crop(root, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Path, Path], pets: Path) -> None:
+def test_hidden_folders_are_ignored_and_folders_that_are_no_class_are_named(
+    imagenet: tuple[Path, Path], pets: Path
+) -> None:
     root, inside = imagenet
     (root / "val.txt").write_text(TRUTHS["val.txt"])
     for folder in (inside / "train", inside / "val", pets / "train"):
@@ -432,9 +434,9 @@ def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Pa
     assert open_classes(root, "val").labels.tolist() == [1, 0]
     assert splits(pets) == ["train", "val"]
     example_image(root / "bare" / ".thumbs" / "1.png", 1)
-    assert "no data set found" in refusal(lambda: holds_classes(root / "bare"))
+    assert "no data set found" in rejection(lambda: holds_classes(root / "bare"))
     (inside / "train" / "tmp").mkdir()
-    assert refusal(lambda: splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
+    assert rejection(lambda: splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
 
 
 def yolo(root: Path, split: str) -> Path:
@@ -450,8 +452,8 @@ def test_boxes_of_a_set_without_splits_are_cut_out_to_be_opened(tmp_path: Path) 
     class_crops.crop(yolo(tmp_path / "boxes", ""), tmp_path / "cut")
     assert open_classes(tmp_path / "cut", "all").counts().tolist() == [1]
     assert [file.name for file in (tmp_path / "cut").iterdir()] == ["a"]
-    said = refusal(lambda: class_crops.crop(yolo(tmp_path / "odd", "summer"), tmp_path / "none"))
-    assert "split 'summer' would not be found" in said
+    message = rejection(lambda: class_crops.crop(yolo(tmp_path / "odd", "summer"), tmp_path / "none"))
+    assert "split 'summer' would not be found" in message
     assert not (tmp_path / "none").exists()
 
 
@@ -461,7 +463,7 @@ def test_a_set_of_two_kinds_of_boxes_is_no_set_of_classes(tmp_path: Path, tiny_c
     yolo(root, "train")
     example_image(root / "train" / "some" / "1.png", 9)
     for use in (lambda: holds_classes(root), lambda: open_classes(root, "train"), lambda: check.check_folder(root)):
-        assert "may be coco or yolo_txt; choose with --kind" in refusal(use)
+        assert "may be coco or yolo_txt; choose with --kind" in rejection(use)
 
 
 def test_images_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:
@@ -480,5 +482,5 @@ def test_skipping_may_not_empty_a_class(pets: Path) -> None:
     for file in (pets / "train" / "cat").iterdir():
         file.write_bytes(b"no image")
     loaded = recipe.load("tiny_darknet_cifar10", [f"data.root={pets}", "data.kind=folder"])
-    said = refusal(lambda: open_checked(tasks.of(loaded), loaded, Cleaning(skip_bad=True), Accelerator(cpu=True)))
-    assert "class cat has no image left in train" in said
+    message = rejection(lambda: open_checked(tasks.of(loaded), loaded, Cleaning(skip_bad=True), Accelerator(cpu=True)))
+    assert "class cat has no image left in train" in message

@@ -72,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run long enough to know the colors."""
+    """A run long enough to learn the colors."""
     changes = {"train.epochs": 6, "train.evaluate_every": 1, "train.batch": 8, "train.schedule.kind": "cosine"}
     changes |= {f"train.class_augment.{each}": 0 for each in ("cutout", "brightness", "contrast", "saturation")}
     return run(data, tmp_path_factory.mktemp("runs") / "finished", changes)
@@ -286,11 +286,11 @@ class TestPredict:
         with pytest.raises(SystemExit) as leaving:
             cli.main(["predict", str(finished), str(images), "--out", str(out), "--top-k", "2"])
         assert leaving.value.code == 1, "one image cannot be read"
-        said = capsys.readouterr().out.splitlines()
-        assert said[0].startswith(f"{images / '0.png'}: blue ")
-        assert said[3] == "3 images: 3 blue"
-        assert "classes.json" in said[4]
-        assert "broken.png" in said[5]
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"{images / '0.png'}: blue ")
+        assert lines[3] == "3 images: 3 blue"
+        assert "classes.json" in lines[4]
+        assert "broken.png" in lines[5]
         written = json.loads((out / "classes.json").read_text())
         assert [row["classes"][0]["name"] for row in written["images"]] == ["blue"] * 3
         assert {len(row["classes"]) for row in written["images"]} == {2}
@@ -316,7 +316,7 @@ class TestPredict:
             (["predict", "w", "x.png", "--recipe", "demo", "--top-k", "3"], "--top-k: recipe demo is a detector"),
         ],
     )
-    def test_words_that_do_not_fit(
+    def test_options_that_do_not_fit(
         self, finished: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit) as leaving:
@@ -325,7 +325,7 @@ class TestPredict:
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line
 
-    def test_arguments_of_the_other_task_are_refused(self, finished: Path) -> None:
+    def test_arguments_of_the_other_task_are_rejected(self, finished: Path) -> None:
         classifier = load(finished)
         for words in ({"threshold": 0.5}, {"iou": 0.5}, {"classes": ["red"]}):
             with pytest.raises(InputError, match=f"{next(iter(words))}: recipe .* is a classifier, which has none"):

@@ -106,7 +106,7 @@ def test_evaluation_and_conversion_leave_faults_out(tmp_path: Path, run: Run) ->
 
 @pytest.mark.parametrize("by_class", [False, True])
 def test_splitting_leaves_faults_out(by_class: bool, tmp_path: Path, run: Run) -> None:
-    """By picture and for folders of classes; a list cannot leave out a line of a label file."""
+    """By image and for folders of classes; a list cannot leave out a line of a label file."""
     lines = dict.fromkeys("abcd", "0 0.5 0.5 0.2 0.4\n") | {"e": "5 0.5 0.5 0.2 0.4\n"}
     if by_class:
         (tmp_path / "set").mkdir()

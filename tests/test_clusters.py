@@ -147,7 +147,7 @@ def stopped(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def left_alone(tiny_coco: Path, stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run of two processes that nobody stops, and the stopped one, resumed with as many."""
+    """An uninterrupted run of two processes, and the stopped one, resumed with two."""
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(stopped, folder / "resumed")
     jobs = [

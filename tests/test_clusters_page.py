@@ -1,4 +1,4 @@
-"""What docs/clusters.md shows can be parsed, and the commands in it exist. (No scheduler is asked.)"""
+"""Scripts on docs/clusters.md can be parsed, and the commands in them exist (without a scheduler)."""
 
 import re
 import shlex

@@ -128,7 +128,7 @@ HARMLESS: dict[str, tuple[Callable[[Tree], object], str]] = {  # the change, a p
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_forms_are_read_with_a_note(tmp_path: Path, name: str) -> None:
-    change, said = HARMLESS[name]
+    change, message = HARMLESS[name]
     content = tree()
     change(content)
     dataset = open_boxes(make(tmp_path, content), "train")
@@ -138,7 +138,7 @@ def test_harmless_forms_are_read_with_a_note(tmp_path: Path, name: str) -> None:
     assert dataset.names == (("7",) if "names" in name else ("car",))
     assert len(set(dataset.rows.ids.tolist())) == (1 if "floats" in name else 3)
     assert not [finding for finding in check(dataset).errors if finding.kind != "duplicate_box"]
-    assert [text for text in notes(dataset) if said in text] or not said
+    assert [text for text in notes(dataset) if message in text] or not message
     assert dataset.rows.areas.tolist() == [660, 660, 660]
     assert not dataset.rows.crowd.any()
 
@@ -241,12 +241,12 @@ def test_ids_come_back_from_a_conversion(tmp_path: Path) -> None:
     content = tree()
     of_20_digits(content)
     content["annotations"][2]["id"] = "6f1c-2"
-    said = convert(make(tmp_path / "from", content), "coco", tmp_path / "to")
+    summary = convert(make(tmp_path / "from", content), "coco", tmp_path / "to")
     after = json.loads((tmp_path / "to/annotations/train.json").read_text())
     assert [entry["id"] for entry in after["images"]] == [10**19 + n for n in (1, 2, 3)]
     assert [entry["image_id"] for entry in after["annotations"]] == [10**19 + n for n in (1, 2, 3)]
     assert [entry["id"] for entry in after["annotations"]] == [1, 2, "6f1c-2"]
-    assert "cannot hold" not in said
+    assert "cannot hold" not in summary
 
 
 def test_repeated_annotation_ids_are_a_note(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_repeated_annotation_ids_are_a_note(tmp_path: Path) -> None:
     assert (note.kind, note.level, report.checked) == ("duplicate_annotation_id", "note", {"train": (3, 3)})
     assert note.file.endswith("annotations[1]")
     assert note.text.startswith("2 boxes have the id of an earlier one, here that of annotations[0]")
-    said = convert(root, "coco", tmp_path / "to")
-    assert "3 ids of boxes, since some repeat (numbered anew)" in said
+    summary = convert(root, "coco", tmp_path / "to")
+    assert "3 ids of boxes, since some repeat (numbered anew)" in summary
     after = open_boxes(tmp_path / "to", "train")
     assert (found(after), after.rows.ids.tolist()) == (ALL, [1, 2, 3])
     assert len(COCO(str(tmp_path / "to/annotations/train.json")).anns) == 3
@@ -412,7 +412,7 @@ def test_roboflow_chess_is_read_as_its_authors_mean_it(tmp_path: Path) -> None:
         dataset = open_boxes(tmp_path, split)
         assert list(dataset.names) == expected["classes"]
         assert dataset.group == 0
-        matches(dataset, [picture for picture in expected["pictures"] if picture["split"] == split])
+        matches(dataset, [entry for entry in expected["pictures"] if entry["split"] == split])
 
 
 def test_masks_of_cvat_are_an_error_until_the_user_decides(tmp_path: Path) -> None:
@@ -454,13 +454,13 @@ def sample(name: str, root: Path) -> Any:
     shutil.copytree(SAMPLES / name, root, dirs_exist_ok=True)
     expected = json.loads((root / "expected.json").read_text())
     (root / "expected.json").unlink()
-    for picture in expected["pictures"]:
-        (root / picture["file"]).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (picture["width"], picture["height"])).save(root / picture["file"])
+    for entry in expected["pictures"]:
+        (root / entry["file"]).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (entry["width"], entry["height"])).save(root / entry["file"])
     return expected
 
 
-def matches(dataset: Dataset, pictures: list[Any]) -> None:
+def matches(dataset: Dataset, entries: list[Any]) -> None:
     read = {
         str(Path(s.path).relative_to(dataset.root)): (
             s.size,
@@ -468,7 +468,7 @@ def matches(dataset: Dataset, pictures: list[Any]) -> None:
         )
         for s in dataset
     }
-    assert read == {p["file"]: ((p["height"], p["width"]), p["boxes"]) for p in pictures}
+    assert read == {p["file"]: ((p["height"], p["width"]), p["boxes"]) for p in entries}
 
 
 def test_ignore_marks_are_regions_of_all_classes_and_come_back(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_few_images_show_no_equivalence(results: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_equal_models_are_rarely_told_apart_and_a_better_one_is_found() -> None:
+def test_equal_models_rarely_differ_significantly_and_a_better_one_does() -> None:
     """40 pairs of classifiers on 150 images, drawn from distributions whose difference is known; for detectors see
     benchmarks/bootstrap_coverage.py. Of intervals of 95 %, fewer than 33 of 40 hold the truth once in 2,000 times."""
     from boxwright.metrics import topk

@@ -21,7 +21,7 @@ class Outer(Config):
     inner: Inner = Inner()
 
 
-def refusal(call, *arguments):
+def rejection(call, *arguments):
     """The text of the InputError that `call` raises: always one line."""
     with pytest.raises(InputError) as caught:
         call(*arguments)
@@ -79,15 +79,15 @@ def write(tmp_path):
     ],
 )
 def test_bad_files(write, content, words):
-    assert words in refusal(read_yaml, write(content))
+    assert words in rejection(read_yaml, write(content))
 
 
 def test_unreadable_files(tmp_path):
-    assert "absent.yaml: cannot be read (No such file" in refusal(read_yaml, tmp_path / "absent.yaml")
-    assert "cannot be read (Is a directory)" in refusal(read_yaml, tmp_path)
+    assert "absent.yaml: cannot be read (No such file" in rejection(read_yaml, tmp_path / "absent.yaml")
+    assert "cannot be read (Is a directory)" in rejection(read_yaml, tmp_path)
 
 
-def test_words_stay_words(write):
+def test_strings_stay_strings(write):
     tree = read_yaml(write("names: [no, on, y, 2024-01-01, 'true']\nflag: true\nrate: 1.0e-3\nnone:"))
     assert tree == {"names": ["no", "on", "y", "2024-01-01", "true"], "flag": True, "rate": 0.001, "none": None}
 
@@ -114,14 +114,14 @@ def test_long_numbers_are_read_in_no_time(write, unit):
     assert time.process_time() - start < 2  # a second here; a quadratic reader takes a minute
 
 
-def test_endless_files_are_refused():
-    assert "not a regular file" in refusal(read_yaml, Path("/dev/zero"))
+def test_endless_files_are_rejected():
+    assert "not a regular file" in rejection(read_yaml, Path("/dev/zero"))
 
 
-def test_many_faults_are_told_in_short():
-    told = refusal(validate, Outer, {f"{k}" + "x" * 999: 1 for k in range(20_000)}, "here")
-    assert len(told) < 1000
-    assert told.endswith("...")
+def test_many_faults_are_summarized():
+    message = rejection(validate, Outer, {f"{k}" + "x" * 999: 1 for k in range(20_000)}, "here")
+    assert len(message) < 1000
+    assert message.endswith("...")
 
 
 def test_plain_dump_reads_back(write):
@@ -150,7 +150,7 @@ def test_override_copies():
     ],
 )
 def test_bad_overrides(word, words):
-    assert words in refusal(override, {"a": {"b": 1}}, [word])
+    assert words in rejection(override, {"a": {"b": 1}}, [word])
 
 
 @pytest.mark.parametrize(
@@ -170,11 +170,13 @@ def test_bad_overrides(word, words):
     ],
 )
 def test_faults_name_the_place(tree, expected):
-    assert refusal(validate, Outer, tree, "here") == expected
+    assert rejection(validate, Outer, tree, "here") == expected
 
 
 def test_faults_below_a_key():
-    assert refusal(validate, Inner, {"dept": 1}, "here", "a.b") == "here: a.b.dept: unknown key (did you mean 'depth'?)"
+    assert (
+        rejection(validate, Inner, {"dept": 1}, "here", "a.b") == "here: a.b.dept: unknown key (did you mean 'depth'?)"
+    )
 
 
 def test_sections_are_frozen():

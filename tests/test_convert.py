@@ -1,4 +1,4 @@
-"""`data convert`: what each layout's files say, there and back again, and what is told to be lost."""
+"""`data convert`: the files of each layout, round trips, and reported losses."""
 
 import contextlib
 import io
@@ -70,13 +70,15 @@ def rich(**changes: Any) -> dict[str, Any]:
     return tree
 
 
-def told(dataset: Dataset, *columns: str) -> dict[str, Any]:
-    """Image's name -> its boxes with their classes and those columns of them, in order of the boxes."""
-    said = {}
+def boxes_by_image(dataset: Dataset, *columns: str) -> dict[str, Any]:
+    """Image's name -> its boxes with their classes and these `columns`, sorted."""
+    boxes = {}
     for sample in dataset:
         parts = [sample.boxes.tolist(), [dataset.names[label] for label in sample.labels]]
-        said[Path(sample.path).name] = sorted(zip(*parts, *(getattr(sample, c).tolist() for c in columns), strict=True))
-    return said
+        boxes[Path(sample.path).name] = sorted(
+            zip(*parts, *(getattr(sample, c).tolist() for c in columns), strict=True)
+        )
+    return boxes
 
 
 def test_yolo_txt_by_hand(tmp_path: Path) -> None:
@@ -159,8 +161,8 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
         columns.append("crowd")
     before, after = open_dataset(root, "train"), open_dataset(tmp_path / "3", "train")
     assert after.names == ("car", "truck")
-    assert told(open_dataset(tmp_path / "3", "test")) == told(open_dataset(root, "test"))
-    assert told(after, *columns) == told(before, *columns)
+    assert boxes_by_image(open_dataset(tmp_path / "3", "test")) == boxes_by_image(open_dataset(root, "test"))
+    assert boxes_by_image(after, *columns) == boxes_by_image(before, *columns)
     written = json.loads((tmp_path / "3/annotations/train.json").read_text())
     outlines = [a.get("segmentation") for a in written["annotations"] if a["category_id"] == after.category_ids[1]]
     assert ([RHOMBUS] in outlines) == ({layout, last} <= OUTLINES)
@@ -180,26 +182,26 @@ def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -
         before, after = open_dataset(root, split), open_dataset(tmp_path / "2", split)
         if layout in ("dota", "kitti"):
             before = replace(before, names=("car", "delivery-truck"))
-        assert told(after) == told(before)
+        assert boxes_by_image(after) == boxes_by_image(before)
 
 
-def test_values_that_come_back_otherwise_are_told(tmp_path: Path) -> None:
-    """XML and DOTA's first lines hold text: flags are written as 0 and 1, and what is no text is said to change."""
+def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None:
+    """XML and DOTA's first lines contain text: flags become 0 and 1, and changes of other values are reported."""
     tree = labels()
     tree["annotations"][0] |= {"truncated": True, "occluded": 1, "pose": "left", "point": ["x"], "part": []}
     tree["annotations"][1] |= {"pose": " left", "actions": {"walking": "1"}}
     tree["images"][0] |= {"gsd": 0.5, "imagesource": "a\nb"}
     tree["images"][1] |= {"gsd": "0.5"}
     root = make(tmp_path / "from", tree)
-    said = convert(root, "voc", tmp_path / "voc")
+    summary = convert(root, "voc", tmp_path / "voc")
     changed = ("truncated", "occluded", "point", "part", "pose")
     for key in changed:
-        assert f"1 '{key}' of boxes as they were" in said
-    assert said.count("as they were") == len(changed)
+        assert f"1 '{key}' of boxes as they were" in summary
+    assert summary.count("as they were") == len(changed)
     assert ET.parse(tmp_path / "voc/Annotations/train/in/b c.xml").findtext("object/truncated") == "1"
-    said = convert(root, "dota", tmp_path / "dota")
-    assert "1 'gsd' of images as they were" in said
-    assert "1 'imagesource' of images as they were" in said
+    summary = convert(root, "dota", tmp_path / "dota")
+    assert "1 'gsd' of images as they were" in summary
+    assert "1 'imagesource' of images as they were" in summary
     first = (tmp_path / "dota/train/labelTxt/a.txt").read_text().splitlines()[:2]
     assert first == ["imagesource:a b", "gsd:0.5"]
 
@@ -212,9 +214,9 @@ def test_coco_to_coco_keeps_every_key(tmp_path: Path) -> None:
     for key in ("images", "annotations", "categories"):
         after = {entry["id"]: entry for entry in written[key]}
         for entry in tree[key]:
-            said = after.pop(entry["id"])
-            assert said | entry == said, key
-            assert said.keys() - entry.keys() <= {"iscrowd", "difficult"}
+            converted = after.pop(entry["id"])
+            assert converted | entry == converted, key
+            assert converted.keys() - entry.keys() <= {"iscrowd", "difficult"}
         assert not after
 
 
@@ -227,7 +229,7 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
     assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
     areas = "area other than that of the box"
     assert "marks of difficult" not in convert(tmp_path / "from", "voc", tmp_path / "voc")
-    said = convert(tmp_path / "from", "yolo_txt", tmp_path / "yolo")
+    summary = convert(tmp_path / "from", "yolo_txt", tmp_path / "yolo")
     for word in (
         "2 marks of difficult",
         "1 'dota_difficult' of boxes",
@@ -235,7 +237,7 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
         "1 outline",
         "1 'gsd' of images",
     ):
-        assert word in said
+        assert word in summary
     convert(tmp_path / "coco", "dota", tmp_path / "to")
     assert (tmp_path / "to/train/labelTxt/P1.txt").read_text().splitlines() == lines
     assert open_dataset(tmp_path / "to", "train").names == open_dataset(tmp_path / "from", "train").names
@@ -257,8 +259,8 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
         return sorted((e.tag, (e.text or "").strip()) for e in ET.parse(file).getroot().iter())
 
     assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
-    said = convert(tmp_path / "coco", "voc", tmp_path / "to")
-    assert "cannot hold: 1 id of images, 1 id of boxes, 1 id of classes\n" in said
+    summary = convert(tmp_path / "coco", "voc", tmp_path / "to")
+    assert "cannot hold: 1 id of images, 1 id of boxes, 1 id of classes\n" in summary
     assert elements(tmp_path / "to/Annotations/all/a.xml") == elements(tmp_path / "from/Annotations/a.xml")
 
 
@@ -282,16 +284,16 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
           for tool in TOOLS if tool != "openimages"),
     ],
 )  # fmt: skip
-def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:
-    said = convert(make(tmp_path / "from", rich()), layout, tmp_path / "to")
-    assert f"train: 3 images, 4 boxes from coco to {layout}" in said
-    assert ("cannot hold" in said) == bool(lost)
+def test_losses_are_reported(tmp_path: Path, layout: str, lost: list[str]) -> None:
+    summary = convert(make(tmp_path / "from", rich()), layout, tmp_path / "to")
+    assert f"train: 3 images, 4 boxes from coco to {layout}" in summary
+    assert ("cannot hold" in summary) == bool(lost)
     for word in lost:
-        assert word in said
-    assert ("difficult objects" in said) == (layout not in ("coco", "voc", "dota"))
-    assert ("'gsd'" in said) == (layout not in ("coco", "dota"))
-    assert ("'pose'" in said) == (layout not in ("coco", "voc"))
-    assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if "(left out)" in said else 4)
+        assert word in summary
+    assert ("difficult objects" in summary) == (layout not in ("coco", "voc", "dota"))
+    assert ("'gsd'" in summary) == (layout not in ("coco", "dota"))
+    assert ("'pose'" in summary) == (layout not in ("coco", "voc"))
+    assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if "(left out)" in summary else 4)
 
 
 def test_ids_of_boxes_never_repeat(tmp_path: Path) -> None:
@@ -315,11 +317,11 @@ def test_ignore_regions_that_are_written_are_no_loss(tmp_path: Path, layout: str
 
 
 def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
-    """`line_txt` takes a first name `background` for no class of its own."""
+    """In `line_txt`, a first name `background` is not a class."""
     tree = labels(categories=[{"id": 2, "name": "background"}, {"id": 9, "name": "truck"}])
     root = make(tmp_path / "from", tree)
     convert(root, "line_txt", tmp_path / "to")
-    assert told(open_dataset(tmp_path / "to", "train")) == told(open_dataset(root, "train"))
+    assert boxes_by_image(open_dataset(tmp_path / "to", "train")) == boxes_by_image(open_dataset(root, "train"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS + TOOLS)
@@ -350,7 +352,7 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "layout", "said"),
+    ("change", "layout", "message"),
     [
         ({"annotations": [labels()["annotations"][0] | {"category_id": 77}]}, "voc", "category 77 is not defined"),
         ({"annotations": [labels()["annotations"][0] | {"image_id": 77}]}, "coco", "there is no image 77"),
@@ -369,16 +371,18 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
         ({}, "pascal", "there is no such layout, needed one of coco"),
     ],
 )
-def test_what_cannot_be_carried_over_is_refused(tmp_path: Path, change: dict[str, Any], layout: str, said: str) -> None:
+def test_what_cannot_be_carried_over_is_rejected(
+    tmp_path: Path, change: dict[str, Any], layout: str, message: str
+) -> None:
     root = make(tmp_path / "from", labels(**change))
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         convert(root, layout, tmp_path / "to")
     assert "\n" not in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["from"]
 
 
 @pytest.mark.parametrize(("layout", "split"), [("line_txt", "classes"), ("line_txt", "names"), ("coco", "stuff_a")])
-def test_split_that_would_not_be_found_again_is_refused(tmp_path: Path, layout: str, split: str) -> None:
+def test_split_that_would_not_be_found_again_is_rejected(tmp_path: Path, layout: str, split: str) -> None:
     root = tmp_path / "from"
     convert(make(tmp_path / "coco"), "yolo_txt", root)
     for part in ("images", "labels"):
@@ -388,7 +392,7 @@ def test_split_that_would_not_be_found_again_is_refused(tmp_path: Path, layout: 
     assert not (tmp_path / "to").exists()
 
 
-def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
+def test_splits_of_different_classes_are_rejected(tmp_path: Path) -> None:
     root = make(make(tmp_path / "from"), labels(categories=[{"id": 2, "name": "x"}, {"id": 9, "name": "y"}]), "val")
     with pytest.raises(InputError, match=r"classes of val are x, y, before car, delivery truck"):
         convert(root, "dota", tmp_path / "to")

@@ -249,7 +249,7 @@ def test_faulty_options_are_one_line() -> None:
 
 
 @pytest.mark.parametrize("line", ["0.1,0.5,0.9,0.5", "700,0,700,300", "0,-9,600,-1"])
-def test_places_where_nothing_can_be_counted_are_refused(line: str) -> None:
+def test_places_where_nothing_can_be_counted_are_rejected(line: str) -> None:
     """Fractions instead of px, and a line outside of the video."""
     with pytest.raises(InputError, match=r"line 1: lies .* px of its 640 x 360,"):
         counting_config.check_size(counting_config.load(lines=[line]), 360, 640)

@@ -197,7 +197,7 @@ def test_roi_align(aligned: bool) -> None:
 
 @pytest.mark.parametrize("block", [64, nms.BLOCK_ELSEWHERE])
 @pytest.mark.parametrize("kind", ["standard", "diou", "greedy", "soft"])
-def test_suppression(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nms(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nms, "BLOCK_ELSEWHERE", block)
     found = [made_boxes_and_scores(count, 5, seed) for seed, count in enumerate((3000, 0, 1, 700))]
     sizes = [(400, 400)] * len(found)

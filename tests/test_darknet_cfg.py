@@ -126,7 +126,7 @@ def test_any_other_size_of_the_same_network(tmp_path: Path) -> None:
 
 
 def test_shipped_yolov4_csp_is_the_published_file() -> None:
-    """Layer by layer, at 640; loss and NMS are what the file says, too."""
+    """Layer by layer, at 640; loss and NMS also follow the file."""
     text = with_size(read_cfg(ORACLES / "cfg" / "yolov4-csp.cfg"), 640, 640)
     shipped = recipe.load("yolov4_csp_640")
     ours, theirs = plan(shipped.model.cfg), plan(text)  # type: ignore[attr-defined]

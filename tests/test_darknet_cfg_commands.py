@@ -91,7 +91,7 @@ def test_a_cfg_is_a_recipe(mine: Path) -> None:
         ("nms_kind=diounms\nbeta_nms=1\n", "diou"),
     ],
 )  # fmt: skip
-def test_suppression_is_that_of_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
+def test_nms_is_that_of_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
     (tmp_path / "a.cfg").write_text(CFG.replace("nms_kind=greedynms\n", lines))
     assert recipe.load(tmp_path / "a.cfg").predict.nms.kind == kind
 
@@ -112,7 +112,7 @@ def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pyte
     assert torch.equal(found.boxes, wanted.boxes)
 
 
-def test_odd_activations_are_said_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_activations_are_logged_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
     assert status_of("show", str(mine / "net.cfg")) == 0
     line = "activation=leaky;slope0.1 is no activation of Darknet, which takes it for relu"
@@ -134,7 +134,7 @@ def test_odd_activations_are_said_by_every_command(mine: Path, capsys: pytest.Ca
     ],
 )
 def test_names(mine: Path, log: list[str], text: str, expected: list[str] | str) -> None:
-    """Blank lines behind the names are no names; equal names, as in Darknet's list of ImageNet, are told apart."""
+    """Blank lines after the names are ignored; equal names, as in Darknet's list of ImageNet, are numbered."""
     (mine / "my.names").write_text(text)
     if isinstance(expected, str):
         with pytest.raises(bw.InputError, match=expected):
@@ -160,7 +160,7 @@ def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
 
 
 def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of a command that refuses its input."""
+    """The error line of a command that rejects its input."""
     assert status_of(*arguments) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1

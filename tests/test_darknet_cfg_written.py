@@ -1,4 +1,4 @@
-"""The .cfg that `export --to darknet` makes of a network: read back, beside the published ones, and its refusals."""
+"""The .cfg that `export --to darknet` generates: read back, compared with published files, and rejected networks."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_both_files_give_the_network_again(name: str, changes: dict[str, Any], t
 
 
 def same(layer: Layer) -> tuple[Any, ...]:
-    """A layer without what its section says of training."""
+    """A layer without its section's keys for training."""
     return layer.section.kind, *(getattr(layer, each.name) for each in fields(layer) if each.name != "section")
 
 
@@ -139,7 +139,7 @@ def test_layer_by_layer_as_published(name: str, cfg: str) -> None:
         (TINY3, {"data__bands": [1, 2, 3, 4]}, "has 4 channels, Darknet's 1 or 3"),
     ],
 )
-def test_without_a_cfg_the_reason_is_told(
+def test_without_a_cfg_the_reason_is_logged(
     name: str, changes: dict[str, Any], reason: str, tmp_path: Path, log: list[str]
 ) -> None:
     model, chosen = made(name, **changes)
@@ -192,7 +192,7 @@ def test_an_epsilon_of_another_kind(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
-    """What `boxwright train net.cfg` would take from the text is what the recipe says."""
+    """The settings that `boxwright train net.cfg` reads from the text equal the recipe's."""
     model, chosen = made(
         TINY4, train__batch=4, train__accumulate=3, train__epochs="auto", train__min_steps=900, data__max_boxes=70,
         train__schedule={

@@ -24,7 +24,7 @@ def load(text: str, folder: Path, *changes: str) -> recipe.Recipe:
 
 
 def test_recipe_of_a_detector(tmp_path: Path) -> None:
-    """Each value by hand, as the table of Darknet's keys says."""
+    """Each value by hand, from the table of Darknet's keys."""
     found = load(cfg(), tmp_path).tree()
     train, loss = found["train"], found["model"]["loss"]
     assert (train["batch"], train["accumulate"], train["epochs"], train["min_steps"]) == (4, 16, "auto", 2000)
@@ -185,7 +185,7 @@ def test_what_cannot_be_trained_so(tmp_path: Path, text: str, message: str) -> N
 def test_heads_of_two_kinds_are_not_trained(
     tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused before a run folder exists."""
+    """Rejected before a run folder exists."""
     monkeypatch.chdir(tmp_path)
     head = "[region]\nanchors=1,2\nclasses=3\nnum=1\n"
     second = "[route]\nlayers=-3\n" + LAST.format(8, "linear") + "[yolo]\nanchors=9,9\nclasses=3\nnum=1\n"

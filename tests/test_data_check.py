@@ -255,13 +255,13 @@ def test_every_finding_is_listed(tmp_path: Path) -> None:
     assert all(f"annotation id {number}:" in told for number in range(100, 108))
 
 
-def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_classes_of_one_name_are_rejected(tmp_path: Path) -> None:
     make(tmp_path, entry("categories", 1, name="car"))
     with pytest.raises(InputError, match=r"train.json: 1 class names stand more than once \(car\)"):
         open_dataset(tmp_path, "train")
 
 
-def test_skipping_everything_is_refused(tmp_path: Path) -> None:
+def test_skipping_everything_is_rejected(tmp_path: Path) -> None:
     make(tmp_path, lambda tree, folder: [(folder / f"{n}.jpg").write_bytes(b"") for n in range(4)] and None)
     dataset = open_dataset(tmp_path, "train")
     with pytest.raises(InputError, match="no image left"):
@@ -346,7 +346,7 @@ def test_a_cut_off_tiff_is_seen_and_a_whole_one_not_decoded(tmp_path: Path, monk
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "notes"), [("bccd", 7), ("aerial", 1)])
 def test_real_sets(name: str, notes: int) -> None:
-    """BCCD's README knows seven cells boxed twice; aerial `large` has no truck. Nothing else is wrong with either."""
+    """BCCD's README lists seven cells boxed twice; aerial `large` has no truck. Neither has other faults."""
     if not (SHARED / name).is_dir():
         pytest.skip(f"{SHARED / name} is absent")
     report = check_folder(SHARED / name)

@@ -1,4 +1,4 @@
-"""Readers of labels: each layout gives the same boxes, and a file that cannot be used gives one line that says why."""
+"""Readers of labels: each layout gives the same boxes, and an unusable file gives one line with the reason."""
 
 import contextlib
 import io
@@ -285,7 +285,7 @@ def broken_coco(**changes: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (json.dumps(labels())[:200], r"train\.json: not JSON \(.*line 1 column \d+"),
         ("[" * 100000, "nested too deeply"),
@@ -303,10 +303,10 @@ def broken_coco(**changes: object) -> dict[str, Any]:
         (broken_coco(images__0__file_name="x.png", images__1__file_name="y.png"), "none of its 2 images"),
     ],
 )
-def test_broken_coco_is_one_line(tmp_path: Path, content: object, said: str) -> None:
+def test_broken_coco_is_one_line(tmp_path: Path, content: object, message: str) -> None:
     write(tmp_path / "annotations/train.json", content)
     images(tmp_path / "train/a.png", tmp_path / "train/b.png")
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         open_dataset(tmp_path, "train")
     assert "\n" not in str(caught.value)
     assert "train.json" in str(caught.value)
@@ -321,7 +321,7 @@ def test_broken_line_txt_is_named(tmp_path: Path, word: str) -> None:
         open_dataset(tmp_path, "train")
 
 
-def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_or_ambiguous_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder or file"):
         open_dataset(tmp_path / "gone", "train")
     with pytest.raises(InputError, match=r"no data set found in it \(nothing\)"):
@@ -348,7 +348,7 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("yaml", "message"),
     [
         ("train: [", r"line \d: not valid YAML"),
         ("trian: x\n", "trian: unknown key .did you mean 'train'"),
@@ -359,7 +359,7 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
         ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
 )
-def test_broken_yaml_is_one_line(tmp_path: Path, yaml: str, said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+def test_broken_yaml_is_one_line(tmp_path: Path, yaml: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         open_dataset(write(tmp_path / "d.yaml", yaml), "train")
     assert "\n" not in str(caught.value)

@@ -171,7 +171,7 @@ def test_no_gradient_moves_a_clamped_position() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("path", ["plain", "kernel"])
 def test_positions_keep_their_fractions_far_from_the_corner(path: str, dtype: torch.dtype, referee: ModuleType) -> None:
-    """A quarter pixel right of column 700 or so, which these types cannot tell from the column."""
+    """A quarter pixel right of column 700 or so, which these types cannot distinguish from the column."""
     x = torch.zeros(1, 1, 1, 1001, dtype=dtype)
     x[..., ::2] = 1  # so that a quarter past an even column reads 0.75, past an odd one 0.25
     offset = torch.zeros(1, 18, 1, 1001, dtype=dtype)

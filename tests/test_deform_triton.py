@@ -75,7 +75,7 @@ def test_half_precision_is_near_the_same_numbers_in_float32(
 
 
 def test_positions_keep_their_fractions_far_from_the_corner(in_triton: Call) -> None:
-    """A quarter pixel right of column 128, which bfloat16 cannot tell from the column."""
+    """A quarter pixel right of column 128, which bfloat16 cannot distinguish from the column."""
     x = torch.zeros(1, 1, 1, 141, dtype=torch.bfloat16)
     x[..., ::2] = 1  # so that a quarter past an even column reads 0.75, past an odd one 0.25
     offset, mask = torch.zeros(1, 18, 1, 141, dtype=x.dtype), torch.ones(1, 9, 1, 141, dtype=x.dtype)

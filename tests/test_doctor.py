@@ -1,4 +1,4 @@
-"""`boxwright doctor`: what is found is what other programs find, and what does not work is said with status 1."""
+"""`boxwright doctor`: its values equal those of other programs, and faults give status 1."""
 
 import json
 import os

@@ -96,7 +96,7 @@ def test_what_the_splitting_tool_cut_is_difficult(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "train").rows.difficult.tolist() == [True, True, False]
 
 
-def test_two_folders_of_labels_need_a_word(tmp_path: Path) -> None:
+def test_two_folders_of_labels_need_an_option(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS)
     scene(tmp_path, "a", V15, label_folder="labelTxt-v1.5")
     with pytest.raises(InputError, match=r"train: holds labelTxt and labelTxt-v1\.5, needed one"):
@@ -114,7 +114,7 @@ def test_names_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("1 2 3 4 5 6 7 plane 0", "needed eight numbers, a class, and 0, 1 or 2"),
         ("1 2 3 4 5 6 7", "needed eight numbers"),
@@ -124,12 +124,12 @@ def test_names_of_ones_own(tmp_path: Path) -> None:
         ("1 2 3 4 5 6 7 8 plane 0 0", "0, 1 or 2"),
     ],
 )
-def test_every_bad_line_is_reported(tmp_path: Path, line: str, said: str) -> None:
+def test_every_bad_line_is_reported(tmp_path: Path, line: str, message: str) -> None:
     first, second = (scene(tmp_path, name, f"{line}\n{LABELS}{line}\n") for name in "ab")
     dataset = open_dataset(tmp_path, "train")
     places = [f"{first} line 1", f"{first} line 8", f"{second} line 1", f"{second} line 8"]
     assert [finding.file for finding in dataset.findings] == places
-    assert all(finding.kind == "unreadable_label" and said in finding.text for finding in dataset.findings)
+    assert all(finding.kind == "unreadable_label" and message in finding.text for finding in dataset.findings)
     assert len(dataset.rows) == 6
 
 
@@ -277,7 +277,7 @@ def test_voc_image_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[s
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("</annotation>", "", "not well-formed XML"),
         ("annotation>", "other>", "the outer element is 'other'"),
@@ -289,17 +289,17 @@ def test_voc_image_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[s
         ("<difficult>1", "<difficult>yes", r"object\[1\]: difficult: found 'yes', needed 0 or 1"),
     ],
 )
-def test_bad_voc_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_bad_voc_is_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     xml = voc(tmp_path, {"train": ["a"]}, VOC.replace(old, new))
     with_names = tmp_path / "classes.txt"
     with_names.write_text("person\ncat\n")
     (finding,) = open_dataset(tmp_path, "train").findings
-    assert re.search(said, f"{finding.file}: {finding.text}")
+    assert re.search(message, f"{finding.file}: {finding.text}")
     assert finding.file.startswith(str(xml))
     with_names.unlink()
-    if "object" not in said:  # nothing is left that could tell the classes
+    if "object" not in message:  # nothing is left that could tell the classes
         report = check(open_dataset(tmp_path, "train"), images=False)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             report.raise_on_errors(tmp_path)
 
 

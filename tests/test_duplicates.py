@@ -38,7 +38,7 @@ def some_boxes(draw: np.random.Generator, count: int, spread: float) -> Boxes:
 @pytest.mark.parametrize("spread", [0.3, 1.5, 4.0])
 def test_the_same_as_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(int(spread * 10))
-    for steps in (24, 2):  # 2: most boxes are settled by cells
+    for steps in (24, 2):  # 2: most boxes are resolved by the grid
         monkeypatch.setattr(duplicates, "MAX_STEPS", steps)
         for _ in range(8):
             boxes = some_boxes(draw, 40, spread)

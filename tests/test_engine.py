@@ -219,7 +219,7 @@ class TestOptimizer:
     @pytest.mark.parametrize(
         ("freeze", "words"), [(["bakbone"], "no module 'bakbone'"), (["0", "1", "3"], "freezes every")]
     )
-    def test_freeze_refuses(self, freeze, words):
+    def test_freeze_rejects(self, freeze, words):
         with pytest.raises(InputError, match=words):
             optim.build(small_network(), config(freeze=freeze))
 
@@ -377,15 +377,15 @@ class TestRunFolder:
         summary = json.loads((finished / "metrics.json").read_text())["summary"]
         assert summary["AP"] == lines(finished)[-1]["AP"]
 
-    def test_refuses_a_second_run(self, finished, tiny_coco):
+    def test_rejects_a_second_run(self, finished, tiny_coco):
         with pytest.raises(InputError, match="holds a run already"):
             run(tiny_coco, finished)
 
-    def test_resume_refuses_another_recipe(self, finished, tiny_coco):
+    def test_resume_rejects_another_recipe(self, finished, tiny_coco):
         with pytest.raises(InputError, match=r"recipe.yaml: train.batch is 2 there and 3 now"):
             run(tiny_coco, finished, {"train.keep_checkpoints": 1, "train.batch": 3}, resume=True)
 
-    def test_resume_refuses_other_labels(self, finished, tiny_coco, tmp_path):
+    def test_resume_rejects_other_labels(self, finished, tiny_coco, tmp_path):
         other = shutil.copytree(tiny_coco, tmp_path / "other")
         file = other / "annotations" / "train.json"
         labels = json.loads(file.read_text())
@@ -638,8 +638,8 @@ class TestPatience:
     def test_ends_a_run_as_a_complete_one(self, tiny_coco, tmp_path, scripted, capsys):
         scripted.run = tmp_path / "run"
         folder = run(tiny_coco, scripted.run, PATIENT)
-        said = "stopped after epoch 5: 2 evaluations without a better network"
-        assert said in capsys.readouterr().err
+        message = "stopped after epoch 5: 2 evaluations without a better network"
+        assert message in capsys.readouterr().err
         assert [line["epoch"] for line in lines(folder) if "AP" in line] == [0, 1, 2, 3, 4]
         assert torch.load(folder / "best" / "state.pt", weights_only=True)["step"] == 3 * 6
         assert torch.load(folder / "last" / "state.pt", weights_only=True)["step"] == 5 * 6
@@ -647,7 +647,7 @@ class TestPatience:
         assert (folder / "curves.png").exists()
         before, log = tensors(folder / "last"), lines(folder)
         run(tiny_coco, folder, PATIENT, resume=True)
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert lines(folder) == log
         assert all(value.equal(before[name]) for name, value in tensors(folder / "last").items())
         run(tiny_coco, folder, PATIENT | {"train.patience": 3}, resume=True)  # and with more of it goes on
@@ -717,7 +717,7 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
 @pytest.mark.slow
 @pytest.mark.parametrize("mixed", [0, 0.5])
 def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
-    """Several training images have no box; some batches have none at all, and teach that nothing is there."""
+    """Several training images have no box; some batches have none, and contribute background only."""
     data = shutil.copytree(tiny_coco, tmp_path / "data")
     for split, kept in (("train", {1, 2, 3}), ("val", {1, 2})):
         file = data / "annotations" / f"{split}.json"

@@ -34,7 +34,7 @@ def referee(truth, results):
         gold = COCO()
         gold.dataset = truth
         gold.createIndex()
-        found = COCO()  # loadRes refuses an empty list
+        found = COCO()  # loadRes fails for an empty list
         found.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": []}
         found.createIndex()
         judge = COCOeval(gold, gold.loadRes(results) if results else found, "bbox")
@@ -153,7 +153,7 @@ def test_the_best_score_of_a_class():
 
 
 def test_crowd_and_area_matter_in_the_made_sets():
-    """Else the agreement above would say nothing about them."""
+    """Otherwise the agreement above would not cover them."""
     samples, found, names = made(0)
     metrics = score(samples, found, names)
     for change in ({"crowd": lambda s: s.crowd & False}, {"areas": lambda s: s.areas * 9}):
@@ -275,7 +275,7 @@ def test_classes_are_matched_by_name(tmp_path):
     assert evaluate(Predictor(Rectangles(), more), open_dataset(tmp_path / "plain", "val")).ap50 == 1
 
 
-def test_what_cannot_be_evaluated_is_refused(tmp_path):
+def test_what_cannot_be_evaluated_is_rejected(tmp_path):
     write_set(tmp_path / "set", SCENES)
     dataset, predictor = open_dataset(tmp_path / "set", "val"), rectangles_predictor()
     with pytest.raises(bw.InputError, match="holds no image"):

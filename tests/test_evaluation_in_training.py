@@ -62,7 +62,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
 def test_the_loaders_processes_live_through_evaluations(
     tiny_coco: Path, tmp_path: Path, evaluations: list[Seen]
 ) -> None:
-    """6 steps an epoch, of which PyTorch lets each of two processes be two batches ahead, also beyond its end."""
+    """6 steps per epoch; PyTorch prefetches two batches in each of two processes, also beyond the end of the epoch."""
     run(tiny_coco, tmp_path / "two", EVALUATED | {"data.workers": 2})
     processes, started, drawn, asked = zip(*evaluations, strict=True)
     assert len(processes[0]) == 2

@@ -1,6 +1,6 @@
-"""The verb `export`: files that give the same answers, and the gate that refuses those that do not.
+"""The command `export`: files with the same outputs, and the parity check that rejects others.
 
-What one kind of file holds is looked at in tests of its own; here a file is written, read back and judged.
+The content of each kind of file has separate tests; here a file is written, read back and compared.
 """
 
 import json
@@ -133,7 +133,7 @@ def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str
 
 @pytest.mark.parametrize("to", GRAPHS)
 def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The recipe travels with it, with the size that was asked for; the report says what was compared."""
+    """The file contains the recipe with the requested size; the report lists the comparisons."""
     weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     with pytest.raises(SystemExit) as leaving:
         cli.main(["export", str(weights), "--to", to, "-o", str(file), "--size", "64", "128"])
@@ -158,7 +158,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("complete", [False, True])
 @pytest.mark.parametrize("to", ["torchscript", "pt2"])
-def test_the_verbs_take_programs_as_they_take_weights(
+def test_the_commands_take_programs_as_they_take_weights(
     tmp_path: Path, to: str, complete: bool, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     thresholds = {"predict__threshold": 0.02, "evaluate__threshold": 0.02}
@@ -223,7 +223,7 @@ def wrong_mean(model: nn.Module, *rest: Any) -> Graph:
 
 
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
-def test_an_exporter_with_a_wrong_mean_is_refused(
+def test_an_exporter_with_a_wrong_mean_is_rejected(
     tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
@@ -244,7 +244,7 @@ def test_an_exporter_with_a_wrong_mean_is_refused(
         assert report["first_inside"]["operator"] == "Sub"
 
 
-def test_a_refused_export_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_export_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, file = saved(tmp_path), tmp_path / "x.xml"
     for name in ("x.xml", "x.bin"):
         (tmp_path / name).write_text(name)
@@ -303,7 +303,7 @@ def test_detections_are_matched_one_to_one() -> None:
 
 
 def test_what_rounding_decides_is_not_counted() -> None:
-    """0.1004 lies within 0.001 of the lowest score that is told, 0.1."""
+    """0.1004 is within 0.001 of the threshold, 0.1."""
     ours, theirs = found((0.9, 0, 20), (0.1004, 0, 60)), found((0.9, 0, 20))
     assert match(ours, theirs, 0.1, 100, LIMITS)[:2] == (1, 1)
     assert match(ours, theirs, 0.05, 100, LIMITS)[:2] == (2, 1)
@@ -356,8 +356,8 @@ def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -
     assert len(predictor(scenes.render(0, 0).image)) == 0
 
 
-def test_a_complete_file_that_finds_nothing_is_refused(tmp_path: Path) -> None:
-    """Nothing reaches 0.01 either: nothing was compared, which is no proof."""
+def test_a_complete_file_that_finds_nothing_is_rejected(tmp_path: Path) -> None:
+    """No score reaches 0.01 either: nothing was compared, so nothing is verified."""
     weights = saved(tmp_path)
     model, chosen, _ = load_network(weights, None, "cpu", ())
     for name, bias in model.named_parameters():
@@ -372,10 +372,10 @@ def test_a_complete_file_that_finds_nothing_is_refused(tmp_path: Path) -> None:
 def test_infinite_differences_are_json(tmp_path: Path) -> None:
     report = parity.Report(tmp_path / "x.onnx", "wrong", {"raw": [{"worst": float("inf")}]})
 
-    def refuse(word: str) -> None:
+    def reject_constant(word: str) -> None:
         raise AssertionError(word)  # Infinity is no word of JSON
 
-    tree = json.loads(report.save().read_text(), parse_constant=refuse)
+    tree = json.loads(report.save().read_text(), parse_constant=reject_constant)
     assert tree["raw"] == [{"worst": "Infinity"}]
 
 
@@ -387,7 +387,7 @@ def test_infinite_differences_are_json(tmp_path: Path) -> None:
         ({"quality": {"measure": "AP", "pytorch": 0.5, "file": 0.502}}, "AP is 0.5020, in PyTorch 0.5000"),
     ],
 )
-def test_reasons_to_refuse(change: dict[str, Any], reason: str) -> None:
+def test_reasons_to_reject(change: dict[str, Any], reason: str) -> None:
     good = {
         "first_difference": None,
         "predictions": {"matched": 9, "compared": 9, "unmatched": []},
@@ -422,7 +422,7 @@ def test_reasons_to_refuse(change: dict[str, Any], reason: str) -> None:
         (["--to", "onnx", "-o", "no/such/folder/x.onnx"], "cannot be written"),
     ],
 )
-def test_wrong_words_are_one_line_and_leave_nothing(
+def test_invalid_options_are_one_line_and_leave_nothing(
     tmp_path: Path, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = saved(tmp_path)
@@ -491,7 +491,7 @@ def test_an_extra_that_is_not_installed(
     assert left(tmp_path) == set()
 
 
-def test_a_card_is_read_back(tmp_path: Path) -> None:
+def test_metadata_is_read_back(tmp_path: Path) -> None:
     metadata = Metadata(recipe.load("demo"), "raw", "float32", ("a", "b"), "0f", "0.1.0")
     again = Metadata.from_text(metadata.to_text(), "x")
     assert replace(again, recipe=metadata.recipe) == metadata

@@ -136,7 +136,7 @@ class Suppression(nn.Module):
 
 @pytest.mark.parametrize("keep", [5, 300])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
-def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None:
+def test_taking_the_best_equals_nms(rule: dict[str, Any], keep: int) -> None:
     settings = NMSConfig.model_validate(rule | {"max_detections": keep})
     boxes, scores, labels = many_boxes(200, 1)
     chosen, gained = Suppression(settings)(boxes, scores, labels)
@@ -152,7 +152,7 @@ def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("rule", RULES[2:5], ids=lambda rule: rule["kind"])
 def test_a_trace_keeps_the_loop(rule: dict[str, Any]) -> None:
-    """It was seen on an image where nothing is found, and is run on others."""
+    """It was traced on an image without detections, and runs on others."""
     settings = NMSConfig.model_validate(rule)
     boxes, scores, labels = many_boxes(200, 1)
     nothing = boxes[2:], scores[2:], labels[2:]
@@ -231,7 +231,7 @@ def test_canvases_in_the_runtimes(tmp_path: Path) -> None:
 
 @needs_runtimes
 @pytest.mark.parametrize("rule", [RULES[1], RULES[4]], ids=lambda rule: rule["kind"])
-def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
+def test_nms_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
     """The operator, on boxes of few px, where counting both ends matters; and the loop."""
     import onnxruntime
 
@@ -257,7 +257,7 @@ IMAGES = [np.stack([waves(seed, h, w) for seed in range(3)]) for h, w in [(120, 
 
 
 def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
-    """A small network whose answers depend on what is shown, as a trained one's do, and its recipe."""
+    """A small network whose outputs depend on the image, like a trained one's, and its recipe."""
     chosen = recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
     # With seed 1 this deep network likes two classes of one box equally well to 1e-4, and rounding would choose.
     torch.manual_seed(6 if name == "yolov4_coco_608" else 1)

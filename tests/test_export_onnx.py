@@ -30,7 +30,7 @@ SIZE = (64, 96)
 
 
 def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
-    """A small network with random weights and statistics, whose answers depend on all of them."""
+    """A small network with random weights and statistics, whose outputs depend on all of them."""
     torch.manual_seed(7)
     tree = {"model": {"classes": 3, **changes, "name": name}, "data": {"canvas": {"size": SIZE}}, "name": "small"}
     recipe = from_tree(tree, "test")
@@ -160,7 +160,7 @@ def crowded() -> tuple[Tensor, Tensor]:
     return torch.cat((corner, corner + side), -1), scores
 
 
-def test_suppression_is_that_of_torchvision_and_of_ours(tmp_path: Path, referee: Any) -> None:
+def test_nms_equals_torchvisions_and_that_in_pytorch(tmp_path: Path, referee: Any) -> None:
     boxes, scores = crowded()
     wanted = torch.zeros_like(scores, dtype=torch.bool)
     for group in range(2):

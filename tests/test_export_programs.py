@@ -1,4 +1,4 @@
-"""TorchScript and .pt2: what is written runs without boxwright's code, and what a stranger put in is not loaded."""
+"""TorchScript and .pt2: files run without boxwright's code, and untrusted content is not loaded."""
 
 import io
 import os
@@ -167,7 +167,7 @@ def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_without_a_card(kind: str, tmp_path: Path) -> None:
+def test_without_metadata(kind: str, tmp_path: Path) -> None:
     file = small(tmp_path, kind)
     with pytest.raises(InputError, match="'boxwright' metadata: not JSON"):
         open_runtime(file, options=RuntimeOptions(trust=True))

@@ -87,7 +87,7 @@ def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_within_images(model: FasterRCNN) -> None:
-    """What lies beyond an image is not seen, and no proposal reaches there; images that fill the canvas need no
+    """Pixels outside the image have no effect, and proposals end at its border; images that fill the canvas need no
     extents."""
     images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
     extents = torch.tensor([[61.0, 128.0], [96.0, 75.0]])
@@ -109,7 +109,7 @@ def test_within_images(model: FasterRCNN) -> None:
 
 @pytest.mark.parametrize("fit", ["letterbox", "crop"])
 @pytest.mark.parametrize("change", [{"model.clip_proposals_to": "image"}, {"data.canvas.trim": True}])
-def test_images_away_from_the_corner_are_refused(fit: str, change: dict[str, Any]) -> None:
+def test_images_away_from_the_corner_are_rejected(fit: str, change: dict[str, Any]) -> None:
     (key,) = change
     with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs an image at the top left"):
         recipe.load("faster_rcnn_r50_dcn_coco_standard", {"data.canvas.fit": fit} | change)
@@ -141,7 +141,7 @@ NONE = torch.zeros(0, 4)
 SOME = torch.tensor([[4.0, 6, 40, 50], [20, 10, 90, 60], [1, 1, 12, 14]])
 
 
-def many(count: int, size: tuple[int, int]) -> Tensor:
+def many_boxes(count: int, size: tuple[int, int]) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     corner = torch.rand(count, 2, generator=generator) * torch.tensor([size[1] - 12.0, size[0] - 12.0])
     return torch.cat((corner, corner + 4 + torch.rand(count, 2, generator=generator) * 8), 1)
@@ -153,7 +153,7 @@ def many(count: int, size: tuple[int, int]) -> Tensor:
         ((96, 128), [SOME, NONE], None),
         ((96, 128), [NONE, NONE], 3),
         ((96, 128), [NONE, NONE], 0),
-        ((96, 128), [many(300, (96, 128)), SOME], None),
+        ((96, 128), [many_boxes(300, (96, 128)), SOME], None),
         ((160, 96), [SOME, SOME[:1]], None),
         ((32, 32), [SOME[2:], NONE], None),
         ((96, 96), [torch.tensor([[5.0, 5, 5, 40], [7, 7, 7, 7]]), SOME], None),
@@ -187,7 +187,7 @@ def test_forward_loss_backward_decode(
 
 def test_each_of_300_boxes_is_found(model: FasterRCNN) -> None:
     """No box is beyond a limit: all are candidates of the second stage, and each has an anchor."""
-    given = batch((96, 128), [many(300, (96, 128))])
+    given = batch((96, 128), [many_boxes(300, (96, 128))])
     maps = model.pyramid(given.images)
     found, *_ = model.propose(maps, given.images, 10, 10)
     second = model.roi_targets(given, found, torch.arange(310, 0, -1.0)[None])
@@ -228,7 +228,7 @@ def test_crowd_regions_are_neither_object_nor_background(model: FasterRCNN) -> N
     assert not model.roi_targets(given, found, torch.ones(1, 51)).sampled.any()
 
 
-def test_an_image_that_was_searched_for_nothing_teaches_no_background(model: FasterRCNN) -> None:
+def test_an_image_that_was_searched_for_nothing_adds_no_background_to_the_loss(model: FasterRCNN) -> None:
     given = batch((96, 128), [NONE, NONE])
     none, all_classes = (replace(given, labeled=torch.full((2, 4), known)) for known in (False, True))
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_an_image_that_was_searched_for_nothing_teaches_no_background(model: Fas
     assert spared["rpn_objectness"] <= full["rpn_objectness"]
 
 
-def test_a_size_that_does_not_fit_is_refused(model: FasterRCNN) -> None:
+def test_a_size_that_does_not_fit_is_rejected(model: FasterRCNN) -> None:
     with pytest.raises(InputError, match=r"data.canvas.size: found 96 x 100 px, the network needs multiples of 32"):
         model(torch.zeros(1, 3, 96, 100))
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN learns: real images by heart, and in two processes what one learns.
+"""Training of Faster R-CNN: it overfits real images, and two processes learn the same as one.
 
 Small are the network, the canvas, the anchors, and the numbers of proposals and samples.
 """
@@ -76,7 +76,7 @@ BY_HEART = {
 @pytest.mark.timeout(900)  # a minute on an idle core
 @pytest.mark.usefixtures("short_networks")
 @pytest.mark.skipif(not BCCD.is_dir(), reason=f"needs {BCCD}")
-def test_images_by_heart(tmp_path):
+def test_overfits_two_images(tmp_path):
     """From random weights, 2 images with 36 blood cells, some only 6 px wide on this canvas. An epoch has each twenty
     times, because a checkpoint at the end of each takes longer than two steps."""
     tree = json.loads((BCCD / "annotations" / "train.json").read_text())

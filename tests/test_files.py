@@ -120,7 +120,7 @@ def no_file_beyond(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_write_group, files.new_folder])
-def test_a_library_that_tells_of_a_full_disk_in_its_own_words(tmp_path: Path, writer: type) -> None:
+def test_a_full_disk_that_a_library_reports_with_its_own_exception(tmp_path: Path, writer: type) -> None:
     def fill(tmp: Path) -> None:
         with pytest.raises(OSError, match="File too large"):
             (tmp / "a" if tmp.is_dir() else tmp).write_bytes(bytes(2000))

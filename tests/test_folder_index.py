@@ -1,4 +1,4 @@
-"""The index of a folder of many label files: it gives what the files say, and never what they said before."""
+"""The index of a folder of many label files: it equals the files, and is never stale."""
 
 import dataclasses
 import io
@@ -52,7 +52,7 @@ def yolo(root: Path) -> Path:
 
 
 def voc(root: Path) -> Path:
-    """With a difficult object, one of a class without a name, and a file that is no XML."""
+    """With a difficult object, one of a class without a name, and a file that is not XML."""
     objects = (BOX.format("car", "<difficult>1</difficult>"), BOX.format("cat", "") + BOX.format("car", ""), "")
     for number, text in enumerate(objects):
         image(root / "JPEGImages" / f"{number}.png")
@@ -65,14 +65,14 @@ def voc(root: Path) -> Path:
     return root
 
 
-def told(data: Dataset) -> list[Any]:
+def contents(data: Dataset) -> list[Any]:
     """All that a data set holds."""
-    held: list[Any] = []
+    values: list[Any] = []
     for part in (data, data.images, data.rows):
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
-            held.append((value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value)
-    return [value for value in held if value not in (data.images, data.rows, data.origin)]
+            values.append((value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value)
+    return [value for value in values if value not in (data.images, data.rows, data.origin)]
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_index_gives_what_the_files_give(tmp_path: Path, tiny_coco: Path, reads:
     splits = formats.splits(tmp_path / "set")
     assert splits == ["train", "val"]
     for _ in range(2):  # links to images elsewhere are files here
-        both = [told(opened(tmp_path / "set", split, tmp_path / "cache")) for split in splits]
-        assert both == [told(open_boxes(tmp_path / "set", split, cache="")) for split in splits]
+        both = [contents(opened(tmp_path / "set", split, tmp_path / "cache")) for split in splits]
+        assert both == [contents(open_boxes(tmp_path / "set", split, cache="")) for split in splits]
     assert kept(tmp_path / "cache") == [kind] * 2
     assert sum(source.cache == tmp_path / "cache" for source in reads) == 2
 
@@ -130,7 +130,7 @@ def test_every_field_is_kept(tmp_path: Path, reads: list[Source]) -> None:
     )  # fmt: skip
     first = folder_index.read_indexed(source, lambda _: full)
     second = folder_index.read_indexed(source, lambda _: pytest.fail("the index was not used"))
-    assert told(first) == told(second)
+    assert contents(first) == contents(second)
     assert second.findings == (finding,)
 
 
@@ -150,7 +150,7 @@ def test_findings_are_kept(tmp_path: Path, reads: list[Source], make: Callable[[
     """Faulty labels, classes without a name and odd file names are the same; so `data check` reports the same."""
     root = make(tmp_path / "set")
     first, second = (opened(root, "train" if make is yolo else "all", tmp_path / "cache") for _ in range(2))
-    assert told(first) == told(second)
+    assert contents(first) == contents(second)
     assert len(reads) == 1
     assert {finding.level for finding in second.findings} >= {"error"}
     assert second.origin == reads[0]
@@ -206,11 +206,11 @@ def exchange(first: Path, second: Path) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_noticed(tmp_path: Path, reads: list[Source], change: str) -> None:
     root = yolo(tmp_path / "set")
-    before = told(opened(root, "train", tmp_path / "cache"))
+    before = contents(opened(root, "train", tmp_path / "cache"))
     time.sleep(0.02)  # a tick of the clock
     CHANGES[change](root)
-    after = [told(opened(root, "train", tmp_path / "cache")) for _ in range(2)]
-    assert after[0] == after[1] == told(open_boxes(root, "train", cache=tmp_path / "other"))
+    after = [contents(opened(root, "train", tmp_path / "cache")) for _ in range(2)]
+    assert after[0] == after[1] == contents(open_boxes(root, "train", cache=tmp_path / "other"))
     assert after[0] != before
     assert len(reads) == 3  # the second opening after the change took the new index
 
@@ -319,7 +319,7 @@ def test_a_tampered_index_is_not_used(
 ) -> None:
     """Whole files with right checksums; the unchanged one is used, so nothing but the change makes the others fail."""
     monkeypatch.chdir(tmp_path)
-    truth = told(opened(yolo(tmp_path / "set"), "train", tmp_path / "cache"))
+    truth = contents(opened(yolo(tmp_path / "set"), "train", tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
     with np.load(place) as loaded:
         arrays = {name: loaded[name].copy() for name in loaded}
@@ -329,16 +329,16 @@ def test_a_tampered_index_is_not_used(
     made = io.BytesIO()
     np.savez(made, **arrays)
     place.write_bytes(made.getvalue())
-    assert told(opened(tmp_path / "set", "train", tmp_path / "cache")) == truth
+    assert contents(opened(tmp_path / "set", "train", tmp_path / "cache")) == truth
     assert len(reads) == (1 if change is None else 2)
     assert not (tmp_path / "trapped").exists()
-    assert told(opened(tmp_path / "set", "train", tmp_path / "cache")) == truth
+    assert contents(opened(tmp_path / "set", "train", tmp_path / "cache")) == truth
     assert len(reads) == (1 if change is None else 2)  # a new index
 
 
 def test_a_damaged_or_compressed_index_is_not_used(tmp_path: Path, reads: list[Source]) -> None:
     root = yolo(tmp_path / "set")
-    truth = told(opened(root, "train", tmp_path / "cache"))
+    truth = contents(opened(root, "train", tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
     sound = place.read_bytes()
     with np.load(place) as loaded:
@@ -346,7 +346,7 @@ def test_a_damaged_or_compressed_index_is_not_used(tmp_path: Path, reads: list[S
     pieces = [place.read_bytes(), b"", sound[: len(sound) // 2], sound[:-1], sound[1:], b"{}"]
     for piece in pieces:
         place.write_bytes(piece)
-        assert told(opened(root, "train", tmp_path / "cache")) == truth
+        assert contents(opened(root, "train", tmp_path / "cache")) == truth
     assert len(reads) == 1 + len(pieces)
 
 
@@ -392,10 +392,10 @@ def test_what_changes_while_it_is_read_is_not_indexed(
 
     def read_indexed(source: Source, read: Callable[[Source], Labels]) -> Labels:
         def slow(one: Source) -> Labels:
-            held = read(one)
+            values = read(one)
             time.sleep(0.05)
             CHANGES[change](root)
-            return held
+            return values
 
         return real(source, slow)
 
@@ -406,7 +406,7 @@ def test_what_changes_while_it_is_read_is_not_indexed(
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_images_outside_of_the_folder_are_not_indexed(tmp_path: Path, reads: list[Source], relative: bool) -> None:
-    """Nobody would notice their changes."""
+    """Their changes would not be detected."""
     outer = yolo(tmp_path / "far")
     root = tmp_path / "set"
     root.mkdir()
@@ -420,7 +420,7 @@ def test_images_outside_of_the_folder_are_not_indexed(tmp_path: Path, reads: lis
 def test_many_other_files_beside_the_labels(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To look at all of them would take longer than to read the labels: 51 are more than ten for each of 5 images."""
+    """Checking all of them would take longer than reading the labels: 51 are more than ten for each of 5 images."""
     root = yolo(tmp_path / "set")
     monkeypatch.setattr(folder_index, "MAX_RATIO", 10)
     for number in range(len([*root.rglob("*")]), 50):
@@ -437,7 +437,7 @@ def test_a_cache_inside_the_folder_and_a_link_to_itself(tmp_path: Path, reads: l
     (root / "images/train/itself").symlink_to(root)
     (root / "nothing").symlink_to(root / "gone")
     (root / "cache").mkdir()
-    first, second = (told(opened(root, "train", root / "cache")) for _ in range(2))
+    first, second = (contents(opened(root, "train", root / "cache")) for _ in range(2))
     assert (first, len(reads)) == (second, 1)
 
 

@@ -159,7 +159,7 @@ def test_a_layout_of_classes_is_one_file_too(letters: Path, tmp_path: Path, monk
         formats.open_boxes(letters, "train", "words")
 
 
-def test_an_unknown_layout_is_told_the_nearest() -> None:
+def test_an_unknown_layout_suggests_the_nearest() -> None:
     chosen = recipe.load("demo", {"data.kind": "coko"})
     for open_one in (boxwright.open_dataset, formats.open_boxes, formats.open_classes):
         with pytest.raises(InputError, match=r"data\.kind: there is no layout 'coko'; did you mean 'coco'\?"):

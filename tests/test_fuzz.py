@@ -1,4 +1,4 @@
-"""Files damaged at random, the same ones each time: a reader gives what it read or one line, and nothing else.
+"""Files damaged at random, the same ones each time: a reader returns a data set or fails with one line.
 
 Each format is a sound file and the reader that users meet; each damage is flipped bits, a cut, an insertion, a
 repetition, another number or exchanged words. Any exception but InputError, a message of several lines, a warning or a
@@ -292,24 +292,24 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_damaged_files_are_read_or_refused_by_one_line(name: str, tmp_path: Path) -> None:
+def test_damaged_files_are_read_or_rejected_by_one_line(name: str, tmp_path: Path) -> None:
     form = FORMATS[name]
     if form.needs and importlib.util.find_spec(form.needs) is None:
         pytest.skip(f"{form.needs} is not installed")
     file = form.make(tmp_path)
     sound = file.read_bytes()
     form.read(file)
-    draw, said = random.Random(name), []
+    draw, messages = random.Random(name), []
     for number in range(form.many):
         file.write_bytes(damaged(sound, draw))
         begin = time.process_time()
         try:
             form.read(file)
         except InputError as error:
-            said.append(str(error))
+            messages.append(str(error))
         except BaseException as error:
             error.add_note(f"{name}: damage {number} of {form.many}")
             raise
         assert time.process_time() - begin < SECONDS, f"damage {number}"
-    assert said
-    assert all(line.isprintable() for line in said)
+    assert messages
+    assert all(line.isprintable() for line in messages)

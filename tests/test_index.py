@@ -1,4 +1,4 @@
-"""The index of a COCO JSON: it gives what the JSON says, and never what the JSON said before; and the cap on boxes."""
+"""The index of a COCO JSON: it equals the JSON, and is never stale; the limit on boxes."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def make(root: Path, tree: dict[str, Any], folder: str = "train") -> Path:
     return file
 
 
-def told(data: Dataset) -> list[Any]:
+def contents(data: Dataset) -> list[Any]:
     """All that a data set holds."""
     columns = [*(getattr(data.rows, name) for name in data.rows.__slots__), data.starts]
     columns += [data.images.ids, data.images.paths, data.images.sizes, data.images.label_files]
@@ -89,9 +89,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.parametrize("text_ids", [False, True])
 def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
     file = make(tmp_path, labels(text_ids=text_ids))
-    without = told(coco.to_dataset(coco.parse(file), Source("coco", file, "train", tmp_path)))
+    without = contents(coco.to_dataset(coco.parse(file), Source("coco", file, "train", tmp_path)))
     assert len(parsed) == 1
-    first, second = (told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
+    first, second = (contents(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
     assert len(parsed) == 2
     assert without == first == second
     assert [finding.kind for finding in first[5] if finding.level == "error"] == ["unknown_image"]
@@ -101,7 +101,7 @@ def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], tex
 
 def test_no_boxes_at_all(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels() | {"annotations": []})
-    first, second = (told(open_dataset(tmp_path, "train")) for _ in range(2))
+    first, second = (contents(open_dataset(tmp_path, "train")) for _ in range(2))
     assert (first, len(parsed)) == (second, 1)
 
 
@@ -202,7 +202,7 @@ def test_index_of_another_file_does_not_count(tmp_path: Path, parsed: list[Path]
 @pytest.mark.slow
 def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels())
-    truth = told(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
+    truth = contents(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
     sound = place.read_bytes()
     pieces = [sound[:cut] for cut in range(0, len(sound), 97)] + [sound + b"\0", sound[1:], b"\x93NUMPY\1\0", b"{}"]
@@ -212,7 +212,7 @@ def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
     for piece in pieces:
         place.write_bytes(piece)
         source = Source("coco", tmp_path / "annotations/train.json", "train", tmp_path, cache=place.parent)
-        assert told(coco.read(source)) == truth
+        assert contents(coco.read(source)) == truth
     assert len(parsed) > len(pieces) / 2  # the others fell on bytes that say nothing
     place.write_bytes(sound[:-1])
     open_dataset(tmp_path, "train", cache=tmp_path / "cache")
@@ -277,7 +277,7 @@ def test_columns_that_do_not_fit_are_not_used(
     """Whole files with right checksums; the unchanged one is used, so nothing but the change makes the others fail."""
     monkeypatch.chdir(tmp_path)
     make(tmp_path, labels())
-    truth = told(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
+    truth = contents(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
     with np.load(place) as opened:
         arrays = {name: opened[name].copy() for name in opened}
@@ -287,7 +287,7 @@ def test_columns_that_do_not_fit_are_not_used(
     made = io.BytesIO()
     np.savez(made, **arrays)
     place.write_bytes(made.getvalue())
-    assert told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) == truth
+    assert contents(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) == truth
     assert len(parsed) == (1 if change is None else 2)
     assert not (tmp_path / "trapped").exists()
 
@@ -454,7 +454,7 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
 
 
 @pytest.mark.slow
-def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:
+def test_index_is_in_the_folder_of_the_recipe(crowded: Path, parsed: list[Path]) -> None:
     changes = {"data.root": str(crowded), "data.cache": str(crowded / "kept")}
     for _ in range(2):
         datasets.open_checked(TASK, recipe.load("demo", changes), Cleaning(), SimpleNamespace(num_processes=1))

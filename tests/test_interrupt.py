@@ -1,4 +1,4 @@
-"""Ctrl-C ends the command line with one line and status 130, wherever the program stands."""
+"""Ctrl-C ends the command line with one line and status 130, at any time."""
 
 import os
 import signal
@@ -78,7 +78,7 @@ def test_a_lost_interrupt_still_ends_it(place: str) -> None:
     assert "a step" not in done.stdout
 
 
-def test_before_the_verbs_are_imported() -> None:
+def test_before_the_commands_are_imported() -> None:
     """The import of typer is the first that takes time; here it is interrupted."""
     code = """
 import os, signal, sys

@@ -156,8 +156,8 @@ def write_scenes(root, scenes=3, tiles=2):
     (root / "val").mkdir()
     images, annotations = [], []
     for number in range(scenes * tiles):
-        picture = scene(64, 64, [(8, 8, 40, 40)], [number % 3])
-        cv2.imwrite(str(root / "val" / f"{number}.png"), picture[..., ::-1])
+        image = scene(64, 64, [(8, 8, 40, 40)], [number % 3])
+        cv2.imwrite(str(root / "val" / f"{number}.png"), image[..., ::-1])
         images.append(
             {"id": number, "file_name": f"{number}.png", "height": 64, "width": 64, "scene": f"s{number % scenes}"}
         )

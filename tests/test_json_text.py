@@ -1,4 +1,4 @@
-"""JSON from strangers."""
+"""Untrusted JSON."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_one_line_says_what_is_wrong(content: str | bytes, named: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_many_more_lists_than_labels_have_are_refused_before_they_are_made() -> None:
+def test_many_more_lists_than_labels_have_are_rejected_before_they_are_made() -> None:
     with pytest.raises(InputError, match=r"600,001 lists and objects in 1,800,001 bytes"):
         json_text.parse("[" + "[]," * 599_999 + "[]]", "labels.json")
 

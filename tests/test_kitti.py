@@ -89,7 +89,7 @@ def test_folders(tmp_path: Path, images: str, labels: str, split: str) -> None:
 
 
 def test_lists(tmp_path: Path) -> None:
-    """ImageSets beside `training`; a list of `testing`, which has no labels, is no split."""
+    """ImageSets beside `training`; a list of `testing`, which has no labels, is not a split."""
     for name in ("000001", "000002", "000003"):
         kitti(tmp_path / "training", CAR, name=name)
     (tmp_path / "ImageSets").mkdir()
@@ -102,7 +102,7 @@ def test_lists(tmp_path: Path) -> None:
 
 
 def test_there_and_back(tmp_path: Path) -> None:
-    """The same lines; a class of more words, and one that would be an ignore region, are renamed."""
+    """The same lines; a class of several words, and one that would be an ignore region, are renamed."""
     lines = [CAR, DONT_CARE, CYCLIST, "Car -1 -1 -10 1 2 3.5 4 -1 -1 -1 -1000 -1000 -1000 -10"]
     kitti(tmp_path / "0/train", *lines)
     assert "cannot hold" not in convert(tmp_path / "0", "kitti", tmp_path / "1")
@@ -110,9 +110,9 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert [line.split()[0] for line in written] == ["Car", "DontCare", "Cyclist", "Car"]
     for line, before in zip(written, lines, strict=True):
         assert [float(word) for word in line.split()[1:]] == [float(word) for word in before.split()[1:]]
-    said = convert(tmp_path / "1", "voc", tmp_path / "2")
-    assert "1 ignore region (left out)" in said
-    assert "crowd" not in said
+    summary = convert(tmp_path / "1", "voc", tmp_path / "2")
+    assert "1 ignore region (left out)" in summary
+    assert "crowd" not in summary
     assert len(open_boxes(tmp_path / "2", "train").rows) == 3
 
 
@@ -121,23 +121,23 @@ def test_names_that_mean_something_else(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "0/images/a.png")
     (tmp_path / "0/train.txt").write_text("images/a.png 1,2,3,4,0 5,6,7,8,1\n")
     (tmp_path / "0/classes.txt").write_text("dontcare\nred car\n")
-    said = convert(tmp_path / "0", "kitti", tmp_path / "1")
-    assert "2 names of classes (dontcare becomes dontcare_, red car becomes red-car)" in said
+    summary = convert(tmp_path / "0", "kitti", tmp_path / "1")
+    assert "2 names of classes (dontcare becomes dontcare_, red car becomes red-car)" in summary
     dataset = open_boxes(tmp_path / "1", "train")
     assert (dataset.names, dataset.rows.labels.tolist()) == (("dontcare_", "red-car"), [0, 1])
 
 
-def test_values_that_come_back_otherwise_are_told(tmp_path: Path) -> None:
+def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None:
     kitti(tmp_path / "0/train", CAR)
     convert(tmp_path / "0", "coco", tmp_path / "1")
     file = tmp_path / "1/annotations/train.json"
     file.write_text(
         file.read_text().replace('"alpha": 2.13', '"alpha": "left"').replace('"occluded": 1.0', '"occluded": -1')
     )
-    said = convert(tmp_path / "1", "kitti", tmp_path / "2")
-    assert "1 'alpha' of boxes as they were" in said
-    assert "1 'occluded' of boxes as they were" in said
-    assert said.count("as they were") == 2
+    summary = convert(tmp_path / "1", "kitti", tmp_path / "2")
+    assert "1 'alpha' of boxes as they were" in summary
+    assert "1 'occluded' of boxes as they were" in summary
+    assert summary.count("as they were") == 2
 
 
 def test_a_set_without_matching_names(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def package_of(file: Path) -> str:
 
 
 def packages_imported(source: str, depth: int) -> Iterator[tuple[int, str]]:
-    """(line, package) of every import of this package in `source`, wherever it stands. depth: parts of its path."""
+    """(line, package) of every import of this package in `source`, also inside functions. depth: parts of its path."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -74,7 +74,7 @@ def test_the_walker_sees_imports_of_all_forms() -> None:
     assert faults(here, "import numpy\nfrom boxwright.weights import files\nfrom boxwright.data import canvas") == []
 
 
-def test_design_page_names_the_rooms_in_this_order() -> None:
+def test_design_page_lists_the_packages_in_this_order() -> None:
     page = (PACKAGE.parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
     assert f"`{ORDER}`" in page
 

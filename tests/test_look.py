@@ -43,7 +43,7 @@ IDS = {"train/a": 0, "train/b": 1, "train/c": 2, "val/a": 3, "val/d": 4}
 
 
 def pixels() -> np.ndarray:
-    """A picture whose value says where it is: red for x, green for y."""
+    """An image whose pixels encode their position: red for x, green for y."""
     y, x = np.mgrid[:H, :W]
     return np.stack([x * 255 // W, y * 255 // H, np.full_like(x, 60)], -1).astype(np.uint8)
 
@@ -129,7 +129,7 @@ def ids(client: Client, **query: Any) -> list[int]:
     return [each["id"] for each in found["images"]]
 
 
-def test_only_who_knows_the_token_is_answered(client: Client) -> None:
+def test_requests_without_the_token_are_rejected(client: Client) -> None:
     assert client.ask("GET", f"/{TOKEN}/api/set").status == 200
     paths = ("/", "/api/set", f"/{TOKEN}", f"/{TOKEN}x/api/set", f"/{TOKEN[:-1]}/api/set", f"/x/{TOKEN}/api/set", "//")
     for path in (*paths, "/\udcff/api/set", "/" + "a" * 10_000):
@@ -158,7 +158,7 @@ def test_other_sites_cannot_change_anything(client: Client, headers: dict[str, s
     assert client.post("findings/0", {"state": "open"}, **headers).status == status
 
 
-def test_bodies_that_are_refused(client: Client) -> None:
+def test_bodies_that_are_rejected(client: Client) -> None:
     path, headers = f"/{TOKEN}/api/findings/0", {"x_boxwright": "1", "content_type": "application/json"}
     for body, status in ((b"", 400), (b"[1]", 400), (b"{", 400), (b'{"a": ' + b"[" * 100_000, 400)):
         assert client.ask("POST", path, body, **headers).status == status
@@ -265,7 +265,7 @@ def test_filters_of_a_run(client: Client) -> None:
         ("min_score=much", "min_score: "),
     ],
 )
-def test_queries_that_are_refused(client: Client, query: str, line: str) -> None:
+def test_queries_that_are_rejected(client: Client, query: str, line: str) -> None:
     answer = client.ask("GET", f"/{TOKEN}/api/images?{query}")
     assert (answer.status, answer.json["error"].startswith(line)) == (400, True), answer
     assert "\n" not in answer.json["error"]
@@ -345,7 +345,7 @@ def test_windows(client: Client, query: str, x: int, y: int, width: int, height:
         "x=0.5&y=0&width=9&height=9",
     ],
 )
-def test_windows_that_are_refused(client: Client, query: str) -> None:
+def test_windows_that_are_rejected(client: Client, query: str) -> None:
     answer = client.ask("GET", f"/{TOKEN}/api/images/0/window?{query}")
     assert (answer.status, list(answer.json)) == (400, ["error"])
 
@@ -462,7 +462,7 @@ def test_runs_without_predictions_and_with_other_classes(data: Path, tmp_path: P
     assert len(client.get("images/4", run="elsewhere")["detections"]["elsewhere"]) == 2
 
 
-def test_predictions_of_other_images_are_told(data: Path, tmp_path: Path) -> None:
+def test_predictions_of_other_images_are_reported(data: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", data)
     table = run / "errors.csv"
     table.write_text(table.read_text().replace("d.png", "elsewhere.png"))
@@ -629,7 +629,7 @@ def test_what_is_no_set_or_run(data: Path, tmp_path: Path) -> None:
     assert len(Client(data, only="val").get("images")["images"]) == 2
 
 
-def test_a_split_that_cannot_be_opened_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_split_that_cannot_be_opened_is_reported(data: Path, tmp_path: Path) -> None:
     write_set(tmp_path / "set")
     (tmp_path / "set" / "images" / "test").mkdir()
     (tmp_path / "set" / "labels" / "test").mkdir()

@@ -1,4 +1,4 @@
-"""The colors of the page of `boxwright look` can be told apart, as WCAG 2 asks for."""
+"""The colors of the page of `boxwright look` can be distinguished, as WCAG 2 requires."""
 
 import re
 from pathlib import Path

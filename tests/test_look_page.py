@@ -456,7 +456,7 @@ def test_everything_has_a_name(tab: Tab) -> None:
         assert tab.page.evaluate(script) == []
 
 
-def test_wrong_token_is_refused(tab: Tab, site: Site) -> None:
+def test_wrong_token_is_rejected(tab: Tab, site: Site) -> None:
     root = site.address.rstrip("/").rpartition("/")[0]
     for path in ("/", "/wrong/", "/wrong/api/set", "/page/main.js"):
         response = tab.page.goto(root + path)

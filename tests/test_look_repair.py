@@ -439,7 +439,7 @@ def test_a_file_that_was_changed_meanwhile_is_not_written(tmp_path: Path, layout
         ("delete", "needed an object with action"),
     ],
 )
-def test_changes_that_are_refused(tmp_path: Path, layout: str, change: Any, line: str) -> None:
+def test_changes_that_are_rejected(tmp_path: Path, layout: str, change: Any, line: str) -> None:
     file = SETS[layout](tmp_path)
     content = file.read_bytes()
     answer = Client(tmp_path).change(0, change)
@@ -471,7 +471,7 @@ def test_a_class_alone_changes_a_box_that_is_partly_outside(tmp_path: Path) -> N
     assert len((tmp_path / "look-journal.jsonl").read_text().splitlines()) == 1
 
 
-def test_faulty_lines_stay_and_are_told(tmp_path: Path) -> None:
+def test_faulty_lines_stay_and_are_reported(tmp_path: Path) -> None:
     file = yolo(tmp_path, "what is this", "0 0.25 0.5 0.1 0.2")
     client = Client(tmp_path)
     found = client.get("images/0")
@@ -482,7 +482,7 @@ def test_faulty_lines_stay_and_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["voc", "labelme"])
-def test_a_faulty_file_is_told_and_stays(tmp_path: Path, layout: str) -> None:
+def test_a_faulty_file_is_reported_and_stays(tmp_path: Path, layout: str) -> None:
     file = SETS[layout](tmp_path)
     client = Client(tmp_path)
     file.write_bytes(file.read_bytes()[:-20])
@@ -523,7 +523,7 @@ def test_a_read_only_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_labels_outside_of_the_set_are_not_changed(tmp_path: Path) -> None:
-    """As a list of images from a stranger may have them."""
+    """Such paths may occur in an untrusted list of images."""
     root = tmp_path / "set"
     outside = write(tmp_path / "elsewhere" / "x.txt", "0 0.5 0.5 0.1 0.1\n")
     image(tmp_path / "elsewhere" / "x.png")

@@ -26,7 +26,7 @@ def one(*rows):
 
 
 def look(boxes, labels, windows, noise=0.0, seed=0):
-    """What a perfect detector says of each window: everything in it, cut where the window ends.
+    """Detections of a perfect detector in each window: everything in it, clipped to the window.
 
     noise: px by which its edges are off; it then finds nothing of objects that show less than twice as much.
     """
@@ -145,7 +145,7 @@ def test_a_piece_goes_only_for_what_reaches_over_the_edge_that_cut_it():
 
 
 def test_the_scenes_own_edge_cuts_nothing():
-    """So the better of two whole boxes counts, not their hull."""
+    """Of two uncut boxes the better one is kept, not their enclosing box."""
     windows = [Window(0, 0, 600, 600), Window(0, 480, 600, 600)]
     merged = merge([one((0, 500, 60, 590, 0.9, 0)), one((0, 502, 62, 592, 0.6, 0))], windows, (1080, 600), 0.45)
     assert merged.boxes.tolist() == [[0, 500, 60, 590]]

@@ -271,8 +271,8 @@ def test_mindspore_loads_our_checkpoint(tmp_path: Path, folder: str, name: str, 
         assert np.array_equal(value, ours.T if ours.ndim == 2 else ours)  # dense layers are (in, out) there
 
 
-def test_the_verb(tmp_path: Path) -> None:
-    """Through the gate, and back: the file alone predicts as the weights do."""
+def test_the_command(tmp_path: Path) -> None:
+    """The parity check passes, and the file alone predicts like the weights."""
     weights = saved(tmp_path)
     report = export_model(weights, "mindir", tmp_path / "x.mindir")
     assert report.content["backend"] == "mindspore"
@@ -286,7 +286,7 @@ def test_the_verb(tmp_path: Path) -> None:
     assert_same_detections(theirs, ours, threshold=0.05, score=1e-4, box=0.01)
 
 
-def test_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parity_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A translation with another slope is seen, and leaves nothing but the report."""
     weights, before = saved(tmp_path), OPERATIONS["aten.leaky_relu.default"]
     monkeypatch.setitem(OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))

@@ -1,4 +1,4 @@
-"""What was read from the images of an archive is kept: it is what the images say, and never what they said before."""
+"""Cached data of the images of an archive: it equals the images, and is never stale."""
 
 import errno
 import io
@@ -61,7 +61,7 @@ def jpeg(shade: int, width: int = 40) -> bytes:
 
 
 def write(folder: Path, changes: dict[str, bytes | str] | None = None) -> Path:
-    """A YOLO folder of images with a box each."""
+    """A YOLO folder of images with one box each."""
     files: dict[str, bytes | str] = {"classes.txt": "lorry\ncar\n"}
     for number in range(COUNT):
         files[f"images/train/{number}.jpg"] = jpeg(number)
@@ -80,7 +80,7 @@ def zipped(folder: Path) -> Path:
     return folder.with_suffix(".zip")
 
 
-def said(dataset: Dataset) -> tuple[str, list[tuple[str, int | None, str]]]:
+def checked(dataset: Dataset) -> tuple[str, list[tuple[str, int | None, str]]]:
     """The fingerprint at a start, and the findings of its check: kind, image, text."""
     report = DETECT.check(dataset, rgb=True)
     findings = [(finding.kind, finding.index, finding.text) for finding in report.findings]
@@ -101,16 +101,16 @@ CHANGES: dict[str, dict[str, bytes | str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_later_start_says_what_loose_files_say(tmp_path: Path, reads: list[str], change: str) -> None:
+def test_a_later_start_equals_loose_files(tmp_path: Path, reads: list[str], change: str) -> None:
     archive = zipped(write(tmp_path / "set"))
-    assert said(open_boxes(archive, "train")) == said(open_boxes(tmp_path / "set", "train"))
+    assert checked(open_boxes(archive, "train")) == checked(open_boxes(tmp_path / "set", "train"))
     reads.clear()
     if change != "nothing":
         write(tmp_path / "set", CHANGES[change])
         zipped(tmp_path / "set")
-    found = said(open_boxes(archive, "train"))
+    found = checked(open_boxes(archive, "train"))
     assert bool(reads) == (change != "nothing")
-    assert found == said(open_boxes(tmp_path / "set", "train"))
+    assert found == checked(open_boxes(tmp_path / "set", "train"))
 
 
 def test_labels_beside_an_archive_of_images(tiny_coco: Path, tmp_path: Path, reads: list[str]) -> None:
@@ -120,14 +120,14 @@ def test_labels_beside_an_archive_of_images(tiny_coco: Path, tmp_path: Path, rea
     labels = tmp_path / "set" / "annotations" / "train.json"
     zipped(tmp_path / "set" / "train").rename(tmp_path / "photos.zip")
     (tmp_path / "d.yaml").write_text(f"train: {labels}\nimages: photos.zip\n")
-    first = said(open_boxes(tmp_path / "d.yaml", "train"))
+    first = checked(open_boxes(tmp_path / "d.yaml", "train"))
     content = json.loads(labels.read_text())
     content["annotations"][0]["bbox"] = [90, 90, 20, 20]
     labels.write_text(json.dumps(content))
     reads.clear()
-    second = said(open_boxes(tmp_path / "d.yaml", "train"))
+    second = checked(open_boxes(tmp_path / "d.yaml", "train"))
     assert reads == []
-    assert second == said(open_boxes(tmp_path / "set", "train"))
+    assert second == checked(open_boxes(tmp_path / "set", "train"))
     assert first[0] != second[0]
     assert "reaches 14 px out of the 96 x 96 image" in str(second[1])
 
@@ -135,11 +135,11 @@ def test_labels_beside_an_archive_of_images(tiny_coco: Path, tmp_path: Path, rea
 @pytest.mark.parametrize("indices", [[4, 1, 0], [1], list(range(COUNT))[::-1]])
 def test_other_lists_of_images_are_read(tmp_path: Path, reads: list[str], indices: list[int]) -> None:
     archive = zipped(write(tmp_path / "set", {f"images/train/{n}.jpg": jpeg(n, width=40 + n) for n in range(COUNT)}))
-    said(open_boxes(archive, "train"))
-    expected = said(open_boxes(tmp_path / "set", "train").subset(indices))
+    checked(open_boxes(archive, "train"))
+    expected = checked(open_boxes(tmp_path / "set", "train").subset(indices))
     for _ in range(2):
         reads.clear()
-        assert said(open_boxes(archive, "train").subset(indices)) == expected
+        assert checked(open_boxes(archive, "train").subset(indices)) == expected
     assert reads == []
 
 
@@ -148,12 +148,12 @@ def test_other_versions_and_limits_count(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
 ) -> None:
     archive = zipped(write(tmp_path / "set"))
-    said(open_boxes(archive, "train"))
+    checked(open_boxes(archive, "train"))
     reads.clear()
     monkeypatch.setattr(owner, name, value)
-    found = said(open_boxes(archive, "train"))
+    found = checked(open_boxes(archive, "train"))
     assert len(reads) == 2 * COUNT
-    assert found == said(open_boxes(tmp_path / "set", "train"))
+    assert found == checked(open_boxes(tmp_path / "set", "train"))
 
 
 def test_loose_images_are_read_at_every_start(tmp_path: Path, reads: list[str]) -> None:
@@ -172,7 +172,7 @@ def test_loose_images_are_read_at_every_start(tmp_path: Path, reads: list[str]) 
 
 def test_an_image_that_cannot_be_read_once(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zipped(write(tmp_path / "set"))
-    expected, real = said(open_boxes(tmp_path / "set", "train")), mirrors.open_member
+    expected, real = checked(open_boxes(tmp_path / "set", "train")), mirrors.open_member
 
     def failing(source: mirrors.Source, member: mirrors.Member) -> BinaryIO:
         if member.name == "images/train/3.jpg":
@@ -181,12 +181,12 @@ def test_an_image_that_cannot_be_read_once(tmp_path: Path, reads: list[str], mon
 
     dataset = open_boxes(archive, "train")
     monkeypatch.setattr(mirrors, "open_member", failing)
-    fingerprint, findings = said(dataset)
+    fingerprint, findings = checked(dataset)
     assert fingerprint != expected[0]
     assert "no answer" in str(findings)
     monkeypatch.setattr(mirrors, "open_member", real)
     reads.clear()
-    assert said(dataset) == expected
+    assert checked(dataset) == expected
     assert reads == ["h", "d"]
 
 
@@ -209,14 +209,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_is_damaged_is_read_again(tmp_path: Path, reads: list[str], log: list[str], damage: str) -> None:
     dataset = open_boxes(zipped(write(tmp_path / "set")), "train")
-    expected = said(dataset)
+    expected = checked(dataset)
     kept = sorted(as_folder(tmp_path / "set.zip").parent.glob("*.npz"))
     assert [file.name.partition("-")[0] for file in kept] == ["digests", "headers"]
     for file in kept:
         DAMAGE[damage](file)
     for count in (COUNT, COUNT if damage == "a folder" else 0):
         reads.clear()
-        assert said(dataset) == expected
+        assert checked(dataset) == expected
         assert len(reads) == 2 * count
     assert len([line for line in log if "are read again at the next start" in line]) == 4 * (damage == "a folder")
 

@@ -1,4 +1,4 @@
-"""Mirrors: folders that stand for members of other files."""
+"""Mirrors: folders that represent members of other files."""
 
 import gc
 import multiprocessing

@@ -29,7 +29,7 @@ from boxwright.weights import torch_files
 from boxwright.weights.identify import identify, the_recipe_of
 from boxwright.weights.names.faster_rcnn import COCO_ROWS
 from boxwright.weights.names.mmdetection import offsets_and_masks
-from mmdet_oracle import ADAPTIVE, FOLDER, NORMS, apart, picture, state, unmatched
+from mmdet_oracle import ADAPTIVE, FOLDER, NORMS, apart, random_image, state, unmatched
 from oracle_weights import Array
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no numbers of the engines: ../shared is absent")
@@ -123,7 +123,7 @@ def test_sizes() -> None:
 @pytest.mark.parametrize("number", [0, 3])
 def test_pixels(number: int) -> None:
     oracle = np.load(FOLDER / "pixels.npz")
-    image = picture(tuple(oracle[f"{number}.size"].tolist()), int(oracle[f"{number}.seed"]))
+    image = random_image(tuple(oracle[f"{number}.size"].tolist()), int(oracle[f"{number}.seed"]))
     for key, kind in (("mmdet", "linear"), ("mmdet_608", "linear"), ("detectron2", "pillow")):
         height, width, _ = oracle[f"{number}.{key}.shape"].tolist()
         found = _resize(image, (height, width), kind)[..., ::-1].reshape(-1)
@@ -274,7 +274,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def canvas_of(oracle: Any) -> dict[str, Any]:
-    """That of a picture that keeps its size."""
+    """The canvas of an image that keeps its size."""
     height, width = oracle["batch_input_shape"].tolist()
     sides = oracle["picture_size"].tolist()
     return {"size": [max(height, width)] * 2, "fit": "mmdet_corner", "short_side": min(sides), "long_side": max(sides)}
@@ -282,7 +282,7 @@ def canvas_of(oracle: Any) -> dict[str, Any]:
 
 def check(loaded: Loaded, oracle: Any, predictor: AnyPredictor) -> None:
     model, yolo = loaded.predictor.model, loaded.case.network.startswith("yolo")
-    prepared = predictor.preprocess(picture(tuple(oracle["picture_size"].tolist()), int(oracle["picture_seed"])))
+    prepared = predictor.preprocess(random_image(tuple(oracle["picture_size"].tolist()), int(oracle["picture_seed"])))
     maps: list[tuple[Tensor, ...]] = []
     with (model if yolo else model.neck).register_forward_hook(lambda *given: maps.append(given[-1])):
         raw = predictor.forward([prepared])
@@ -332,7 +332,7 @@ def check_stages(model: FasterRCNN, oracle: Any, maps: tuple[Tensor, ...], raw: 
 
 
 @pytest.mark.slow
-def test_pictures(loaded: Loaded) -> None:
+def test_images(loaded: Loaded) -> None:
     """A small one that keeps its size; and of one network for each way to resize, one of the published size."""
     oracle = np.load(FOLDER / loaded.case.network / "forward_250x310.npz")
     chosen = loaded.predictor.recipe

@@ -52,7 +52,7 @@ ONLY_OF_OBJECTS = re.compile(r"deltas|head\d+\.class")
 
 
 def stir(model: torch.nn.Module) -> None:
-    """Random statistics, and weights where some start at 0: the answers depend on all of them."""
+    """Random statistics, and weights where some start at 0: the outputs depend on all of them."""
     for part in model.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(part.running_mean, -0.1, 0.1)

@@ -126,7 +126,7 @@ def test_titles_of_progress_are_shown_as_they_are(kind: type[io.StringIO], monke
 
 
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs file names in UTF-8")
-def test_labels_of_such_images_are_converted_or_refused_in_one_line(tmp_path: Path) -> None:
+def test_labels_of_such_images_are_converted_or_rejected_in_one_line(tmp_path: Path) -> None:
     write(tmp_path / "set" / "train" / LATIN)
     (tmp_path / "set" / "annotations").mkdir()
     labels = {

@@ -107,7 +107,7 @@ def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.Mon
 
 
 def test_a_chain_where_every_box_overlaps_the_next() -> None:
-    """Each box is dropped or kept because of the one before: the longest way to the answer."""
+    """Each box is dropped or kept because of the one before: the longest chain."""
     x = torch.arange(600.0)[:, None] * 10
     boxes = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)  # neighbors: 20/40, next: 10/50
     found = Detections(boxes, torch.linspace(1, 0.1, 600), torch.zeros(600, dtype=torch.int64))
@@ -154,8 +154,8 @@ def test_names_and_no_images() -> None:
 
 
 def test_the_distance_keeps_neighbors_apart() -> None:
-    """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over a hull of 13^2 + 10^2: 9 / 269 =
-    0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
+    """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over the enclosing box's 13^2 + 10^2:
+    9 / 269 = 0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
     found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
     for kind, value in (("standard", 0.538), ("diou", 0.505), ("greedy", 0.408)):
@@ -203,7 +203,7 @@ def softened(found: Detections, settings: Settings, lowest: float) -> list[tuple
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("kind", ["soft", "soft_linear"])
 @pytest.mark.parametrize(("keep", "lowest"), [(1000, 0.001), (1000, 0.3), (40, 0.0)])
-def test_soft_suppression_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
+def test_soft_nms_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
     settings = Settings(kind, iou=0.3, sigma=0.4, plus_one=plus_one, max_detections=keep)
     images = [made(count, classes, seed) for seed, (count, classes) in enumerate([(150, 3), (0, 1), (1, 1), (90, 1)])]
     for found, ours in zip(images, suppress(images, settings, lowest=lowest), strict=True):

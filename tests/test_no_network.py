@@ -1,5 +1,5 @@
-"""Nothing is sent anywhere and nothing is left in the home folder: all verbs in a network namespace of their own, with
-every call of the C library that could reach another machine written down and refused."""
+"""Nothing is sent anywhere and nothing is left in the home folder: all commands in a separate network namespace, with
+every call of the C library that could reach another machine recorded and rejected."""
 
 import importlib.util
 import json

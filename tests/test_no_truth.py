@@ -1,4 +1,4 @@
-"""Results for an evaluation server: images whose labels nobody has, the file it takes, pycocotools as that server."""
+"""Results for an evaluation server: images without public labels, the file format, pycocotools as that server."""
 
 import contextlib
 import io
@@ -97,7 +97,7 @@ def test_boxes_are_rounded_to_hundredths(folder: Path, tmp_path: Path) -> None:
     assert all(row["score"] == round(row["score"], 5) for row in rows)
 
 
-def test_two_lists_of_one_split_must_be_told_apart(folder: Path) -> None:
+def test_two_lists_of_one_split_are_ambiguous(folder: Path) -> None:
     listed = folder / "annotations" / "image_info_test-dev2017.json"
     whole = json.loads(listed.read_text())
     (folder / "annotations" / "image_info_test2017.json").write_text(json.dumps(whole))

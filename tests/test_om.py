@@ -1,4 +1,4 @@
-"""`--to om` where CANN is not, and with a stand-in for its compiler; what else only Ascend hardware can do."""
+"""`--to om` without CANN, and with a stand-in for its compiler; other formats that need Ascend hardware."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_atc_gets_the_network_that_passed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("end", ["echo 'E10001: unknown chip' >&2; exit 1", "echo 'E10001: unknown chip'"])
-def test_atc_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+def test_atc_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     install(tmp_path / "bin", monkeypatch, end)
     weights = saved(tmp_path)
     with pytest.raises(InputError, match=r"x\.om: atc --soc_version=Ascend9 rejects .* \(E10001: unknown chip\)"):

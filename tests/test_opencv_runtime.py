@@ -69,7 +69,7 @@ def test_complete_files_are_left_to_others(folder: Path) -> None:
 
 
 def test_an_operator_that_it_does_not_have(folder: Path) -> None:
-    """ONNX knows Det, the determinant; OpenCV does not."""
+    """ONNX has Det, the determinant; OpenCV does not."""
     import onnx
     from onnx import helper
 

@@ -60,7 +60,7 @@ def test_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path)
     assert "classes: 80" in run("-m", "boxwright", "show", "yolov3_coco_416")
 
 
-def test_metadata_says_one_version_and_one_licence(wheel: Path) -> None:
+def test_metadata_has_one_version_and_one_license(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         text = archive.read(name).decode()

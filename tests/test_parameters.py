@@ -1,4 +1,4 @@
-"""docs/parameters.md: a row for each published key, and every place it points to exists."""
+"""docs/parameters.md: a row for each published key, and every key that it refers to exists."""
 
 import json
 import os

@@ -23,7 +23,7 @@ Rows = list[dict[str, Any]]
 VALUE = {"dtype": "int64", "_type": "Value"}
 LABEL = {"names": NAMES, "_type": "ClassLabel"}
 BOX = {"feature": {"dtype": "float32", "_type": "Value"}, "length": 4, "_type": "Sequence"}
-# `Features.to_dict` of a Sequence of a dict (cppe-5), of a dict of Lists (datasets 4), and of a list of a dict
+# `Features.to_dict` of a Sequence of a dict (cppe-5), of a dict of Lists (`datasets` 4), and of a list of a dict
 FEATURES: dict[str, Any] = {
     "sequence": {"feature": {"id": VALUE, "bbox": BOX, "category": LABEL}, "_type": "Sequence"},
     "lists": {"bbox": {"feature": BOX, "_type": "List"}, "category": {"feature": LABEL, "_type": "List"}},

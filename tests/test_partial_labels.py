@@ -1,5 +1,5 @@
-"""Ignore regions and classes that nobody looked for: read, checked, put in place of faulty labels, never taught or
-punished."""
+"""Ignore regions and classes not looked for: reading, checking, replacing faulty labels, no effect on loss and
+metrics."""
 
 import json
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def test_unknown_classes_looked_for_are_named(tmp_path: Path, faulty: dict[str, 
     assert "\n" not in str(error.value)
 
 
-def test_a_data_yaml_says_it_for_the_set_or_for_splits(tmp_path: Path) -> None:
+def test_labelled_classes_in_a_data_yaml_for_the_set_or_for_splits(tmp_path: Path) -> None:
     make(tmp_path, [{"labelled_classes": ["truck", "car"]}, {}], {"bbox": [1, 2, 3, 4]})
     file = tmp_path / "data.yaml"
     for text, expected in (
@@ -127,9 +127,12 @@ def test_a_data_yaml_says_it_for_the_set_or_for_splits(tmp_path: Path) -> None:
         assert labeled is not None
         assert labeled.tolist() == expected
     assert opened(file, "val").images.labeled.tolist() == [[True, False, False]] * 2  # type: ignore[union-attr]
-    for text, told in (("[van]", "'van' is no class, needed some of car, truck"), ("{test: [car]}", "no split 'test'")):
+    for text, message in (
+        ("[van]", "'van' is no class, needed some of car, truck"),
+        ("{test: [car]}", "no split 'test'"),
+    ):
         file.write_text(f"train: annotations/train.json\nlabelled_classes: {text}\n")
-        with pytest.raises(InputError, match=rf"data\.yaml: labelled_classes: {told}"):
+        with pytest.raises(InputError, match=rf"data\.yaml: labelled_classes: {message}"):
             opened(file)
 
 
@@ -147,17 +150,17 @@ def test_the_index_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert regions(dataset) == [(0, [20, 10, 50, 30])]
 
 
-def test_conversion_keeps_both_or_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_conversion_keeps_both_or_reports_what_it_leaves_out(tmp_path: Path) -> None:
     crowd = {"bbox": [1, 2, 3, 4], "iscrowd": 1}
     root = make(tmp_path / "in", [{"labelled_classes": ["bus"]}, {}], {"bbox": [1, 2, 3, 4]}, REGION, crowd)
-    told = {}
+    summaries = {}
     for kind in ("coco", "line_txt", "yolo_txt", "voc", "dota"):
-        told[kind] = convert(root, kind, tmp_path / kind)
+        summaries[kind] = convert(root, kind, tmp_path / kind)
         dataset = opened(tmp_path / kind)
         kept = [(0, [20.0, 10.0, 50.0, 30.0])] if kind in ("coco", "line_txt") else []
         assert regions(dataset) == kept
-        assert ("1 ignore region (left out)" in told[kind]) == (not kept)
-        assert ("1 image that was not searched for all classes" in told[kind]) == (kind != "coco")
+        assert ("1 ignore region (left out)" in summaries[kind]) == (not kept)
+        assert ("1 image that was not searched for all classes" in summaries[kind]) == (kind != "coco")
         assert (dataset.rows.labels[~dataset.rows.ignored] == 0).all()
     labeled = opened(tmp_path / "coco").images.labeled
     assert labeled is not None
@@ -379,7 +382,7 @@ def test_an_ignored_half_of_an_image_has_no_gradient_and_the_other_half_the_same
 
 
 @pytest.mark.parametrize("name", YOLO)
-def test_a_region_spares_the_cells_that_its_object_would_teach(name: str) -> None:
+def test_a_region_excludes_the_cells_of_its_object_from_the_loss(name: str) -> None:
     """However little of their boxes lies in it: here all are larger than the image."""
     build, cells, anchors = YOLO[name]
     model = build()
@@ -409,7 +412,7 @@ def two_stages() -> faster_rcnn.FasterRCNN:
         return faster_rcnn.build(faster_rcnn.Config.model_validate(settings.model_dump()))
 
 
-def test_faster_rcnn_teaches_background_only_for_classes_looked_for(two_stages: faster_rcnn.FasterRCNN) -> None:
+def test_faster_rcnn_learns_background_only_for_classes_looked_for(two_stages: faster_rcnn.FasterRCNN) -> None:
     """An object, three times background, and one that was not drawn, in an image that was searched for class 0."""
     positive = torch.tensor([[True, False, False, False, False]])
     drawn = torch.tensor([[True, True, True, True, False]])
@@ -433,7 +436,7 @@ def test_faster_rcnn_teaches_background_only_for_classes_looked_for(two_stages: 
 
 
 def test_first_stage_spares_what_the_second_takes_for_another_class(two_stages: faster_rcnn.FasterRCNN) -> None:
-    """Proposals by the second stage: class 1, which nobody looked for; class 0; background; class 1 and an object."""
+    """Proposals by the second stage: class 1, which was not looked for; class 0; background; class 1 and an object."""
     corner = torch.tensor([0.0, 100, 200, 300])
     proposals = torch.stack((corner, corner * 0, corner + 20, corner * 0 + 20), 1)[None]
     anchors = torch.cat((proposals + 1, proposals[:, :1] + 19, proposals[:, :1] + 1), 1)

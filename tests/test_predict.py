@@ -89,7 +89,7 @@ def test_threshold_classes_and_overlap():
     assert len(twice(image, iou=0.68)) == 2
 
 
-def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
+def test_nms_gets_boxes_that_are_not_clipped_unless_asked():
     """Cut to the image (100 x 100) the first two boxes are one and the same; whole they overlap by 1/3."""
 
     class Beyond(Rectangles):
@@ -128,7 +128,7 @@ def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
     assert predictor.model.seen == [False]
     assert predictor.model.training
     assert not predictor.model.norm.training
-    found.boxes[:, 0] += 1  # not an inference tensor, which would refuse
+    found.boxes[:, 0] += 1  # fails for an inference tensor
     assert found.draw().shape == (110, 200, 3)
 
 
@@ -213,7 +213,7 @@ def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):
     assert [row["box"] for row in rows] == predictor(file, classes=["red"]).boxes.tolist()
 
 
-def test_bad_sources_and_bad_folders_are_refused_before_any_work(tmp_path):
+def test_bad_sources_and_bad_folders_are_rejected_before_any_work(tmp_path):
     predictor = rectangles_predictor()
     image = write(tmp_path / "in/x.png", scene(20, 20, [], []))
     (tmp_path / "empty").mkdir()

@@ -170,13 +170,13 @@ def test_the_command_line(photos, tmp_path, capsys):
             cli.main(["predict", str(tmp_path / "w.safetensors"), str(photos), "--out", str(tmp_path / "out"), *words])
         return end.value.code, capsys.readouterr()
 
-    for words, said in (
+    for words, message in (
         (("--as", "voc"), "--as: found 'voc', needed one of coco, yolo, cvat, label-studio"),
         (("--as", "coco", "--tile", "64"), "--as and --tile: found both"),
     ):
         status, output = run(*words)
         assert status == 2
-        assert said in output.err
+        assert message in output.err
         assert len(output.err.splitlines()) == 1
         assert not (tmp_path / "out").exists()
     status, output = run("--as", "coco", "--threshold", "0.9")

@@ -61,7 +61,7 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
-def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_predicts_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
     changed = {"predict.nms.max_detections": 7}
     loaded = bw.load("w.safetensors", overrides=changed, runtime_options=RuntimeOptions(2))

@@ -1,4 +1,4 @@
-"""A .pt2 of a stranger is refused, by one line, before anything in it has run; TorchScript runs for who trusts it."""
+"""An untrusted .pt2 is rejected in one line before anything in it runs; TorchScript runs with `--trust-file`."""
 
 import io
 import json
@@ -79,17 +79,17 @@ def names() -> set[str]:
     return {path.name for path in Path.cwd().iterdir()}
 
 
-def refused(file: Path, capfd: pytest.CaptureFixture[str], command: str = "predict") -> str:
-    """The one line of `boxwright predict FILE a.jpg`, after which nothing has run and nothing is written."""
+def rejection(file: Path, capfd: pytest.CaptureFixture[str], command: str = "predict") -> str:
+    """The error line of `boxwright predict FILE a.jpg`; nothing has run, nothing is written."""
     before = names()
     with pytest.raises(SystemExit) as leaving:
         cli.main([command, str(file), "a.jpg"])
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert leaving.value.code == 2
-    assert said.out == ""
-    assert said.err.count("\n") == 1
+    assert output.out == ""
+    assert output.err.count("\n") == 1
     assert names() == before
-    return said.err
+    return output.err
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def refused(file: Path, capfd: pytest.CaptureFixture[str], command: str = "predi
 def test_files_that_ran_code(name: str, found: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if not CASES.is_dir():
         pytest.skip("no folder `shared` with the crafted files beside the checkout")
-    assert found in refused(CASES / f"{name}.pt2", capfd)
+    assert found in rejection(CASES / f"{name}.pt2", capfd)
 
 
 def entry(name: str, content: bytes = b"") -> Change:
-    """Another entry, a pickle unless it is said what."""
+    """An additional entry, by default a pickle."""
     return lambda entries: entries.update({f"archive/{name}": content or saved()})
 
 
@@ -187,16 +187,16 @@ def test_ways_to_run_code_in_a_pt2(
     change: Change, found: str, good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = rebuilt(good["pt2"], here / "b.pt2", change)
-    assert found in refused(file, capfd)
+    assert found in rejection(file, capfd)
 
 
-def test_an_entry_twice_is_refused(good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_twice_is_rejected(good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for kind, name in (("pt2", "models/model.json"), ("torchscript", "data.pkl")):
         file = here / f"b.{kind}"
         file.write_bytes(good[kind].read_bytes())
         with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr(f"archive/{name}", saved())
-        assert f"holds archive/{name} twice" in refused(file, capfd)
+        assert f"holds archive/{name} twice" in rejection(file, capfd)
 
 
 def test_what_else_a_pt2_says_is_not_looked_at(good: dict[str, Path], here: Path) -> None:
@@ -248,7 +248,7 @@ def test_inputs_that_are_no_images(
         graph["tensor_values"][name]["sizes"] = [{"as_int": one} for one in sizes]
         entries["archive/models/model.json"] = json.dumps(tree).encode()
 
-    assert "b.pt2: " in refused(rebuilt(good["pt2"], here / "b.pt2", change), capfd)
+    assert "b.pt2: " in rejection(rebuilt(good["pt2"], here / "b.pt2", change), capfd)
 
 
 def test_lengths_are_computed_with_numbers_only() -> None:
@@ -265,7 +265,7 @@ def test_torchscript_needs_trust(
     """PyTorch runs whatever it holds, so that without it PyTorch does not even see the file."""
     with monkeypatch.context() as patch:
         patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was opened"))
-        assert "add --trust-file (Python: trust=True) if you know who made it" in refused(good["torchscript"], capfd)
+        assert "add --trust-file (Python: trust=True) if you know who made it" in rejection(good["torchscript"], capfd)
     with pytest.raises(SystemExit) as leaving:
         cli.main(["predict", str(good["torchscript"]), "a.jpg", "--trust-file"])
     assert leaving.value.code == 0

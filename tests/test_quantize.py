@@ -1,4 +1,4 @@
-"""The verb `quantize`: files in 8 bits, what they cost, and which layers stay float.
+"""The command `quantize`: INT8 files, their loss of AP, and layers that stay float.
 
 The truth: arithmetic of 8 bits written down here in numpy, OpenVINO's and ONNX's own account of what a file holds.
 """
@@ -75,7 +75,7 @@ def kinds_of_convolutions(file: Path) -> list[int]:
 
 
 def nodes(weights: Path, folder: Path) -> dict[str, list[str]]:
-    """What the layers are called in the graph, by an export of its own."""
+    """Names of the layers in the graph, from a separate export."""
     loaded = predictor.load(weights)
     onnx_file.write(raw_graph(loaded.model, loaded.recipe), folder / "again.onnx", "{}", deform="plain")
     return onnx_file.layers(folder / "again.onnx")
@@ -149,7 +149,7 @@ class TestFiles:
 
 
 class Falling:
-    """In place of the files: so many layers must stay float until nothing is lost."""
+    """Replaces the files: that many layers must stay float until AP does not drop."""
 
     int8 = Path("int8")
 
@@ -244,20 +244,20 @@ def test_networks_are_timed_in_turns() -> None:
 
 
 class TestBadInput:
-    def test_words(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
-        def refused(match: str, *given: Any, **words: Any) -> None:
+    def test_invalid_arguments(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+        def assert_rejected(match: str, *arguments: Any, **words: Any) -> None:
             with pytest.raises(InputError, match=match):
-                quantize(weights, tiny_coco, *given, **words)
+                quantize(weights, tiny_coco, *arguments, **words)
 
-        refused("^--backend: found 'tensorrt', needed one of openvino, onnxruntime$", backend="tensorrt")
-        refused("^--images: found 0, needed at least one image to calibrate on$", images=0)
-        refused("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
-        refused(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
+        assert_rejected("^--backend: found 'tensorrt', needed one of openvino, onnxruntime$", backend="tensorrt")
+        assert_rejected("^--images: found 0, needed at least one image to calibrate on$", images=0)
+        assert_rejected("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
+        assert_rejected(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
 
     def test_before_the_work(
         self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """No place to write to, and no NNCF, are told before anything is exported or measured."""
+        """An unwritable output and a missing NNCF are reported before anything is exported or measured."""
         monkeypatch.setattr(int8, "_Files", None)
         with pytest.raises(InputError, match=r"absent/m.xml: cannot be written"):
             quantize(weights, tiny_coco, tmp_path / "absent" / "m.xml", images=1)

@@ -131,7 +131,7 @@ def test_python_on_pages_uses_public_names() -> None:
 
 @pytest.mark.slow
 def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands, from random weights of a short network."""
+    """Unchanged, from random weights of a short network."""
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     make_yolo_short(monkeypatch)
     (code,) = blocks(NAMES["README.md"], "python")

@@ -36,7 +36,7 @@ def darknets_partners(found, reference, threshold):
 
 
 @pytest.mark.parametrize(("kind", "darknets"), [("standard", "default"), ("greedy", "greedynms")])
-def test_kinds_of_suppression_are_darknets(kind, darknets):
+def test_kinds_of_nms_are_darknets(kind, darknets):
     changes = LATER_CFG | {"predict.nms.kind": kind, "data.canvas.fit": "stretch"}
     predictor = bw.load(WEIGHTS, recipe="yolov3_tiny_coco_416_darknet", overrides=changes)
     variants = json.loads((DARKNET / "real" / "nms_variants.json").read_text())

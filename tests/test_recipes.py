@@ -1,4 +1,4 @@
-"""Every shipped recipe, and what a recipe refuses."""
+"""Every shipped recipe, and invalid recipes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NAMES = recipe.names()
 SOME = "yolov3_640_coco"
 
 
-def refusal(overrides, name=SOME):
+def rejection(overrides, name=SOME):
     with pytest.raises(InputError) as caught:
         recipe.load(name, overrides)
     assert "\n" not in str(caught.value)
@@ -80,8 +80,8 @@ def test_training_canvas_is_as_large_as_the_largest_step():
 
 
 def test_positives_are_among_the_samples():
-    said = refusal({"model.roi.samples": 100}, "faster_rcnn_r50_dcn_coco")
-    assert said == "model.roi: max_positives is 128, of only 100 samples"
+    output = rejection({"model.roi.samples": 100}, "faster_rcnn_r50_dcn_coco")
+    assert output == "model.roi: max_positives is 128, of only 100 samples"
 
 
 def test_published_schedule_and_canvas():
@@ -110,7 +110,7 @@ def test_with_names_and_overrides():
 
 
 @pytest.mark.parametrize("name", ["no", "on", "2024-01-01", "1e3", "010", "null", "a: b", "наука"])
-def test_odd_class_names_survive(name, tmp_path):
+def test_unusual_class_names_survive(name, tmp_path):
     ours = recipe.load(SOME).with_names([name, "x"])
     (tmp_path / "r.yaml").write_text(ours.to_yaml(), encoding="utf-8")
     assert recipe.load(tmp_path / "r.yaml").data.names == (name, "x")
@@ -138,7 +138,7 @@ def test_odd_class_names_survive(name, tmp_path):
     ],
 )  # fmt: skip
 def test_one_line_for_each_mistake(word, expected):
-    assert refusal([word]) == expected
+    assert rejection([word]) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_one_line_for_each_mistake(word, expected):
     ],
 )
 def test_other_mistakes(word, parts):
-    message = refusal([word])
+    message = rejection([word])
     assert all(part in message for part in parts), message
 
 
 def test_unknown_recipes():
-    assert refusal((), "yolov3_640").startswith("there is no recipe 'yolov3_640'; did you mean 'yolov3_640_coco'?")
-    assert refusal((), "qqq").startswith("there is no recipe 'qqq'; `boxwright list` shows them.")
-    assert refusal((), "absent.yaml").startswith("absent.yaml: cannot be read")
+    assert rejection((), "yolov3_640").startswith("there is no recipe 'yolov3_640'; did you mean 'yolov3_640_coco'?")
+    assert rejection((), "qqq").startswith("there is no recipe 'qqq'; `boxwright list` shows them.")
+    assert rejection((), "absent.yaml").startswith("absent.yaml: cannot be read")
 
 
 @pytest.mark.parametrize("tree", [[], 3, None, {}, {"model": None}, {"model": {"classes": 3}}])
@@ -185,6 +185,6 @@ def test_yaml_is_dumped_from_plain_values():
     assert config.override(recipe.load(SOME).tree(), {}) == recipe.load(SOME).tree()
 
 
-def test_greedy_suppression_counts_no_pixels() -> None:
+def test_greedy_nms_counts_no_pixels() -> None:
     with pytest.raises(InputError, match="plus_one counts pixels"):
         recipe.load("yolov4_coco_608", {"evaluate.nms.kind": "greedy"})

@@ -1,4 +1,4 @@
-"""What a release consists of beside the code: one version, licences, workflows, templates, linters where they are."""
+"""Release files other than code: one version, licenses, workflows, templates; linters if installed."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
 
 
 def test_citation_names_what_is_needed() -> None:
-    """What the schema of CFF 1.2 requires, and the licence of the package."""
+    """Fields that the schema of CFF 1.2 requires, and the license of the package."""
     citation = tree("CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert f'license = "{citation["license"]}"' in PROJECT
@@ -85,7 +85,7 @@ def test_templates_and_settings_can_be_read() -> None:
     assert re.search(rf"^{re.escape(container['postCreateCommand'].split()[1])}:", MAKEFILE, re.M)
 
 
-def test_licences_of_every_extra_are_checked_but_those_that_the_pages_name() -> None:
+def test_licenses_of_every_extra_are_checked_but_those_that_the_pages_name() -> None:
     (extras,) = re.findall(r"^EXTRAS := (.*)$", MAKEFILE, re.M)
     project = set(tomllib.loads(PROJECT)["project"]["optional-dependencies"])
     assert project - set(extras.split()) == {"test", "dev", "docs", "mindspore"}
@@ -119,12 +119,12 @@ def test_linters_find_nothing(program: str) -> None:
         ("LGPL-2.1-only AND GPL-2.0-only", True),
     ],
 )
-def test_which_licences_are_refused(text: str, strong: bool) -> None:
+def test_which_licenses_are_rejected(text: str, strong: bool) -> None:
     assert LICENSES["is_strong"](text) == strong
 
 
 def test_the_list_has_everything_that_is_needed_and_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A core of two packages, one through the other; an extra with one under the GPL, one without a licence, and one
+    """A core of two packages, one through the other; an extra with one under the GPL, one without a license, and one
     that is not installed."""
     needed = {
         "boxwright": ["aa>=1", "gpl; extra == 'bad'", "bare; extra == 'bad'", "gone[more]; extra == 'bad'"],

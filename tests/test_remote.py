@@ -127,7 +127,7 @@ def test_obs_has_the_bucket_in_its_host(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_other_vendors_from_their_variables(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Stores are opened and asked; the server knows none of their signatures."""
+    """Stores are opened and requested; the server checks no signatures."""
     account = {"gcs_base_url": store.url, "disable_oauth": True, "client_email": "", "private_key": "",
                "private_key_id": ""}  # fmt: skip
     (tmp_path / "account.json").write_text(json.dumps(account))
@@ -161,7 +161,7 @@ def test_a_file_of_credentials_that_is_missing(store: Store, monkeypatch: pytest
         local_path("gs://b/x")
 
 
-def test_obs_refuses_the_bucket_in_the_path(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_obs_rejects_the_bucket_in_the_path(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OBS_ENDPOINT", OBS_ENDPOINT)
     monkeypatch.setenv("OBS_ACCESS_KEY_ID", "TESTKEY")
     monkeypatch.setenv("OBS_SECRET_ACCESS_KEY", SECRET)
@@ -245,7 +245,7 @@ def test_one_line_for_each_fault(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert message("s3://bucket/a.bin").endswith("pip install 'boxwright[cloud]'")
 
 
-def test_odd_names(store: Store) -> None:
+def test_unusual_names(store: Store) -> None:
     names = ["a b#é%41.txt", "x+y&z.txt", "..dots/n.txt", "under_score-1.txt"]
     for name in names:
         store.put(f"bucket/odd/{name}", name.encode())
@@ -263,12 +263,12 @@ def test_a_cache_that_cannot_be_written(store: Store, monkeypatch: pytest.Monkey
     store.put("bucket/set/a.txt", b"abc")
     tree = local_data("s3://bucket/set")
 
-    def refuse(*arguments: object, **options: object) -> None:
+    def denied(*arguments: object, **options: object) -> None:
         raise PermissionError
 
     store.calm()
     with monkeypatch.context() as patch:
-        patch.setattr(cache.os, "utime", refuse)
+        patch.setattr(cache.os, "utime", denied)
         assert files.read_bytes(tree / "a.txt") == b"abc"
     assert store.requests == []
     (tmp_path / "file").touch()

@@ -102,7 +102,7 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
 
 def weights_of(store: Store, uri: str, tmp_path: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    """The network of a remote run, as `run.json` says."""
+    """The network of a remote run, located by `run.json`."""
     folder = json.loads(store.get(f"{uri}/run.json"))["checkpoints"][name]
     (tmp_path / "fetched.safetensors").write_bytes(store.get(f"{uri}/{folder}/model.safetensors"))
     return load_file(tmp_path / "fetched.safetensors")
@@ -439,7 +439,7 @@ def test_a_missing_bucket_is_an_error_before_the_work(store: Store) -> None:
 
 
 def test_an_error_before_the_training(store: Store, tmp_path: Path) -> None:
-    """Is told, although there is no run folder to send yet; and nothing is sent."""
+    """An error is reported, although there is no run folder to upload yet; nothing is uploaded."""
     with pytest.raises(InputError, match=r"^s3://bucket/typo: there is no such object"):
         train("s3://bucket/typo", "s3://bucket/run")
     assert store.keys("bucket") == []
@@ -472,11 +472,11 @@ def test_windows_of_a_scene_are_read_in_ranges(store: Store, tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_resumed_elsewhere(store: Store, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run stopped after its first epoch goes on with another, empty cache, and ends bit-equal."""
+    """A run stopped after its first epoch is resumed with another, empty cache, and ends bit-identical."""
     train(made, tmp_path / "whole", **{"train.epochs": 2})
 
     class StoppedError(Exception):
-        """Stands for the end of a machine."""
+        """Simulates the loss of a machine."""
 
     def stop(self: run_upload.RunUpload) -> None:
         send(self)

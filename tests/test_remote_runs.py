@@ -161,7 +161,7 @@ def test_resumed_elsewhere_after_another_machine_went_on(
     assert found(store) == {"elsewhere"}
 
 
-def test_an_answer_that_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run.json` has arrived then, and is not that of another process."""
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
     store.put("bucket/runs/one/last-0123456789abcdef/state.pt", b"of a run that was killed")

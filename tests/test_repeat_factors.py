@@ -69,7 +69,7 @@ def test_an_epoch_visits_images_as_often_as_their_factors() -> None:
 
 
 def test_loaders_of_both_tasks(tiny_coco: Path, tmp_path: Path) -> None:
-    """Crowd regions are no objects; classifiers count the images of a class."""
+    """Crowd regions are not objects; classifiers count the images of a class."""
     resolved = recipe.load("demo", SMALL | {"train.repeat_threshold": 1.0})
     task, dataset = tasks.of(resolved), open_boxes(tiny_coco, "train")
     red = [index for index in range(12) if 1 in dataset[index].labels]

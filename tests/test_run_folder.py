@@ -50,7 +50,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 class TestOneAtATime:
-    def test_a_second_process_is_refused(self, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_a_second_process_is_rejected(self, tiny_coco: Path, tmp_path: Path) -> None:
         out = tmp_path / "run"
         process = start(tiny_coco, out, {"train.epochs": 10_000, "data.workers": 1})
         try:
@@ -93,7 +93,7 @@ class TestOneAtATime:
             run(tmp_path / "nowhere", tmp_path / "runs" / "run")
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_second_thread_is_refused(self, tmp_path: Path) -> None:
+    def test_a_second_thread_is_rejected(self, tmp_path: Path) -> None:
         """To one process a POSIX lock is always free, and any handle that it closes ends it."""
         out, found = tmp_path / "run", []
 
@@ -162,7 +162,7 @@ class TestOneAtATime:
 
 class TestWhatIsTheUsers:
     def test_a_recipe_is_not_written_over(self, tmp_path: Path) -> None:
-        """By its own name and by a link's; refused before the data set, which is not there, is looked for."""
+        """By its own name and by a link's; rejected before the data set is opened."""
         file, text = tmp_path / "mine" / "recipe.yaml", "# mine\n" + recipes.load("demo").to_yaml()
         file.parent.mkdir()
         file.write_text(text)
@@ -265,23 +265,39 @@ class TestResume:
             (other_validation_image, "val"),
         ],
     )
-    def test_refuses_other_images(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
+    def test_rejects_other_images(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         change(data)
         with pytest.raises(InputError, match=f"the {split} images or labels have changed since"):
             run(data, copy, resume=True)
 
-    def test_a_data_set_may_be_moved(self, copy: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_a_data_set_may_be_moved(self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run of two epochs, killed after the first, continues with a copy of its data set in another folder."""
+        save, out, two_epochs = Checkpointer.save_epoch, tmp_path / "run", {"train.epochs": 2}
+
+        def save_and_die(*arguments: Any, **options: Any) -> None:
+            save(*arguments, **options)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpointer, "save_epoch", save_and_die)
+            with pytest.raises(Killed):
+                run(tiny_coco, out, two_epochs)
+        before = lines(out)
         data = shutil.copytree(tiny_coco, tmp_path / "data", copy_function=shutil.copyfile)
-        run(data, copy, resume=True)
+        run(data, out, two_epochs, resume=True)
+        after = lines(out)
+        assert after[: len(before)] == before
+        steps = [line["step"] for line in after[len(before) :] if "lr" in line]
+        assert steps == list(range(7, 13)), "12 images in batches of 2: six steps per epoch"
 
     @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.nms.iou": 0.4}])
-    def test_refuses_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
+    def test_rejects_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
         with pytest.raises(InputError, match=next(iter(change))):
             run(tiny_coco, copy, ONE | change, resume=True)
 
     @pytest.mark.parametrize("words", [{"weights": "x.safetensors"}, {"transfer": True}])
-    def test_refuses_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
+    def test_rejects_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="--resume continues with the run's own weights; leave --weights"):
             run(tiny_coco, copy, resume=True, **words)
 
@@ -440,7 +456,7 @@ def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monke
 
 class TestFullDisk:
     def test_any_file_of_a_training(self, finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
-        """The disk is full at another file each time; the run goes on when there is space again."""
+        """The disk is full at another file each time; the run can be resumed when there is space again."""
         sizes = sorted({path.stat().st_size for path in finished.rglob("*") if path.is_file()})
         out, messages = tmp_path / "run", set()
         for limit in (10, sizes[-1] - 1, 5000):

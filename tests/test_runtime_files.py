@@ -1,4 +1,4 @@
-"""Exported files of a stranger for ONNX Runtime and OpenVINO: one line each, and no other file is read."""
+"""Untrusted exported files for ONNX Runtime and OpenVINO: one line each, and no other file is read."""
 
 import os
 from pathlib import Path
@@ -203,7 +203,7 @@ def test_the_graph_that_was_looked_at_is_the_one_that_runs(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_damaged_bytes_are_one_line(runtime: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Names of operators, and of tensors, that are no text: the runtimes quote them."""
+    """Names of operators, and of tensors, that are not text: the runtimes quote them."""
     whole = model().SerializeToString()
     for old, new in ((b"ReduceMax", b"Redu\xc6\x1b[1m"), (b"images", b"im\xffges"), (b"Expand", b"Exp\n\xfed")):
         (tmp_path / "a.onnx").write_bytes(whole.replace(old, new))
@@ -226,8 +226,8 @@ def test_files_that_gave_tracebacks(
         with pytest.raises(SystemExit) as leaving:
             cli.main(["predict", str(CASES / f"{name}.onnx"), "a.jpg", *words])
         assert leaving.value.code == 2
-        said = capfd.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
+        output = capfd.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
 
 
 @pytest.fixture
@@ -273,13 +273,13 @@ class Failing(Runtime):
 
 def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
-    for said, found in (
+    for raised, found in (
         (error, "its message is no text"),
         (KeyError("x\x1b[0m\ny"), r"\(.*x"),
         (ValueError(), "ValueError"),
     ):
-        failing = Failing(said)
-        with pytest.raises(type(said)):
+        failing = Failing(raised)
+        with pytest.raises(type(raised)):
             failing.forward(torch.zeros(1, 3, 2, 2))
         failing.source = Path("a.onnx")
         with pytest.raises(InputError, match=rf"a.onnx: cannot be run on inputs of \(1, 3, 2, 2\).*{found}") as refused:

@@ -1,4 +1,4 @@
-"""Export targets are found by their files; all of them keep what `Target` says."""
+"""Export targets are found by their files; all of them satisfy the interface of `Target`."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ TARGET = replace(pt2.TARGET, suffix=".added", checked_by="json", runtimes={"json
 
 @pytest.fixture
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a target whose module lies in a folder of its own."""
+    """The name of a target whose module is in a separate folder."""
     folder = tmp_path / "targets"
     folder.mkdir()
     (folder / "added_target.py").write_text(ADDED)
@@ -73,7 +73,7 @@ def test_without_its_file_there_is_no_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", runtimes.names())
-def test_what_a_target_says_fits_together(name: str) -> None:
+def test_declarations_of_a_target_fit_together(name: str) -> None:
     target = runtimes.target(name)
     assert bool(target.write) != (target.write_weights is not None)
     assert bool(target.runtimes) == (target.read_metadata is not None)

@@ -89,7 +89,7 @@ def test_coding_inverts(zoo: dict[str, Tensor], plus_one: bool) -> None:
     assert encode(nothing, nothing, ONES, plus_one).isfinite().all()
 
 
-def test_overlap_and_suppression_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+def test_iou_and_nms_of_the_zoo(zoo: dict[str, Tensor]) -> None:
     overlap = pairwise_iou(zoo["box.gt"], zoo["box.anchor"], plus_one=True)
     torch.testing.assert_close(overlap, zoo["box.iou_gt_by_anchor"])
     for threshold in (0.5, 0.7):
@@ -251,7 +251,7 @@ def test_match_leaves_crowd_regions_alone() -> None:
 
 
 def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many objects are taken some at a time; the result must not know."""
+    """Many objects are processed in chunks, which must not affect the result."""
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(2, 300, 2, generator=generator) * 100
     objects = torch.cat((low, low + 5 + torch.rand(2, 300, 2, generator=generator) * 30), -1)
@@ -310,9 +310,7 @@ def test_proposals_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("rounds", "at_once"), [(0, 2**26), (0, 1), (31, 2**26)])
-def test_an_accelerators_suppression_is_that_of_a_cpu(
-    rounds: int, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nms_of_an_accelerator_equals_that_of_a_cpu(rounds: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpn, "MAX_PAIRS_PER_CHUNK", at_once)
     draw, counts = torch.Generator().manual_seed(0), [150, 7, 90]
     corner = torch.rand(3, sum(counts), 2, generator=draw) * 60

@@ -1,4 +1,4 @@
-"""From tiles back to whole scenes: merged, scored against the scenes' own labels, written as DOTA's server takes it."""
+"""Detections of tiles merged to scenes, scored against the scenes' labels, and written for DOTA's server."""
 
 import json
 import time
@@ -143,7 +143,7 @@ def test_tiles_by_themselves_are_scored_as_ever(sets, tmp_path):
     assert "not searched" not in "\n".join(lines)
 
 
-def test_what_no_tile_shows_is_told(sets):
+def test_what_no_tile_shows_is_reported(sets):
     """Without the tiles of P0002 and those at the right of P0001: its columns from 224 on, of 300, are not searched."""
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
     left = [i for i, one in enumerate(placements(tiles)) if one.scene == "P0001" and one.window.x + SIDE < 300]
@@ -186,7 +186,7 @@ def test_covered_px_counted_one_by_one():
         assert whole._union_area(windows) == plane.sum()
 
 
-# --- what is refused
+# --- invalid input
 
 
 def test_names_are_compared_in_one_go():
@@ -239,8 +239,8 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_tiles_that_fit_no_scene(what, sets, tmp_path):
-    change, told = BAD[what]
-    with pytest.raises(InputError, match=told):
+    change, message = BAD[what]
+    with pytest.raises(InputError, match=message):
         whole.evaluate(
             predictor(), edited(sets, tmp_path, change), open_dataset(sets / "dota", "val"), tmp_path / "out"
         )

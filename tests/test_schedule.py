@@ -1,4 +1,4 @@
-"""Learning-rate plans against the arrays of the original systems, and by hand."""
+"""Learning rate schedules compared with the arrays of the original systems, and by hand."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_zoo(system, case):
 
 
 def test_the_published_log_of_yolov4_on_aerial_tiles():
-    """The rates it prints at the end of epochs 1 to 4, steps counted from 0, 378 an epoch (4 decimals are exact)."""
+    """The rates it prints at the end of epochs 1 to 4, steps counted from 0, 378 per epoch (4 decimals are exact)."""
     published = {377: 0.003, 755: 0.006, 1133: 0.009, 1511: 0.012}
     train = recipe.load("yolov4_dota_608").train
     ours = learning_rates(train.schedule, 378, train.epochs, train.optimizer.momentum).weight_lr
@@ -190,7 +190,7 @@ def test_powers_of_the_other_warmups():
 
 
 def test_epochs_of_steps():
-    """10 steps of 4 an epoch take 3 epochs; an evaluation every 5 steps is one every 2 epochs."""
+    """10 steps at 4 per epoch take 3 epochs; an evaluation every 5 steps is one every 2 epochs."""
     config = TrainConfig(epochs="auto", min_steps=10, evaluate_min_steps=5).in_epochs(4)
     assert (config.epochs, config.evaluate_every) == (3, 2)
     assert TrainConfig(epochs="auto", min_epochs=5, min_steps=10).in_epochs(4).epochs == 5

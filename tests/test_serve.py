@@ -1,4 +1,4 @@
-"""Serving over HTTP: answers, errors as one line, limits, and the Open Inference Protocol.
+"""Serving over HTTP: responses, errors as one line, limits, and the Open Inference Protocol.
 
 The images are rectangles that the stand-in detector finds exactly, so the boxes are known by hand.
 """
@@ -97,7 +97,7 @@ def test_drawing(server: ServerProcess) -> None:
     assert np.abs(drawn.astype(int) - RED[..., ::-1]).max() > 60, "a box and a name"
 
 
-def test_many_requests_at_once_get_their_own_answers(server: ServerProcess) -> None:
+def test_concurrent_requests_get_their_own_responses(server: ServerProcess) -> None:
     boxes = [(x, y, x + 9, y + 7) for x in range(1, 50, 6) for y in range(2, 50, 12)]
 
     def one(box: tuple[int, ...]) -> list[tuple[str, list[float]]]:

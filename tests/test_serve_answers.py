@@ -1,4 +1,4 @@
-"""Answers of the server have the bits of those of `boxwright predict`, whatever shares their batch."""
+"""Responses of the server are bit-identical to `boxwright predict`, whatever else is in their batch."""
 
 import asyncio
 import importlib.util
@@ -65,7 +65,7 @@ def rows_of_predict(weights: Path, image: Path, out: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_answers_of_the_command_line(weights: Path, images: list[Path], tmp_path: Path) -> None:
+def test_responses_equal_those_of_the_command_line(weights: Path, images: list[Path], tmp_path: Path) -> None:
     wanted = [rows_of_predict(weights, image, tmp_path / image.stem) for image in images]
     assert all(wanted)
     assert len({json.dumps(rows) for rows in wanted}) == len(images), "answers depend on the image"
@@ -93,7 +93,7 @@ def test_answers_of_the_command_line(weights: Path, images: list[Path], tmp_path
 @pytest.mark.runtimes
 @needs_runtimes
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_answers_in_batches(backend: str, onnx_file: Path, images: list[Path]) -> None:
+def test_responses_in_batches(backend: str, onnx_file: Path, images: list[Path]) -> None:
     """All at once, in batches of several images and in streams."""
     alone = load(onnx_file, device="cpu", backend=backend)
     wanted = [alone(image, THRESHOLD) for image in images]
@@ -127,7 +127,7 @@ def test_a_name_that_triton_cannot_read(tmp_path: Path) -> None:
 @pytest.mark.runtimes
 @needs_runtimes
 def test_a_repository_for_triton(weights: Path, images: list[Path], tmp_path: Path) -> None:
-    """Its configuration is one that Triton's own definition knows, and its file does what the configuration says."""
+    """The configuration is valid by Triton's definition, and matches the file."""
     pytest.importorskip("tritonclient.grpc", reason="needs tritonclient and grpcio")
     import onnxruntime
     from google.protobuf import text_format

@@ -78,8 +78,8 @@ def test_an_address_in_use() -> None:
         connections.listen("no.such.host.invalid", 0)
 
 
-def test_answers_are_not_held_back() -> None:
-    """asyncio disables Nagle's algorithm only for sockets that say that they are TCP."""
+def test_responses_are_not_held_back() -> None:
+    """asyncio disables Nagle's algorithm only for sockets that are declared as TCP."""
     with connections.listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 

@@ -40,7 +40,7 @@ def waiting(server: ServerProcess) -> float:
 
 
 @pytest.mark.slow
-def test_surplus_is_rejected_at_once_and_the_rest_answered(slow: ServerProcess) -> None:
+def test_surplus_is_rejected_at_once_and_the_rest_served(slow: ServerProcess) -> None:
     def one(_: int) -> tuple[Answer, float]:
         start = time.monotonic()
         return ask(slow, "POST", "/predict", encoded(RED)), time.monotonic() - start
@@ -82,7 +82,7 @@ def test_rejected_requests_leave_nothing_in_memory(slow: ServerProcess) -> None:
 
 
 @pytest.mark.slow
-def test_slow_clients_are_cut_off_while_others_are_answered(slow: ServerProcess) -> None:
+def test_slow_clients_are_disconnected_while_others_are_served(slow: ServerProcess) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     with contextlib.ExitStack() as stack:
 
@@ -130,7 +130,7 @@ def test_token() -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_under_load_answers_what_was_taken() -> None:
+def test_a_stop_under_load_finishes_accepted_requests() -> None:
     """And a request that comes just after the signal, on a connection that was idle."""
     with running(stand_in(delay=DELAY, queue=64, linger_seconds=10)) as server, ThreadPoolExecutor(8) as pool:
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""Inputs of users that once failed, each with the command of its README and the right result.
+"""Inputs of users that once failed, each with the command of its README and the correct result.
 
 The inputs are in a folder `shared/cases` beside the checkout; test files named after formats have their kinds always.
 """
@@ -124,7 +124,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def prepare(case: str, folder: Path) -> None:
-    """A copy of a case, as its README says to make it."""
+    """A copy of a case, prepared as its README describes."""
     shutil.copytree(CASES / case, folder, dirs_exist_ok=True)
     (folder / "image.png").write_bytes((CASES.parent / "oracles/darknet/images/dog.png").read_bytes())
     if case in SCRIPTS:

@@ -1,4 +1,4 @@
-"""The site that `make docs` builds: what its pages are made of, its links, and how it looks in a browser."""
+"""The site that `make docs` builds: the contents of its pages, its links, and its rendering in a browser."""
 
 import html
 import inspect
@@ -111,7 +111,7 @@ def test_every_public_name_is_on_one_page() -> None:
     assert sorted([*names, "__version__"]) == sorted(boxwright.__all__)
 
 
-def test_types_are_said_in_words() -> None:
+def test_types_are_described_in_words() -> None:
     from boxwright.config import Fraction
     from boxwright.recipe.data import Size
 

@@ -1,4 +1,4 @@
-"""What a source is: numbered images, addresses of images, files with odd names."""
+"""Kinds of sources: numbered images, addresses of images, files with unusual names."""
 
 import http.server
 import json
@@ -150,7 +150,7 @@ def test_images_at_addresses(tmp_path, server, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a%00b%1b%0a.png", "b\u00fc cher.png", "..%2f..%2fa.png", 40 * "%E2%82%AC" + ".png"])
-def test_images_at_addresses_with_odd_names(tmp_path, server, monkeypatch, name):
+def test_images_at_addresses_with_unusual_names(tmp_path, server, monkeypatch, name):
     """A NUL, control characters, spaces and letters beyond ASCII, folders, and more bytes than a name may have."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "translate_path", lambda *_: str(tmp_path / "a.png"))
@@ -177,13 +177,13 @@ def test_what_is_not_fetched(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "MAX_BYTES", 5_000_000)
     write(tmp_path / "www" / "a.png", scene(64, 96, [], []))
-    for path, said in (
+    for path, message in (
         ("none.jpg", "cannot be fetched \\(404 File not found"),
         ("deep/a.jpg", "cannot be fetched \\(401"),
         ("away.jpg", "cannot be fetched"),
         ("endless.jpg", "larger than 5,000,000 bytes"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             fetch.fetch(f"http://{server}/{path}")
     with pytest.raises(InputError, match="cannot be fetched"):
         fetch.fetch("http://127.0.0.1:1/a.jpg")
@@ -197,7 +197,7 @@ def test_what_is_not_fetched(tmp_path, server, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a:b.mp4", "pipe:0.mp4", "caf\udce9.mp4", "two\nlines.mp4", "-i.mp4"])
-def test_files_with_odd_names(tmp_path, name):
+def test_files_with_unusual_names(tmp_path, name):
     write_video(tmp_path / "plain.mp4", [scene(64, 96, [(8, 8, 30, 30)], [1])] * 2).rename(tmp_path / name)
     with open_video(str(tmp_path / name)) as video:
         predict_video(rectangles_predictor(), video, tmp_path / "out")

@@ -254,7 +254,7 @@ NAMES = {f"{n}_jpg.rf.{copy:08x}.jpg": [n % 2] for n in range(10) for copy in ra
 def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
     """Ten photographs with two copies each: the copies stay together, and each half has five of them."""
     root = yolo(tmp_path / "from", NAMES)
-    said = split.split(root, tmp_path / "to", Division(parts=HALVES))
+    summary = split.split(root, tmp_path / "to", Division(parts=HALVES))
     before = contents(open_boxes(root, "train"))
     parts = {name: contents(open_boxes(tmp_path / "to", name)) for name in splits(tmp_path / "to")}
     assert {name: len(part) for name, part in parts.items()} == {"train": 10, "val": 10}
@@ -262,7 +262,7 @@ def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
     sources = {name: {image.split("_")[0] for image in part} for name, part in parts.items()}
     assert not sources["train"] & sources["val"]
     assert [sum(labels == [0] for _, labels in part.values()) for part in parts.values()] in ([4, 6], [6, 4])
-    assert "20 images in 10 groups: train 10 (50.0%), val 10 (50.0%)" in said
+    assert "20 images in 10 groups: train 10 (50.0%), val 10 (50.0%)" in summary
     dataset = open_boxes(tmp_path / "to", "val")
     original = root / "train" / "images" / Path(dataset.path(0)).name
     assert original.samefile(dataset.path(0))
@@ -294,8 +294,8 @@ def test_near_duplicates_stay_together(tmp_path: Path) -> None:
     for name in HALVES:
         found = {Path(path).stem for path in contents(open_boxes(tmp_path / "to", name))}
         assert all((a in found) == (b in found) for a, b in zip("abcdefghij", "klmnopqrst", strict=True))
-    said = split.split(root, tmp_path / "other", Division(parts=HALVES, near=False))
-    assert "20 images in 20 groups" in said
+    summary = split.split(root, tmp_path / "other", Division(parts=HALVES, near=False))
+    assert "20 images in 20 groups" in summary
 
 
 def coco(root: Path, split_name: str, scenes: list[str], first: int = 1) -> Path:
@@ -385,11 +385,11 @@ def test_the_layout_stays(tmp_path: Path, layout: str) -> None:
 
     coco_root = coco(tmp_path / "coco", "all", list("abcdef"))
     convert(coco_root, layout, tmp_path / "from")
-    said = split.split(tmp_path / "from", tmp_path / "to", Division(parts={"train": 2 / 3, "val": 1 / 3}))
+    summary = split.split(tmp_path / "from", tmp_path / "to", Division(parts={"train": 2 / 3, "val": 1 / 3}))
     parts = [open_boxes(tmp_path / "to", name) for name in HALVES]
     assert [(part.kind, len(part)) for part in parts] == [(layout, 4), (layout, 2)]
     assert contents(parts[0]) | contents(parts[1]) == contents(open_boxes(tmp_path / "from", "all"))
-    assert "cannot hold" not in said
+    assert "cannot hold" not in summary
 
 
 def test_lists(tmp_path: Path) -> None:
@@ -400,12 +400,12 @@ def test_lists(tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         (root / "all" / kind).rename(root / kind)
     (root / "all").rmdir()
-    said = split.split(root, tmp_path / "to", Division(parts=HALVES), lists=True)
+    summary = split.split(root, tmp_path / "to", Division(parts=HALVES), lists=True)
     assert {file.name for file in (tmp_path / "to").iterdir()} == {"train.txt", "val.txt", "classes.txt"}
     parts = [open_boxes(tmp_path / "to", name) for name in HALVES]
     assert contents(parts[0]) | contents(parts[1]) == contents(open_boxes(root, "all"))
     assert [len(part) for part in parts] == [2, 2]
-    assert "train: list of 2 images" in said
+    assert "train: list of 2 images" in summary
     coco_root = coco(tmp_path / "coco", "train", list("ab"))
     with pytest.raises(InputError, match="--lists: labels are coco, needed yolo_txt; leave --lists out"):
         split.split(coco_root, tmp_path / "x", Division(parts=HALVES), lists=True)
@@ -436,12 +436,12 @@ def test_too_few_groups(tmp_path: Path) -> None:
 
 def test_class_folders(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "from", {"all": 10})
-    said = split.split(root / "all", tmp_path / "to", Division(parts={"train": 0.8, "val": 0.1, "test": 0.1}))
+    summary = split.split(root / "all", tmp_path / "to", Division(parts={"train": 0.8, "val": 0.1, "test": 0.1}))
     parts = [open_classes(tmp_path / "to", name) for name in ("train", "val", "test")]
     assert [part.counts().tolist() for part in parts] == [[8, 8, 8], [1, 1, 1], [1, 1, 1]]
     found = {Path(part.path(n)).relative_to(tmp_path / "to").parts[1:] for part in parts for n in range(len(part))}
     assert found == {file.relative_to(root / "all").parts for file in (root / "all").glob("*/*.png")}
-    assert "with blue: train 8 (80.0%), val 1 (10.0%), test 1 (10.0%)" in said
+    assert "with blue: train 8 (80.0%), val 1 (10.0%), test 1 (10.0%)" in summary
     with pytest.raises(InputError, match="leave --to and --lists out"):
         split.split(root / "all", tmp_path / "x", Division(parts=HALVES), lists=True)
 
@@ -461,10 +461,10 @@ def test_class_folders_of_several_splits(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "from", {"train": 2, "val": 2})
     with pytest.raises(InputError, match=r"another image of .* has the same name in its class; rename one"):
         split.split(root, tmp_path / "to", Division(parts={"x": 0.99, "y": 0.01}, splits=["train", "val"]))
-    said = split.split(root, tmp_path / "to", Division(parts={"train": 0.5, "test": 0.5}, splits=["train"]))
+    summary = split.split(root, tmp_path / "to", Division(parts={"train": 0.5, "test": 0.5}, splits=["train"]))
     assert splits(tmp_path / "to") == ["train", "val", "test"]
     assert len(open_classes(tmp_path / "to", "val")) == 6
-    assert "val: 6 images, as they were" in said
+    assert "val: 6 images, as they were" in summary
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

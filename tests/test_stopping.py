@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a training after the same step in all its processes, and it goes on as if they had not."""
+"""SIGTERM and SIGUSR1 stop all processes of a training after the same step; the resumed run ends with the same bits."""
 
 import itertools
 import subprocess

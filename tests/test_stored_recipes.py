@@ -1,4 +1,4 @@
-"""What files of strangers say about themselves is data of strangers: names, sizes, settings."""
+"""Names, sizes and settings stored in untrusted files are untrusted as well."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_recipe_names_are_file_names(name: str, tmp_path: Path) -> None:
 
 
 def stored(folder: Path, tree: object, tensors: dict[str, Tensor] | None = None) -> Path:
-    """A file of weights with a recipe that says what it likes."""
+    """A file of weights with an arbitrary recipe."""
     file = folder / "m.safetensors"
     safetensors.torch.save_file(tensors or {"a": torch.zeros(1)}, file, {"recipe": json.dumps(tree)})
     return file
@@ -118,7 +118,7 @@ BAD = {
 
 @pytest.mark.parametrize("write", [stored, of_a_card])
 @pytest.mark.parametrize(("changes", "words"), BAD.values(), ids=BAD)
-def test_stored_recipes_that_are_refused(
+def test_stored_recipes_that_are_rejected(
     write: Callable[[Path, object], Path], changes: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     file = write(tmp_path, config.override(SMALL.tree(), changes))

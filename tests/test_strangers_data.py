@@ -1,4 +1,4 @@
-"""Data sets that were made to break their reader, or whoever works with what it read."""
+"""Data sets crafted to break their reader, or code that uses its output."""
 
 import json
 import os
@@ -48,49 +48,49 @@ def coco(root: Path, *, name: str = "car", file: str = "1.png", **further: Any) 
     return root
 
 
-def refusal(work: Callable[[], object]) -> str:
-    """What an InputError says; it must be one printable line."""
+def rejection(work: Callable[[], object]) -> str:
+    """The message of an InputError; it must be one printable line."""
     with pytest.raises(InputError) as caught:
         work()
     assert str(caught.value).isprintable()
     return str(caught.value)
 
 
-def test_a_key_given_twice_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_key_given_twice_is_rejected_by_its_name(tmp_path: Path) -> None:
     root = coco(tmp_path / "set")
     labels = root / "annotations/train.json"
     labels.write_text(labels.read_text()[:-1] + ', "annotations": []}')
-    said = refusal(lambda: check_folder(root))
-    assert str(labels) in said
-    assert "key 'annotations' is repeated" in said
+    message = rejection(lambda: check_folder(root))
+    assert str(labels) in message
+    assert "key 'annotations' is repeated" in message
 
 
 def test_the_published_pasted_json() -> None:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent")
-    assert "key 'annotations' is repeated" in refusal(lambda: check_folder(SHARED / "R-duplicate-keys"))
+    assert "key 'annotations' is repeated" in rejection(lambda: check_folder(SHARED / "R-duplicate-keys"))
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> None:
     """Of a COCO JSON, a YAML, a list of names, a VOC XML, and a folder of images."""
-    said = refusal(lambda: open_dataset(coco(tmp_path / "coco", name=name), "train"))
-    assert "train.json categories[0].name: " in said
+    message = rejection(lambda: open_dataset(coco(tmp_path / "coco", name=name), "train"))
+    assert "train.json categories[0].name: " in message
     folder = tmp_path / "yolo"
     for part in ("images/train", "labels/train"):
         (folder / part).mkdir(parents=True)
     cv2.imwrite(str(folder / "images/train/1.png"), np.zeros((8, 8, 3), np.uint8))
     (folder / "labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (folder / "data.yaml").write_text(json.dumps({"names": [name]}))
-    assert "data.yaml" in refusal(lambda: open_dataset(folder, "train"))
+    assert "data.yaml" in rejection(lambda: open_dataset(folder, "train"))
     if "\ud800" in name:
         return  # in no file of UTF-8
     (folder / "classes.txt").write_text(f"{name}\n", newline="\n")
     if "\n" not in name and "\r" not in name:  # which make two names
-        assert "classes.txt line 1: " in refusal(lambda: open_dataset(folder, "train"))
+        assert "classes.txt line 1: " in rejection(lambda: open_dataset(folder, "train"))
     if "\0" not in name and len(name) < 200:
         (tmp_path / "classes/train" / name).mkdir(parents=True)
-        assert "class name" in refusal(lambda: open_classes(tmp_path / "classes", "train", "folder"))
+        assert "class name" in rejection(lambda: open_classes(tmp_path / "classes", "train", "folder"))
 
 
 @pytest.mark.usefixtures("figures")
@@ -112,7 +112,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_drawing_a_name_never_fails(name: str) -> None:
-    """Also of names that readers refuse: weights may carry them."""
+    """Also for names that readers reject: weights may contain them."""
     image = np.zeros((200, 300, 3), np.uint8)
     drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [(255, 0, 0)], [name])
     assert drawn.any()
@@ -124,10 +124,10 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     labels = root / "annotations/train.json"
     before = labels.read_bytes()
     for file in (labels, root / "images/1.png", tmp_path / "notes.txt"):
-        refusal(partial(check_folder, root, report=file))
+        rejection(partial(check_folder, root, report=file))
     assert labels.read_bytes() == before
     (tmp_path / "link.json").symlink_to(labels)
-    assert "no report of a check" in refusal(lambda: check_folder(root, report=tmp_path / "link.json"))
+    assert "no report of a check" in rejection(lambda: check_folder(root, report=tmp_path / "link.json"))
     for _ in range(2):  # the second in the place of the first
         check_folder(root, report=tmp_path / "check.json")
     assert json.loads((tmp_path / "check.json").read_text())["errors"] == 0
@@ -136,18 +136,18 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     cv2.imwrite(str(classes / "1.png"), np.zeros((8, 8, 3), np.uint8))
     mine = tmp_path / "mine.json"
     mine.write_text("{}")
-    refusal(lambda: check_folder(tmp_path / "classes", report=mine))
+    rejection(lambda: check_folder(tmp_path / "classes", report=mine))
     assert mine.read_text() == "{}"
 
 
 def test_tiles_and_drawings_replace_no_labels_and_images(tmp_path: Path) -> None:
     root, other = coco(tmp_path / "set"), coco(tmp_path / "other")
     before = (other / "annotations/train.json").read_bytes()
-    assert "does not list tiles" in refusal(lambda: tile(root, other, Cutting(window=32)))
+    assert "does not list tiles" in rejection(lambda: tile(root, other, Cutting(window=32)))
     assert (other / "annotations/train.json").read_bytes() == before
     tile(root, tmp_path / "tiles", Cutting(window=32))
     tile(root, tmp_path / "tiles", Cutting(window=30))
-    assert "holds images of the data set" in refusal(
+    assert "holds images of the data set" in rejection(
         lambda: draw_labels(open_dataset(root, "train"), root / "images", 1)
     )
 
@@ -179,7 +179,7 @@ def open_dataset_from(root: Path) -> Any:
 @pytest.mark.parametrize("kind", ["coco", "yolo_txt", "line_txt", "voc"])
 def test_only_regular_files_are_labels(tmp_path: Path, kind: str) -> None:
     (tmp_path / "data.yaml").write_text(f"train: /dev/zero\nkind: {kind}\nnames: [a]\n")
-    assert "regular" in refusal(lambda: open_dataset(tmp_path / "data.yaml", "train"))
+    assert "regular" in rejection(lambda: open_dataset(tmp_path / "data.yaml", "train"))
 
 
 def test_a_pipe_in_the_place_of_yolo_labels_is_no_image_without_boxes(tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "Annotations/a.xml").write_text("<annotation/>")
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"a\nb\0c\n")
-    assert "train.txt line 2: holds a NUL" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    assert "train.txt line 2: holds a NUL" in rejection(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 5000 + "\n")
-    assert "train.txt line 2: " in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    assert "train.txt line 2: " in rejection(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 300 + "\n")  # longer than a name may be
     report = check(open_boxes(tmp_path, "train", "voc"), images=False)
-    assert "cannot be read" in refusal(lambda: report.raise_on_errors(tmp_path))
+    assert "cannot be read" in rejection(lambda: report.raise_on_errors(tmp_path))
 
 
 def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     file.write_text("a\n" + "b" * 1000 + "\n")
     assert [len(line) for _, line in text.lines(file)] == [1, 1000]
     file.write_text("a\r\n\r\n" + "b" * 1001)
-    assert "line 3: has more than 1,000 characters" in refusal(lambda: list(text.lines(file)))
+    assert "line 3: has more than 1,000 characters" in rejection(lambda: list(text.lines(file)))
 
 
 def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,17 +242,17 @@ def test_images_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
         named.write_text("kind: coco\ntrain: annotations/train.json\nimages: images\n")
         if file == "link.png":
             (root / "images/link.png").symlink_to(private)
-        said = refusal(partial(work, named, tmp_path / "out"))
-        assert "private.png" in said or "link.png" in said
-        assert "1 of the 1 images" in said
-        assert "--outside" in said
+        message = rejection(partial(work, named, tmp_path / "out"))
+        assert "private.png" in message or "link.png" in message
+        assert "1 of the 1 images" in message
+        assert "--outside" in message
         assert not (tmp_path / "out").exists()
     work(named, tmp_path / "out", outside=True)
     work(coco(tmp_path / "own"), tmp_path / "out2")
 
 
 def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
-    """In the JSON of a check and of a conversion stands the very name, and a terminal is told nothing."""
+    """The JSON of a check and of a conversion has the exact name; no control character reaches the terminal."""
     name = os.fsdecode(b"caf\xe9\x1b[31m.png")
     root = coco(tmp_path / "set", file=name)
     (root / "images/1.png").rename(root / "images" / name)
@@ -268,7 +268,7 @@ def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
     (root / "images" / name).rename(root / "images" / name.replace("\x1b[31m", ""))
     convert(root, "coco", tmp_path / "out")
     assert Path(open_dataset(tmp_path / "out", "train").path(0)).is_file()
-    assert "is no UTF-8" in refusal(lambda: convert(root, "line_txt", tmp_path / "lines"))
+    assert "is no UTF-8" in rejection(lambda: convert(root, "line_txt", tmp_path / "lines"))
 
 
 LONG = 150  # characters of a name; file systems allow 255 bytes
@@ -331,7 +331,7 @@ def test_messages_are_short_whatever_the_names(
     check_all()
 
 
-def test_long_words_of_a_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_long_arguments_of_a_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     coco(tmp_path / "set")
     long = "x" * LONG
     (tmp_path / "folders" / "car").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Predictions as Parquet tables: rows, parts, shards, what is refused, GeoParquet, and the function for Spark."""
+"""Predictions as Parquet tables: rows, parts, shards, invalid input, GeoParquet, and the function for Spark."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_rows_are_what_the_predictor_finds_in_each_image(images: Path, tmp_path:
 
 
 class Stopping:
-    """`predict_rows` that fails after some images, as a process that is killed, and counts all it was asked for."""
+    """`predict_rows` that fails after some images, like a killed process, and counts all requested images."""
 
     def __init__(self, stop: int) -> None:
         self.stop, self.asked = stop, list[str]()
@@ -130,7 +130,7 @@ def test_an_image_that_was_repaired_is_predicted_again(images: Path, tmp_path: P
     assert [(row["class"], row["error"]) for row in of_image] == [("red", None), ("blue", None)]
 
 
-def test_what_does_not_go_together_is_refused(images: Path, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_rejected(images: Path, tmp_path: Path) -> None:
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predict_table(predictor, [images], out, shard=Shard(1, 2))
     with pytest.raises(InputError, match=r"threshold 0\.5, found 0\.6"):
@@ -152,7 +152,7 @@ def test_what_does_not_go_together_is_refused(images: Path, tmp_path: Path) -> N
         predict_table(predictor, [images], out, shard=Shard(1, 2))
 
 
-def test_what_was_refused_does_not_take_the_folder(images: Path, tmp_path: Path) -> None:
+def test_a_rejected_call_does_not_take_the_folder(images: Path, tmp_path: Path) -> None:
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predict_table(predictor, [images], out)
     (out / "table.json").unlink()
@@ -161,7 +161,7 @@ def test_what_was_refused_does_not_take_the_folder(images: Path, tmp_path: Path)
     assert predict_table(predictor, [images], out).notes == ("12 of 13 images were in the table already",)
 
 
-def test_rows_of_images_that_are_no_sources_any_more_are_told(images: Path, tmp_path: Path) -> None:
+def test_rows_of_images_that_no_longer_exist_are_reported(images: Path, tmp_path: Path) -> None:
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predict_table(predictor, [images], out)
     first, *_ = sorted(images.iterdir())

@@ -1,4 +1,4 @@
-"""`data tensors`: what a foreign runtime reads is what our own network is given, and can be mapped back."""
+"""`data tensors`: input files for other runtimes equal the input of our network, and boxes can be mapped back."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def index_of(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, tree: dict[str, Any], row: dict[str, Any]) -> torch.Tensor:
-    """As somebody does who knows nothing but the index."""
+    """Read the tensors with the index alone."""
     assert (tree["dtype"], tree["byte_order"], tree["layout"]) == ("float32", "little", "NCHW")
     if tree["format"] == "npy":
         return torch.from_numpy(np.load(folder / row["file"], allow_pickle=False))
@@ -42,7 +42,7 @@ def read(folder: Path, tree: dict[str, Any], row: dict[str, Any]) -> torch.Tenso
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bin", "npy"])
 @pytest.mark.parametrize("name", KINDS)
-def test_the_network_says_of_a_file_what_it_says_of_the_image(
+def test_the_network_predicts_the_same_from_a_tensor_file_and_from_the_image(
     name: str, kind: tensors.Format, tiny_coco: Path, tmp_path: Path
 ) -> None:
     chosen = recipe.load(name, KINDS[name])
@@ -100,7 +100,7 @@ def test_the_index_maps_boxes_back(tiny_coco: Path, tmp_path: Path) -> None:
         )
 
 
-def test_classes_and_how_a_stretched_image_lies_are_told(tmp_path: Path) -> None:
+def test_classes_and_the_frame_of_a_stretched_image_are_recorded(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "cells", {"train": 1, "val": 2})
     chosen = recipe.load("tiny_darknet_cifar10", class_folder.SMALL)
     tensors.write(root, tmp_path / "out", chosen)
@@ -112,7 +112,7 @@ def test_classes_and_how_a_stretched_image_lies_are_told(tmp_path: Path) -> None
         assert row["scale"] == pytest.approx([32 / 40, 32 / 48])
 
 
-def test_a_second_run_changes_nothing_and_another_is_refused(tiny_coco: Path, tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing_and_another_is_rejected(tiny_coco: Path, tmp_path: Path) -> None:
     chosen, out = recipe.load(TINY, {"data.canvas.size": [32, 32]}), tmp_path / "out"
     assert "4 of 4 images of val as bin, 1 x 3 x 32 x 32: written" in tensors.write(tiny_coco, out, chosen)
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()}

@@ -1,4 +1,4 @@
-"""Tiles of scenes: boxes cut by hand, pixels of the scenes themselves, and a second run that finds all done."""
+"""Tiles of scenes: boxes cut by hand, pixels of the scenes themselves, and a second run with nothing left to do."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_what_the_tiles_say_of_an_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "objects", "ignored", "said"),
+    ("settings", "objects", "ignored", "message"),
     [
         ({"min_visible": 0.8}, 2, 0, "0 cut parts"),
         ({"min_visible": 0.81}, 0, 2, "1 of them in no tile"),
@@ -121,11 +121,11 @@ def test_what_the_tiles_say_of_an_object(tmp_path: Path) -> None:
     ],
 )
 def test_the_rule_for_cut_objects(
-    tmp_path: Path, settings: dict[str, Any], objects: int, ignored: int, said: str
+    tmp_path: Path, settings: dict[str, Any], objects: int, ignored: int, message: str
 ) -> None:
     """A box of which two tiles show 0.8 each."""
     source = scenes(tmp_path / "in", [(44, 10, 20, 10)])
-    assert said in tile.tile(source, tmp_path / "out", Cutting(**SMALL, **settings))
+    assert message in tile.tile(source, tmp_path / "out", Cutting(**SMALL, **settings))
     crowd = [entry["iscrowd"] for entry in labels(tmp_path / "out")["annotations"]]
     assert (crowd.count(0), crowd.count(1)) == (objects, ignored)
 
@@ -209,7 +209,7 @@ def test_the_scale_is_exact_where_it_does_not_divide(tmp_path: Path) -> None:
 
 
 def test_several_scales(tmp_path: Path) -> None:
-    """A ship of 100 px is whole only in the tiles of half size."""
+    """A ship of 100 px is complete only in the tiles at half scale."""
     source = scenes(tmp_path / "in", [(20, 10, 100, 70)])
     report = tile.tile(source, tmp_path / "out", Cutting(window=75, overlap=0, scales=(1.0, 0.5)))
     assert "0 of them in no tile" in report
@@ -313,7 +313,7 @@ def test_tiffs_are_cut_without_decoding_them_before(tmp_path: Path, monkeypatch:
 
 
 def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The same pixels as `predict --tile` sees, and of what is lost one line a scene, from nobody else."""
+    """The same pixels as in `predict --tile`, and one line per scene about lost information, only from our logger."""
     eight, deep = noise(8, "uint16"), noise(3, "uint16")
     rgb = {"photometric": "rgb"}
     source = tiff_scenes(
@@ -325,12 +325,12 @@ def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest
     for index, pixels in enumerate([eight >> 8, deep >> 8, noise(3), noise(3)]):
         cut = read_image(tmp_path / "out" / "images" / "train" / f"s{index}__90_40_60x60.png")
         np.testing.assert_array_equal(cut, pixels[:3, 40:100, 90:150].transpose(1, 2, 0))
-    told = sorted(line.partition(".tif: ")[2] for line in capfd.readouterr().err.splitlines() if ".tif" in line)
-    assert [line[:10] for line in told] == ["of 16 bits", "of 16 bits", "of 8 bands"]
+    warnings = sorted(line.partition(".tif: ")[2] for line in capfd.readouterr().err.splitlines() if ".tif" in line)
+    assert [line[:10] for line in warnings] == ["of 16 bits", "of 16 bits", "of 8 bands"]
 
 
 def test_tiffs_that_cannot_be_scenes_stop_it_before_anything_is_written(tmp_path: Path) -> None:
-    """Of the first one nobody knows which band is red; the second one was cut off."""
+    """In the first scene, no band is tagged red; the second one is truncated."""
     source, out = tiff_scenes(tmp_path / "in", *[(noise(4), {"photometric": "minisblack"})] * 2), tmp_path / "out"
     cut_off = source / "images" / "train" / "s1.tif"
     cut_off.write_bytes(cut_off.read_bytes()[:-500])
@@ -357,7 +357,7 @@ def test_dota_scenes(tmp_path: Path) -> None:
 
 
 def test_boxes_over_the_edge_of_a_scene_are_cut_there(tmp_path: Path) -> None:
-    """Half of the box is in the scene, and that half is whole in a tile."""
+    """Half of the box is in the scene, and that half is complete in a tile."""
     source = scenes(tmp_path / "in", [(140, 10, 20, 20)])
     assert "1 objects in the scenes, 0 of them in no tile to min_visible, 1 cut" in tile.tile(
         source, tmp_path / "out", Cutting(**SMALL)
@@ -429,7 +429,7 @@ def test_many_scenes_are_counted_in_one_go() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"overlap": 1.0}, "overlap: found 1.0"),
         ({"window": 0}, "window: found 0"),
@@ -442,12 +442,12 @@ def test_many_scenes_are_counted_in_one_go() -> None:
         ({"min_visible": 1.5}, "min_visible: found 1.5"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Cutting(**settings)
 
 
-def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A gap of 12 px on 60 is an overlap of 20%."""
     source, out = scenes(tmp_path / "in", [(10, 10, 20, 20)]), tmp_path / "out"
     for options in (["--gap", "12"], ["--overlap", "0.2"]):
@@ -461,14 +461,16 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--gap", "60"], "gap: found 60, needed 0 to 59 px"),
         (["--gap", "-5"], "gap: found -5, needed 0 to 59 px"),
         (["--gap", "10", "--overlap", "0.2"], "--gap and --overlap: found both"),
     ],
 )
-def test_gaps_that_cannot_be(tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gaps_that_cannot_be(
+    tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["data", "tile", str(tmp_path), "-o", str(tmp_path / "out"), "--window", "60", *options])
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

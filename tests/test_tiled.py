@@ -1,4 +1,4 @@
-"""Images of any size through windows: the same boxes as of the whole, bounded memory, maps, bad input."""
+"""Images of any size in windows: the same boxes as for the full image, bounded memory, maps, bad input."""
 
 import json
 import math
@@ -157,7 +157,7 @@ def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
 
 
 def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(tmp_path):
-    """PROJ refuses the point 10,200 km west of a UTM zone's middle and 15,000 km north."""
+    """PROJ rejects the point 10,200 km west of a UTM zone's middle and 15,000 km north."""
     good, pole = tiff(tmp_path / "good.tif"), tiff(tmp_path / "pole.tif", transform=BEYOND)
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
     summary = predict_scenes_to_folder(predictor, [good, pole], tmp_path / "out", Tiling(128))
@@ -258,7 +258,7 @@ def test_a_local_drawing_and_nothing_found(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """`boxwright predict` with the stand-in for weights; its status and what it says."""
+    """Run `boxwright predict` with the stand-in for weights; return exit status and output."""
     stand_in = rectangles_predictor(data__canvas__size=[128, 128])
     monkeypatch.setattr(loading, "recipe_of", lambda *_: stand_in.recipe)
     monkeypatch.setattr(predictors, "load", lambda *_: stand_in)
@@ -272,25 +272,25 @@ def command(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_writes_boxes_and_maps(tmp_path, command):
-    status, said = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
+    status, output = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
     assert status == 0
-    assert said.out.startswith("1 image: 1 blue, 1 green, 1 red\n")
+    assert output.out.startswith("1 image: 1 blue, 1 green, 1 red\n")
     assert len(rings(json.loads((tmp_path / "out/x.geojson").read_text()))) == 3
 
 
-def test_what_a_file_loses_is_said_once(tmp_path, command):
+def test_what_a_file_loses_is_logged_once(tmp_path, command):
     deep = tmp_path / "deep.tif"
     image = scene(192, 320, BOXES, LABELS).transpose(2, 0, 1).astype(np.uint16) << 8
     with rasterio.open(deep, "w", driver="GTiff", width=320, height=192, count=3, dtype="uint16", crs="EPSG:32650",
                        transform=UTM) as file:  # fmt: skip
         file.write(image)
-    status, said = command(deep, "--tile", 128, "--geojson")
+    status, output = command(deep, "--tile", 128, "--geojson")
     assert status == 0
-    assert said.err.count("of 16 bits the upper 8 are used") == 1
+    assert output.err.count("of 16 bits the upper 8 are used") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ("x.png", "--tile", 128, "--geojson"),
@@ -305,22 +305,22 @@ def test_what_a_file_loses_is_said_once(tmp_path, command):
         (("absent.tif", "--tile", 128), "there is no such image"),
     ],
 )
-def test_wrong_words_get_one_line_before_any_work(tmp_path, monkeypatch, command, words, told):
+def test_invalid_options_get_one_line_before_any_work(tmp_path, monkeypatch, command, words, message):
     example_image(tmp_path / "x.png")
     monkeypatch.chdir(tmp_path)
-    status, said = command(*words)
+    status, output = command(*words)
     assert status == 2
-    assert told in said.err
-    assert said.err.count("\n") == 1
+    assert message in output.err
+    assert output.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_without_rasterio_a_tiff_names_the_extra(tmp_path, monkeypatch, command):
     tiff(tmp_path / "x.tif")
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    status, said = command(tmp_path / "x.tif", "--tile", 128)
+    status, output = command(tmp_path / "x.tif", "--tile", 128)
     assert status == 1
-    assert "boxwright[geo]" in said.out
+    assert "boxwright[geo]" in output.out
 
 
 def test_a_setting_that_is_wrong_stops_before_any_work(tmp_path):

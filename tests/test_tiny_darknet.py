@@ -75,7 +75,7 @@ def test_darknets_layers(from_darknet: ImageClassifier, size: tuple[int, int]) -
 
 
 def test_file_equals_the_one_darknet_was_given(from_darknet: ImageClassifier, tmp_path: Path) -> None:
-    """Through our reader and our writer: the whole file, and the start of it as Darknet's `partial` cuts it."""
+    """Through our reader and our writer: the complete file, and the start of it as Darknet's `partial` cuts it."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["tiny"]
     cut = sum(layer.number < known["cutoff"] for layer in oracle_weights.darknet_layers(DARKNET / "tiny.cfg"))
     for name, count in (("full", None), ("partial", cut)):
@@ -139,7 +139,7 @@ def test_the_zoos_names_out_again(from_zoo: ImageClassifier, zoo_values: dict[st
 
 
 def test_the_zoos_file_for_cifar(zoo_values: dict[str, Array], tmp_path: Path) -> None:
-    """Its network always has 1000 outputs: refused for ten classes, read as the recipe's header says."""
+    """Its network always has 1000 outputs: rejected for ten classes, read with the command in the recipe's header."""
     write_ckpt(tmp_path / "a.ckpt", ZOO / "params_network.json", zoo_values)
     ten = recipe.load("tiny_darknet_cifar10")
     with pytest.raises(InputError, match=r"5 differ \(last.conv.weight is \[1000, 128, 1, 1\]"):

@@ -591,10 +591,10 @@ def test_findings_of_a_set_whose_labels_are_all_faulty(tmp_path: Path, capsys: p
         "data split -o new --parts a=0.5,b=0.5",
         "data convert --to coco -o new",
     ):
-        for further, said in (([], "2 errors"), (["--skip-bad"], "no class, since no label can be read")):
+        for further, message in (([], "2 errors"), (["--skip-bad"], "no class, since no label can be read")):
             with pytest.raises(SystemExit) as ended:
                 cli.main([*command.split(), str(tmp_path), *further])
-            assert (ended.value.code, said in capsys.readouterr().err) == (2, True), command
+            assert (ended.value.code, message in capsys.readouterr().err) == (2, True), command
     (tmp_path / "a.json").unlink()
     write(tmp_path / "s.json", [{"id": 1, "data": {"image": "a.png"}, "annotations": []}])
     with pytest.raises(InputError, match=r"no label has a class \(task that nobody labeled.*classes\.txt"):

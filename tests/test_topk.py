@@ -1,4 +1,4 @@
-"""Top-1, top-5 and what an evaluation of a classifier writes, on answers worked out by hand."""
+"""Top-1, top-5 and the files of a classifier's evaluation, on results worked out by hand."""
 
 import json
 from pathlib import Path
@@ -141,9 +141,9 @@ def test_images_of_the_evaluation(example_images: Path, tmp_path: Path) -> None:
 def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(n) for n in range(200)]
     truth = np.arange(200).repeat(2)
-    said = truth.copy()
-    said[::2] = (said[::2] + (truth[::2] >= 150)) % 200  # one of two wrong for the last fifty classes
-    metrics = score(truth, [ranked(int(label)) for label in said], names)
+    predicted = truth.copy()
+    predicted[::2] = (predicted[::2] + (truth[::2] >= 150)) % 200  # one of two wrong for the last fifty classes
+    metrics = score(truth, [ranked(int(label)) for label in predicted], names)
     drawn = {}
     monkeypatch.setattr(class_plots, "confusion_matrix", lambda *given: drawn.update(given=given))
     class_plots.confusion(metrics, names, tmp_path / "x.png")

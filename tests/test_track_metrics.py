@@ -135,7 +135,7 @@ def test_frames_and_ids_of_any_size_take_no_memory(tmp_path: Path) -> None:
     assert scored(tmp_path, far, far).hota == 1
 
 
-def test_too_many_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_boxes_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "MAX_BOXES", 2)
     many = rows((1, 1, 0), (1, 2, 20), (1, 3, 40))
     with pytest.raises(InputError, match="needed at most 10,000 and 2; split the sequence"):

@@ -49,7 +49,7 @@ class Library:
         self.calls.append(("metrics", step, values))
 
     def log_artifact(self, file: str) -> None:
-        self.calls.append(("picture", Path(file).name))
+        self.calls.append(("image", Path(file).name))
 
     def end_run(self) -> None:
         self.calls.append(("end",))
@@ -60,9 +60,9 @@ class Library:
         return SimpleNamespace(log=self._log, finish=self.end_run)
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        pictures = [name for name, value in values.items() if isinstance(value, Path)]
-        self.calls += [("picture", values[name].name) for name in pictures]
-        if not pictures:
+        images = [name for name, value in values.items() if isinstance(value, Path)]
+        self.calls += [("image", values[name].name) for name in images]
+        if not images:
             self.calls.append(("metrics", step, values))
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:
@@ -97,7 +97,7 @@ def test_a_training_and_its_resume_are_one_run(tiny_coco: Path, tmp_path: Path, 
     }
     sent = {(step, key): value for step, values in library.of("metrics") for key, value in values.items()}
     assert logged.items() <= sent.items()
-    assert {call[0] for call in library.of("picture")} == {
+    assert {call[0] for call in library.of("image")} == {
         "precision_recall.png", "confusion.png", "sheet.jpg", "errors.png", "error_images.jpg", "curves.png"
     }  # fmt: skip
     assert library.calls[-1] == ("end",)
@@ -126,11 +126,11 @@ def test_an_error_while_it_trains_is_a_warning(tmp_path: Path, library: Library,
 def test_one_that_cannot_start_is_an_error_before_the_training(
     tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: Any) -> None:
+    def reject(**_: Any) -> None:
         raise PermissionError("the key abc123 is not known")
 
     monkeypatch.setenv("WANDB_API_KEY", "abc123")
-    library.init = refuse  # type: ignore[assignment]
+    library.init = reject  # type: ignore[assignment]
     chosen = recipe.load("demo", {"train.track": ["wandb"]})
     with pytest.raises(InputError, match=r"wandb cannot be started \(the key \.\.\. is not known\)"):
         Trackers(tmp_path, chosen, 0, MAIN)
@@ -145,7 +145,7 @@ def test_what_is_not_installed_is_named_with_its_extra(
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_are_read_by_tensorboard(tmp_path: Path) -> None:
+def test_images_are_read_by_tensorboard(tmp_path: Path) -> None:
     import cv2
     import numpy as np
 

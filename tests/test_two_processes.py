@@ -1,4 +1,4 @@
-"""Two processes with half the batch each take the steps that one process takes with the whole batch."""
+"""Two processes with half the batch each take the same steps as one process with the full batch."""
 
 import json
 import os

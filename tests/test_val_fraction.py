@@ -1,4 +1,4 @@
-"""Training on a data set without a split `val`: a share of it held out in memory, or no evaluation at all."""
+"""Training on a data set without a split `val`: a fraction held out in memory, or no evaluation."""
 
 import json
 import shutil
@@ -172,9 +172,9 @@ def test_folders_of_tools(tmp_path: Path, layout: str, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit) as caught:
             cli.main([*command, "--out", str(tmp_path / out), *more])
         assert caught.value.code == status, capsys.readouterr()
-    said = capsys.readouterr().err
-    assert f"holds only {layout}, needed train and val" in said
-    assert f"val: 1 of the 4 images of {layout} (data.val_fraction 0.25)" in said
+    message = capsys.readouterr().err
+    assert f"holds only {layout}, needed train and val" in message
+    assert f"val: 1 of the 4 images of {layout} (data.val_fraction 0.25)" in message
     assert (tmp_path / "c" / "best").exists()
     assert recipes.load(tmp_path / "c" / "recipe.yaml").data.val_fraction == 0.25
 

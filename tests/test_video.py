@@ -1,4 +1,4 @@
-"""Video files: times, orientation, formats and damage; what `predict` writes of them."""
+"""Video files: times, orientation, formats and damage; the output of `predict`."""
 
 import json
 import re
@@ -30,7 +30,7 @@ BOX = (8, 12, 40, 44)
 
 
 def moving(count, height=64, width=96):
-    """Frames with a green rectangle that moves 4 px a frame to the right, and its boxes."""
+    """Frames with a green rectangle that moves 4 px per frame to the right, and its boxes."""
     boxes = [(8 + 4 * index, 12, 32 + 4 * index, 36) for index in range(count)]
     return [scene(height, width, [box], [1]) for box in boxes], boxes
 
@@ -127,7 +127,7 @@ def test_start_is_found_in_all_containers(tmp_path, name):
         assert abs(left - 8 - 4 * round(frame.time * rate)) <= 1
 
 
-def test_selection_refuses_what_makes_no_sense():
+def test_selection_rejects_what_makes_no_sense():
     for wrong in (
         {"stride": 0},
         {"start": -1.0},
@@ -408,7 +408,7 @@ def test_the_command_line(tmp_path, saved, capsys):
     for name in ("b.mp4", "c.mp4"):
         (tmp_path / "clips" / name).write_bytes(path.read_bytes())
     capsys.readouterr()
-    for words, said in (
+    for words, message in (
         ((path, path), "needed one video at a time"),
         ((path, "--tile", 64), "--tile"),
         ((tmp_path / "a.png", "--stride", 2), "--stride: goes with a video"),
@@ -421,7 +421,7 @@ def test_the_command_line(tmp_path, saved, capsys):
         assert run("predict", saved, *words, "--out", tmp_path / "two") == 2
         errors = capsys.readouterr().err.splitlines()
         assert len(errors) == 1
-        assert said in errors[0]
+        assert message in errors[0]
         assert not (tmp_path / "two").exists()
     assert run("predict", saved, path, "--line", "0.1,0.5,0.9,0.5", "--out", tmp_path / "two") == 2
     assert "line 1: lies within one pixel" in capsys.readouterr().err

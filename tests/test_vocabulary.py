@@ -1,5 +1,6 @@
 """Documentation, help, docstrings, comments and messages use the terms of the glossary (CONTRIBUTING.md)."""
 
+import ast
 import io
 import json
 import re
@@ -16,6 +17,7 @@ FILES = sorted(
     for path in (*PAGES, *(ROOT / "docs").glob("*.py"), *(ROOT / "examples").iterdir(), *(ROOT / "src").rglob("*"))
     if path.suffix in {".md", ".py", ".ipynb", ".yaml", ".html", ".js"}
 )
+DEVELOPERS = sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").iterdir()])
 
 
 def terms() -> dict[str, str]:
@@ -36,6 +38,15 @@ def python_text(text: str) -> str:
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     found = "\n".join(token.string for token in tokens if token.type in kinds and " " in token.string)
     return re.sub(r"`[^`]*`|\{[^}]*\}|^ *\w+:(?= )", " ", found, flags=re.M)
+
+
+def documentation(text: str) -> str:
+    """Comments and docstrings of Python code, without other strings."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, owners)]
+    return re.sub(r"`[^`]*`|^ *\w+:(?= )", " ", "\n".join(comments + docstrings), flags=re.M)
 
 
 def prose(path: Path) -> str:
@@ -82,6 +93,18 @@ def test_names_are_left_alone() -> None:
     assert "picture" in python_text('f"no picture in {file}"')
 
 
+def test_documentation_has_comments_and_docstrings() -> None:
+    code = 'def f():\n    """A picture."""\n    return "hull"  # refused\n'
+    assert documentation(code) == "# refused\n\nA picture."
+
+
 @pytest.mark.slow
 def test_prose_uses_the_terms_of_the_glossary() -> None:
     assert [f"{path.relative_to(ROOT)}: {line!r}" for path in FILES for line in found(prose(path))] == []
+
+
+@pytest.mark.slow
+def test_tests_and_benchmarks_use_the_terms_of_the_glossary() -> None:
+    texts = [(path, path.read_text(encoding="utf-8")) for path in DEVELOPERS if path.suffix in {".py", ".md"}]
+    texts = [(path, page_text(text) if path.suffix == ".md" else documentation(text)) for path, text in texts]
+    assert [f"{path.relative_to(ROOT)}: {line!r}" for path, text in texts for line in found(text)] == []

@@ -76,7 +76,7 @@ def test_files_equal_those_darknet_was_given(filled: tuple[str, nn.Module, Path]
 
 
 def test_classifier_starts_a_detector(filled: tuple[str, nn.Module, Path], tmp_path: Path) -> None:
-    """As a run of ours and as Darknet's whole file: the same backbone, nothing else, and the report says so."""
+    """From our run and from Darknet's complete file: the same backbone and nothing else, which the report confirms."""
     network, model, file = filled
     run_folder = tmp_path / "run"
     (run_folder / "best").mkdir(parents=True)
@@ -182,7 +182,7 @@ def test_zoo_backbone_starts_yolov3(prefix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["odd", "flat", "empty"])
 def test_strange_files_with_timms_names(content: str, tmp_path: Path) -> None:
-    """Shapes that no such network has are refused in one line, not a crash."""
+    """Shapes of no such network are rejected in one line, without a crash."""
     strange = {"odd": torch.ones(3, 3, 1, 1), "flat": torch.ones(3), "empty": torch.ones(0, 0)}[content]
     names = ["conv_exp.conv.weight", "conv_transition.conv.weight", "conv_exp.bn.weight", "conv_down.conv.weight"]
     save_file(

@@ -233,7 +233,7 @@ def test_old_header_of_a_trained_file() -> None:
         ("a.ckpt", "yolov4_coco_608_darknet"),
     ],
 )
-def test_files_of_the_other_lineage_are_refused(
+def test_files_of_the_other_lineage_are_rejected(
     name: str, recipe_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All names and numbers would fit. Reading 250 MB is left out here."""

@@ -221,7 +221,7 @@ def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_every_cut_of_a_file_is_refused_or_short(tmp_path: Path) -> None:
+def test_every_cut_of_a_file_is_rejected_or_short(tmp_path: Path) -> None:
     """Cut at any byte: an InputError, or fewer whole tensors; nothing else."""
     whole = (WRITTEN / "plain.ckpt").read_bytes()
     number = len(list(mindspore.entries(WRITTEN / "plain.ckpt")))

@@ -1,4 +1,4 @@
-"""Files of weights that somebody made by hand: each is read or refused by one line, in little time and memory."""
+"""Handcrafted files of weights: each is read, or rejected in one line, with little time and memory."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def network() -> nn.Module:
     return tiny_darknet.build(CIFAR.model)  # type: ignore[arg-type]
 
 
-def refusal(file: Path, network: nn.Module) -> str:
+def rejection(file: Path, network: nn.Module) -> str:
     with pytest.raises(InputError) as caught:
         weights.load(network, file, CIFAR)
     assert str(file) in str(caught.value)
@@ -64,14 +64,14 @@ def test_types_that_safetensors_knows(kind: str, width: float, network: nn.Modul
     header, numbers = json.loads(content[8:start]), content[start:]
     size = int(state[name].numel() * width)
     header[name] |= {"dtype": kind, "data_offsets": [len(numbers), len(numbers) + size]}
-    gap = header.pop(name)  # its old place would be a gap, which safetensors refuses
+    gap = header.pop(name)  # its old place would be a gap, which safetensors rejects
     header = {"__metadata__": header["__metadata__"], name: gap | {"data_offsets": [0, size]}}
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
-    told = refusal(file, network)
-    assert name in told or "cannot be read as safetensors" in told
+    message = rejection(file, network)
+    assert name in message or "cannot be read as safetensors" in message
     if kind.startswith("F8"):
-        assert f"{name} holds numbers of type float8" in told
+        assert f"{name} holds numbers of type float8" in message
 
 
 def quantized(tensor: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ def test_types_that_torch_knows(kind: str, legacy: bool, network: nn.Module, tmp
     state = network.state_dict()
     torch.save(state | {name: ODD[kind](state[name])}, file, _use_new_zipfile_serialization=not legacy)
     before = state[name].clone()
-    told = refusal(file, network)
-    assert name in told or "needed tensors only" in told or "needed a flat state dict" in told
+    message = rejection(file, network)
+    assert name in message or "needed tensors only" in message or "needed a flat state dict" in message
     assert torch.equal(network.state_dict()[name], before)
 
 
@@ -163,10 +163,10 @@ def test_pickles_that_take_memory(
     file = tmp_path / "m.pth"
     write(file, {"a": CALLS[kind]})
     tracemalloc.start()
-    told = refusal(file, network)
+    message = rejection(file, network)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "needed tensors only" in told
+    assert "needed tensors only" in message
     assert peak < 10**8
     assert capsys.readouterr().out == ""
 
@@ -179,7 +179,7 @@ def test_a_key_that_takes_forever_to_hash(network: nn.Module, tmp_path: Path) ->
     with zipfile.ZipFile(good) as old, zipfile.ZipFile(file, "w") as new:
         for name in old.namelist():
             new.writestr(name, b"\x80\x02" + nested + b"}h<Ns." if name.endswith("data.pkl") else old.read(name))
-    assert "tuples in tuples" in refusal(file, network)
+    assert "tuples in tuples" in rejection(file, network)
 
 
 def test_pickles_of_training_are_read(network: nn.Module, tmp_path: Path) -> None:
@@ -198,18 +198,18 @@ def test_pickles_of_training_are_read(network: nn.Module, tmp_path: Path) -> Non
 
 def test_a_pickle_that_is_long(network: nn.Module, tmp_path: Path) -> None:
     archive(tmp_path / "m.pth", "x" * 9_000_000)
-    assert "at most 8,388,608 are read" in refusal(tmp_path / "m.pth", network)
+    assert "at most 8,388,608 are read" in rejection(tmp_path / "m.pth", network)
     legacy(tmp_path / "m.pth", "x" * 9_000_000)
-    assert "cannot be read as a torch state dict" in refusal(tmp_path / "m.pth", network)
+    assert "cannot be read as a torch state dict" in rejection(tmp_path / "m.pth", network)
 
 
 # --- many small entries
 
 
-def test_long_headers_are_refused(network: nn.Module, tmp_path: Path) -> None:
+def test_long_headers_are_rejected(network: nn.Module, tmp_path: Path) -> None:
     header = b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'.ljust(17 << 20)
     (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    assert "at most 16,777,216 are read" in refusal(tmp_path / "m.safetensors", network)
+    assert "at most 16,777,216 are read" in rejection(tmp_path / "m.safetensors", network)
     with pytest.raises(InputError, match="at most"):
         weights.stored_recipe(tmp_path / "m.safetensors")
 
@@ -315,7 +315,7 @@ def test_reading_while_a_checkpoint_is_replaced(part: str, network: nn.Module, t
         assert found == folder / "model.safetensors"
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_unreadable_tensors_are_reported(tmp_path: Path) -> None:
     folder, empty = tmp_path / "folder", tmp_path / "empty"
     folder.mkdir()
     empty.touch()

@@ -59,7 +59,7 @@ def assert_close(pair: tuple[Array, Array], bound: float = 1e-4) -> None:
 
 
 def undo_normalization(model: nn.Module, images: Array) -> Array:
-    """Images in [0, 1] that the model's own mean and deviation turn back into `images`."""
+    """Images in [0, 1] that the model's mean and std normalize to `images`."""
     state = model.state_dict()
     example_images: Array = images * state["std"].numpy() + state["mean"].numpy()
     return example_images
@@ -104,7 +104,7 @@ def test_yolov3_from_a_darknet_file(yolov3_file: Path) -> None:
 def test_files_equal_those_darknet_was_given(
     network: str, tmp_path: Path, tiny_file: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Also after our reader and our writer: the whole file, and its backbone as Darknet's `partial` cuts it."""
+    """Also after our reader and our writer: the complete file, and its backbone as Darknet's `partial` cuts it."""
     file: Path = request.getfixturevalue("yolov3_file") if network == "yolov3" else tiny_file
     known = json.loads((DARKNET / "weight_files.json").read_text())[network]
     assert hashlib.sha256(file.read_bytes()).hexdigest() == known["full_sha256"]

@@ -98,7 +98,7 @@ def by_map(rows: Tensor, raw: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def test_files_equal_those_darknet_was_given(from_darknet: tuple[str, YOLOv4], tmp_path: Path) -> None:
-    """Through our reader and our writer: the whole file, and the start of it as Darknet's `partial` cuts it."""
+    """Through our reader and our writer: the complete file, and the start of it as Darknet's `partial` cuts it."""
     network, model = from_darknet
     known = json.loads((DARKNET / "weight_files.json").read_text())[network]
     layers = oracle_weights.darknet_layers(DARKNET / f"{network}.cfg")

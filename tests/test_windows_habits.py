@@ -1,4 +1,4 @@
-"""What Windows does otherwise, as far as Linux shows it: rules for files, paths with backslashes, spawned processes."""
+"""Differences on Windows that can be tested on Linux: rules for files, paths with backslashes, spawned processes."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""XMLs as label tools write them: the right reading of real files, every fault reported, nothing misread."""
+"""XMLs as label tools write them: real files are read correctly, every fault is reported, nothing is misread."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def compare(root: Path, name: str, split: str, count: int, *, shift: int = 0) ->
          ["a size that is none; that of the image was taken"]),
     ],
 )  # fmt: skip
-def test_odd_entries_are_read(tmp_path: Path, old: str, new: str, noted: list[str]) -> None:
+def test_unusual_entries_are_read(tmp_path: Path, old: str, new: str, noted: list[str]) -> None:
     """Pixels 11 to 40 and 9 to 30, counted from 1, are the edges 10, 8, 40, 30."""
     dataset = open_boxes(voc(tmp_path, old, new), "all")
     assert boxes(dataset) == [[10, 8, 40, 30]] * 3
@@ -159,7 +159,7 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b'<!DOCTYPE annotation [<!ENTITY x "y">]>\n<annotation/>', "declares or uses the entity 'x'"),
         (b'<!DOCTYPE annotation SYSTEM "voc.dtd">\n<annotation>&x;</annotation>', "declares or uses the entity 'x'"),
@@ -171,13 +171,13 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
         (b"<annotation>" + b" " * (1 << 24) + b"</annotation>", "more than 16,777,216 bytes"),
     ],
 )
-def test_xml_that_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
+def test_xml_that_is_rejected(tmp_path: Path, data: bytes, message: str) -> None:
     voc(tmp_path)
     (tmp_path / "Annotations/a1.xml").write_bytes(data)
     dataset = open_boxes(tmp_path, "all")
     ((place, text),) = errors(dataset)
     assert place == "Annotations/a1.xml"
-    assert said in text
+    assert message in text
     assert len(f"{tmp_path}/{place}: {text}") < 200
     assert len(dataset.rows) == 2
 
@@ -431,7 +431,7 @@ def test_an_xml_for_each_split_of_cvat(tmp_path: Path) -> None:
     assert (open_boxes(file, "val").kind, len(open_boxes(file, "val").rows)) == ("cvat", 1)
 
 
-def test_cvat_that_is_refused(tmp_path: Path) -> None:
+def test_cvat_that_is_rejected(tmp_path: Path) -> None:
     root = cvat(tmp_path, "", '<track id="0" label="car"/>')
     with pytest.raises(InputError, match=r"XML for video \(tracks\); export the task as 'CVAT for images 1.1'"):
         open_boxes(root, "all")
@@ -446,8 +446,8 @@ def test_cvat_there_and_back(tmp_path: Path) -> None:
     polygon = '<polygon label="bus" points="1,2;30.25,2;40,20;1,30" occluded="1" group_id="3"/>'
     shapes = next(iter(SHAPES)).replace("/>", f">{attribute}</box>") + polygon
     convert(cvat(tmp_path / "0", shapes), "cvat", tmp_path / "1")
-    said = convert(tmp_path / "1", "cvat", tmp_path / "2")
-    assert "cannot hold" not in said
+    message = convert(tmp_path / "1", "cvat", tmp_path / "2")
+    assert "cannot hold" not in message
     first, second = ((tmp_path / name / "all/annotations.xml").read_text() for name in "12")
     assert first == second
     (child,) = (element for element in xml_text.children(tmp_path / "1/all/annotations.xml", "annotations")

@@ -183,7 +183,7 @@ def test_forms_of_data_yaml(tmp_path: Path, yaml: str, checked: dict[str, tuple[
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("yaml", "message"),
     [
         ("train: images\nnc: 3\nnames: {0: a, 2: b, 3: c}\n", ""),
         ("train: images\nnc: 4\nnames: {0: a, 2: b, 3: c}\n", ""),
@@ -196,12 +196,12 @@ def test_forms_of_data_yaml(tmp_path: Path, yaml: str, checked: dict[str, tuple[
         ("train: images/gone/images\nnames: [a]\n", "train: there is no"),  # not the folder of another split
     ],
 )
-def test_faults_of_data_yaml(tmp_path: Path, yaml: str, said: str) -> None:
+def test_faults_of_data_yaml(tmp_path: Path, yaml: str, message: str) -> None:
     labeled(tmp_path, "images/a.png")
     write(tmp_path / "l.json", "{}")
     file = write(tmp_path / "d.yaml", yaml)
-    if said:
-        with pytest.raises(InputError, match=said) as caught:
+    if message:
+        with pytest.raises(InputError, match=message) as caught:
             open_boxes(file, "train")
         assert "d.yaml" in str(caught.value)
     else:
@@ -335,7 +335,7 @@ def test_folders(tmp_path: Path, folders: tuple[str, ...], checked: dict[str, tu
         np.testing.assert_allclose(open_boxes(tmp_path, split)[0].boxes, [[10, 8, 40, 30]], atol=1e-4)
 
 
-def test_labels_beside_images_are_said_in_a_yaml(tmp_path: Path) -> None:
+def test_labels_beside_images_are_named_in_a_yaml(tmp_path: Path) -> None:
     labeled(tmp_path, "a.jpg", "b.jpg")
     write(tmp_path / "classes.txt", "car\n")
     assert counts(write(tmp_path / "d.yaml", "train: .\n")) == {"train": (2, 2)}
@@ -454,7 +454,7 @@ def test_obj_data_of_cvat_beside_its_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("classes= 2", "classes= 3"), "nc is 3, names holds 2"),
         (("data/obj.names", "gone.names"), "names: there is no gone.names"),
@@ -462,11 +462,11 @@ def test_obj_data_of_cvat_beside_its_lists(tmp_path: Path) -> None:
         (("data/test.txt", "data/train.txt"), ""),
     ],
 )
-def test_faults_of_obj_data(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_faults_of_obj_data(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     file = darknet(tmp_path)
     file.write_text(file.read_text().replace(*change))
-    if said:
-        with pytest.raises(InputError, match=said):
+    if message:
+        with pytest.raises(InputError, match=message):
             splits(file)
     else:
         assert splits(file) == ["train"]
@@ -580,18 +580,18 @@ def test_one_label_file_for_two_images_is_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         ("[a, 1.5]", "names: class 1: found 1.5, needed a name; write it in quotes"),
         ("{0: a, 3: null}", "names: class 3: found None, needed a name"),
         ("[]", "names: found no class, needed a list of class names"),
     ],
 )
-def test_class_names_that_are_none(tmp_path: Path, names: str, said: str) -> None:
+def test_class_names_that_are_none(tmp_path: Path, names: str, message: str) -> None:
     labeled(tmp_path, "images/a.png")
     for opened in ("data.yaml", "."):
         write(tmp_path / "data.yaml", f"train: images\nnames: {names}\n")
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             open_boxes(tmp_path / opened, "all")
 
 

@@ -270,7 +270,7 @@ def test_the_ignore_test_looks_at_boxes_of_every_scale_and_in_pieces(monkeypatch
     assert {name: term.item() for name, term in whole.items()} == {name: term.item() for name, term in pieces.items()}
 
 
-def test_a_perfect_box_still_teaches_its_objectness() -> None:
+def test_a_perfect_box_still_has_an_objectness_gradient() -> None:
     """The cell of an object is never spared by the ignore test, however well its box lies."""
     model = small()
     raw = tuple(torch.zeros(1, 24, n, n) for n in (2, 4))
@@ -288,7 +288,7 @@ def test_a_perfect_box_still_teaches_its_objectness() -> None:
 
 
 def test_normalizer() -> None:
-    """Three objects in two images, and a crowd region, which is no object."""
+    """Three objects in two images, and a crowd region, which is not an object."""
     boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 50, 60, 60]], [[8, 8, 30, 40], [2, 50, 20, 60]]])
     crowd = torch.tensor([[False, False], [False, True]])
     batch = batch_of(boxes, torch.tensor([[2, 0], [1, 1]]), (64, 64), crowd)
@@ -348,6 +348,6 @@ def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> N
     assert "\n" not in str(fault.value)
 
 
-def test_a_size_that_is_no_multiple_of_32_is_refused() -> None:
+def test_a_size_that_is_no_multiple_of_32_is_rejected() -> None:
     with pytest.raises(InputError, match="100 x 64 px"):
         small()(torch.zeros(1, 3, 100, 64))

@@ -1,4 +1,4 @@
-"""MindYOLO's YOLOv3 against numbers of the original: raw maps, decoding, losses and their gradients, suppression."""
+"""MindYOLO's YOLOv3 against numbers of the original: raw maps, decoding, losses and their gradients, NMS."""
 
 import copy
 from dataclasses import replace
@@ -149,7 +149,7 @@ def test_no_boxes_leave_objectness_only(plain):
     assert all(one.grad.isfinite().all() for one in raw)
 
 
-def test_no_room_for_boxes(plain):
+def test_no_space_for_boxes(plain):
     raw, _, _ = boxes_case()
     terms = plain.loss_of_raw(raw, batch_of(np.zeros((1, 0, 4)), np.zeros((1, 0), np.int64)))
     assert terms["obj"] > 0
@@ -287,7 +287,7 @@ def predictions_of_the_oracle(truth):
     return torch.from_numpy(made)
 
 
-def test_candidates_and_suppression():
+def test_candidates_and_nms():
     """Multi-label candidates above 0.001, then greedy suppression: the 300 rows MindYOLO keeps."""
     truth = oracle("post")
     found = candidates(predictions_of_the_oracle(truth), 0.001)

@@ -112,6 +112,6 @@ def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> N
     assert "\n" not in str(fault.value)
 
 
-def test_a_size_that_is_no_multiple_of_32_is_refused() -> None:
+def test_a_size_that_is_no_multiple_of_32_is_rejected() -> None:
     with pytest.raises(InputError, match="100 x 64 px"):
         small()(torch.zeros(1, 3, 100, 64))

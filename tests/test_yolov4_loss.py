@@ -51,7 +51,7 @@ def test_giou_is_the_zoos(oracle: dict[str, Array]) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "smooth."])
 def test_loss_and_gradient_with_the_zoos_assignment(oracle: dict[str, Array], prefix: str) -> None:
-    """The zoo's ignore test looks only at the boxes of a scale, so each scale is met by itself."""
+    """The zoo's ignore test compares only with the boxes of a scale, so each scale is tested separately."""
     size = tuple(oracle["hw"].tolist())
     total = 0.0
     for k, (scale, raw) in enumerate(predictions(oracle).items()):
@@ -175,7 +175,7 @@ def test_the_box_term_by_hand() -> None:
     batch = batch_of(torch.tensor([[[24.0, 19, 34, 29]]]), torch.tensor([[0]]), (64, 64))
     rows = torch.zeros(1, 16, 6)
     weight = 2 - 100 / 64**2
-    giou = 1 / 3  # 50 of 150 shared, and the hull is the union
+    giou = 1 / 3  # 50 of 150 shared, and the enclosing box is the union
     term = yolov4_loss(rows, cells, batch, LossConfig(box=3))["box"]
     assert term.item() == pytest.approx(3 * weight * (1 - giou), rel=1e-3)  # eps is 1e-6 of the input
     distance = 5**2 / (15**2 + 10**2)

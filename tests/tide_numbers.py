@@ -1,6 +1,6 @@
 """Writes the errors that TIDE's package finds, to tests/oracles/errors/numbers.json.
 
-Run by hand in an environment of its own:
+Run by hand in a separate environment:
 
     pip install tidecv==1.0.1
     python tests/tide_numbers.py

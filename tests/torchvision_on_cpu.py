@@ -1,7 +1,7 @@
 """Lets torchvision be imported beside a PyTorch built without CUDA, so that tests and benchmarks have it as a referee.
 
 The torchvision wheel of the default package index is linked against CUDA libraries that such a PyTorch does not bring.
-On a CPU nothing in them is called but the registration of kernels, at import, whose answers nobody reads. So empty
+On a CPU nothing in them is called but the registration of kernels, at import, whose results are unused. So empty
 libraries of these names, loaded first, are enough. Call `load()` before the first `import torchvision`.
 """
 

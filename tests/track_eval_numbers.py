@@ -1,6 +1,6 @@
 """Writes the metrics that TrackEval computes, to tests/oracles/tracks/numbers.json.
 
-Run by hand in an environment of its own, since TrackEval needs another build of OpenCV:
+Run by hand in a separate environment, since TrackEval needs another build of OpenCV:
 
     pip install trackeval==1.3.0
     python tests/track_eval_numbers.py ../shared/data/video

@@ -1,4 +1,4 @@
-"""Windows' rules for files, as far as Linux can follow them: for calls of Python, not for libraries that open files."""
+"""Windows' rules for files, emulated on Linux for calls from Python, not for libraries that open files."""
 
 import errno
 import fcntl

@@ -1,6 +1,6 @@
-"""What the loss oracles of the MindSpore zoo's YOLOv3 and YOLOv4 hold, as our loss takes it.
+"""The loss oracles of the MindSpore zoo's YOLOv3 and YOLOv4, as inputs of our loss.
 
-B = 2 images, M boxes an image after padding, S = 3 scales, A = 3 anchors a scale, C = 80 classes, h x w cells
+B = 2 images, M boxes an image after padding, S = 3 scales, A = 3 anchors per scale, C = 80 classes, h x w cells
 """
 
 import numpy as np
