@@ -52,7 +52,7 @@ def write(tmp_path):
         ("a: &x 1\nb: *x", "r.yaml line 2: not valid YAML (aliases are not read)"),
         ("a: &x {b: *x}", "aliases are not read"),
         ("a: !!python/object/apply:os.getcwd []", "r.yaml line 1: not valid YAML"),
-        ("a: 1\nb: !!int x", "r.yaml line 2: not valid YAML ('x' is no int that is read)"),
+        ("a: 1\nb: !!int x", "r.yaml line 2: not valid YAML ('x' is not a valid int)"),
         ("a: !!int ''", "r.yaml line 1: not valid YAML ('' is no int"),
         ("a: !!int 1:1:1", "'1:1:1' is no int"),
         ("a: !!int {b: c}", "not valid YAML (expected a scalar node"),

@@ -35,7 +35,11 @@ NEEDED_FOR = {
     "parquet": "predict --as parquet, merge-shards, data sets in Parquet",
     "ray": "train --ray, predict --ray",
 }
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}  # other modules have their package's name
+MODULES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}  # other modules have their package's name
 UNKNOWN = "unknown to the installed boxwright, which is another version; install it again"
 COMPILERS = ("c++", "g++", "clang++", "cl")
 

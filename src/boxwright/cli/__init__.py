@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> tuple[int, str]:
-    """Run a command; returns the exit status and the last line for stderr. Other exceptions are bugs, and are raised."""
+    """Run a command; returns exit status and last line for stderr. Other exceptions are bugs, and are raised."""
     import typer
 
     from boxwright.cli.commands import app

@@ -26,9 +26,7 @@ Folds = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(
-        "--minutes", min=0, help="Time of all trainings together; 0: the epochs of the recipe. [default: 15]"
-    ),
+    typer.Option("--minutes", min=0, help="Time of all trainings together; 0: the epochs of the recipe. [default: 15]"),
 ]
 RecipeOfFolds = Annotated[
     str | None, typer.Option("--recipe", callback=local_input, help="Recipe of the folds: a name, YAML or .cfg file.")

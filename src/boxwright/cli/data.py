@@ -130,7 +130,9 @@ def tile(
 
 def convert(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Layout to write, e.g. coco; folder for a classifier.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="LAYOUT", help="Layout to write, e.g. coco; folder for a classifier.")
+    ],
     out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
     skip_bad: SkipBad = False,

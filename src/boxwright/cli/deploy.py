@@ -31,7 +31,9 @@ def export(
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas size in px.")] = None,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", min=1, max=4096, help="Batch size, 1 by default; triton: largest batch size, 8 by default."),
+        typer.Option(
+            "--batch", min=1, max=4096, help="Batch size, 1 by default; triton: largest batch size, 8 by default."
+        ),
     ] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Variable batch size.")] = False,
     half: Annotated[bool, typer.Option("--half", help="16-bit weights (onnx, openvino).")] = False,

@@ -267,7 +267,7 @@ def demo(
     ] = False,
     set_: Overrides = None,
 ) -> None:
-    """Render scenes, train a small detector on them, evaluate it, draw predictions. Takes minutes on two cores; offline."""
+    """Render scenes, train a small detector on them, evaluate it, draw predictions: offline, minutes on two cores."""
     from boxwright.engine.demo import run
 
     echo(run(Path(out), tuple(set_ or ()), quick=quick))

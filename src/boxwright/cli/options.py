@@ -111,9 +111,7 @@ SkipBad = Annotated[
 ClipBoxes = Annotated[
     bool, typer.Option("--clip-boxes", help="Clip boxes that are partly outside their image, and count them.")
 ]
-NoInterval = Annotated[
-    bool, typer.Option("--no-interval", help="Skip the 95 % intervals (bootstrap over images).")
-]
+NoInterval = Annotated[bool, typer.Option("--no-interval", help="Skip the 95 % intervals (bootstrap over images).")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[
     str,
@@ -254,6 +252,9 @@ CacheFolder = Annotated[
 CacheSize = Annotated[
     str | None,
     typer.Option(
-        "--cache-size", callback=_set_cache_size, is_eager=True, help="Limit of remote files in the cache. [default: 50GB]"
+        "--cache-size",
+        callback=_set_cache_size,
+        is_eager=True,
+        help="Limit of remote files in the cache. [default: 50GB]",
     ),
 ]

@@ -17,7 +17,7 @@ def echo(result: object) -> None:
 
 
 def print_result(result: object, tree: object, *, as_json: bool) -> None:
-    """Print a result as text, or its plain values `tree` as JSON: in ASCII, so that names cannot control the terminal."""
+    """Print a result as text, or its plain values `tree` as JSON, in ASCII: names cannot control the terminal."""
     if as_json:
         print(json.dumps(tree, indent=1, allow_nan=False))
     else:

@@ -23,7 +23,9 @@ from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import AnyBatch
 
-CHECKED = 10  # steps at most between two checks on a GPU: one synchronization, and seconds until a signal is followed
+CHECKED = (
+    10  # most steps between two checks on a GPU: each check synchronizes, and a signal takes effect at the next one
+)
 
 
 class TrainLogger:
@@ -37,7 +39,7 @@ class TrainLogger:
     ) -> None:
         """Open the log of a run at step `start`; later lines, of an interrupted run, are dropped.
 
-        trackers: get the same numbers, and stay open.
+        trackers: receive the same numbers; `close` leaves them open.
 
         Raises InputError where the log cannot be written, or is not one.
         """
@@ -85,8 +87,8 @@ class TrainLogger:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Fetch the losses of the last S batches, averaged over the processes, and check them; with them goes whether
-        a process was asked to stop."""
+        """Fetch the losses of the last S batches, averaged over the processes, and check them. The same reduction
+        carries whether a process was asked to stop."""
         if not self.pending:
             return
         local = torch.stack([terms for _, _, terms in self.pending])  # (S, K)
@@ -106,7 +108,7 @@ class TrainLogger:
         self.pending.clear()
 
     def write(self, step: int, epoch: int, rate: float) -> None:
-        """Write the line of the steps since the last one, if there are any."""
+        """Write a line for the steps since the last line, if there are any."""
         self.check_finite()
         if not self.sums:
             return
