@@ -82,7 +82,8 @@ def _choose_objects(
     """Choose the objects to paste from the images `source` (R,). Returns their rows (R, S), their boxes (R, S, 4)
     within `inside` (R, 4), the px of the image, and whether each one exists and can be cut out (R, S).
 
-    numbers (R,): number of objects. starts (R,) in [0, 1): index of the first one, as a fraction of the objects.
+    numbers (R,): number of objects. starts (R,) in [0, 1): index of the first one, as a fraction of the objects;
+    the others follow it.
     """
     valid, boxes = batch.valid[source], batch.boxes[source]
     order = (~valid).long().argsort(dim=1, stable=True)  # objects first
