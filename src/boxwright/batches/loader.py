@@ -259,9 +259,7 @@ class BatchBuilder(ABC):
         prefetch([sample.path for sample in samples])
         if self._ahead is None:
             self._ahead = ThreadPoolExecutor(1)
-        self._ahead.submit(
-            prefetch, [self.dataset[index].path for index in spec.ahead]
-        )  # errors: raised when it is built
+        self._ahead.submit(prefetch, [self.dataset[index].path for index in spec.ahead])  # errors: raised at its turn
 
     @abstractmethod
     def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:

@@ -35,9 +35,7 @@ def open_checked(
         return [None if name is None else task.open(data.root, name, data) for name in names]
 
     if accelerator.num_processes > 1:
-        on_main(
-            lambda: len(opened()), accelerator
-        )  # one process parses a large JSON, the other processes read its index
+        on_main(lambda: len(opened()), accelerator)  # one process parses a large JSON, the rest read its index
     training, validation = opened()
     present = [dataset for dataset in (training, validation) if dataset is not None]
     if data.background:

@@ -23,9 +23,7 @@ from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import AnyBatch
 
-CHECKED = (
-    10  # most steps between two checks on a GPU: each check synchronizes, and a signal takes effect at the next one
-)
+CHECKED = 10  # largest number of steps between two checks on a GPU, which synchronize and notice signals
 
 
 class TrainLogger:

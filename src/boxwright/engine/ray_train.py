@@ -43,9 +43,7 @@ def _fit(workers: int, use_gpu: bool, arguments: dict[str, Any]) -> None:
     ray_train, of_torch = import_extra("ray.train", "ray"), import_extra("ray.train.torch", "ray")
     # Ray's watcher for preempted nodes queries the dashboard, which does not run
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault(
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600"
-    )  # a cluster may have to start nodes; default 60
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # default: 60; nodes may have to start
     with tempfile.TemporaryDirectory() as storage:
         trainer = of_torch.TorchTrainer(
             _work,

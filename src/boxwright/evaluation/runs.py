@@ -18,14 +18,7 @@ from boxwright.recipe import flatten
 LOCK = ".lock"  # locked while a process trains in the folder
 RECIPE, METRICS = "recipe.yaml", "metrics.json"
 MEASURES = {"AP": "AP", "top1": "top-1"}  # key in metrics.json -> title
-SHOWN = (
-    "name",
-    "summary",
-    "data.root",
-    "data.names",
-    "model.classes",
-    "expect",
-)  # settings that are not listed as differences
+SHOWN = ("name", "summary", "data.root", "data.names", "model.classes", "expect")  # not listed as differences
 MAX_DIFFERENCES, MAX_VALUE = 8, 40  # settings of a row, characters of a value; JSON has all
 HEADINGS = (
     "run",

@@ -64,9 +64,7 @@ class NMSConfig(Config):
 
 
 class EvaluateConfig(Config):
-    threshold: Fraction = (
-        0.001  # lowest score that counts, before `predict.temperatures`, so that they do not change AP
-    )
+    threshold: Fraction = 0.001  # lowest score that counts, before `predict.temperatures`: they do not change AP
     plus_one: bool = False  # boxes are one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
     nms: NMSConfig = NMSConfig()
     batch: BatchSize = 8  # images per forward pass

@@ -65,9 +65,7 @@ class DataConfig(Config):
     cache: str = ""  # folder for the indexes of large data sets; empty: the user's cache folder
     # what must not change in each image before a run is resumed: name, size and 4 KiB at both ends, or all of it
     fingerprint: Literal["sample", "content"] = "sample"
-    max_boxes: Annotated[int, Field(ge=1)] | None = (
-        None  # boxes of an image beyond this number are dropped, and reported
-    )
+    max_boxes: Annotated[int, Field(ge=1)] | None = None  # boxes of an image beyond it are dropped, and reported
     # this fraction of `train` becomes the split `val` of a data set that has none; 0: it must have one
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Annotated[int, Field(ge=0, le=256)] = 2  # loader processes for each training process
@@ -88,5 +86,5 @@ class DataConfig(Config):
             if wrong := [pair for pair in pairs if pair[0] >= pair[1]]:
                 raise ValueError(f"{name} holds {list(wrong[0])}, needed a lower and a higher number")
         if self.range and isinstance(self.bands, tuple) and len(self.range) not in (1, len(self.bands)):
-            raise ValueError(f"range holds {len(self.range)} pairs, needed one, or {len(self.bands)} (one per band)")
+            raise ValueError(f"range holds {len(self.range)} pairs, needed one or {len(self.bands)} (one per band)")
         return self

@@ -25,9 +25,7 @@ class AugmentConfig(Config):
     flip: Fraction = 0.0  # probability of mirroring left and right
     scale: Range = (1.0, 1.0)  # size factor, uniform between the two
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # aspect: (1 +- jitter) / (1 +- jitter)
-    expand: Fraction = (
-        0.0  # probability that an image shrinks by a factor from 1 to 4, placed anywhere on its former extent
-    )
+    expand: Fraction = 0.0  # probability that an image shrinks by a factor from 1 to 4, within its former extent
     # fraction of the canvas by which the center moves; null: anywhere that the image fits into or covers the canvas
     translate: NotNegative | None = 0.0
     degrees: NotNegative = 0.0  # rotation, +-
@@ -42,9 +40,7 @@ class AugmentConfig(Config):
     close_mosaic: Annotated[int, Field(ge=0)] = 0  # number of last epochs without mosaic, mixup and copy-paste
     sizes: tuple[Size, ...] = ()  # multi-scale: (height, width) px to draw from; none: the canvas size
     resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
-    min_side: NotNegative = (
-        1.0  # px; boxes clipped to this side or less are not targets in that step (crowd regions stay)
-    )
+    min_side: NotNegative = 1.0  # px; boxes clipped to at most this are not targets in that step (crowd regions stay)
     min_visible: Fraction = 0.0  # boxes that keep less than this fraction of their area are not targets in that step
 
 
@@ -60,9 +56,7 @@ class ClassAugmentConfig(Config):
 
     # (height, width) px that whole images are stretched to when they are loaded; null: 5/4 of the input
     canvas: Size | None = None
-    area: Range | None = (
-        None  # a random window with this fraction of the image's area, resized to the input when loaded
-    )
+    area: Range | None = None  # a random window with this fraction of the image, resized to the input when loaded
     aspect: Range = (3 / 4, 4 / 3)  # its width / height, on a logarithmic scale (torchvision's RandomResizedCrop)
     # px by which the image is padded on all sides with `data.canvas.fill`, before a window of its size is cropped
     pad: Annotated[int, Field(ge=0)] = 0
@@ -162,11 +156,8 @@ class OptimizerConfig(Config):
     kind: Literal["sgd", "adamw"] = "sgd"  # the optimizer
     momentum: Fraction = 0.9  # sgd
     nesterov: bool = False  # sgd
-    betas: tuple[Beta, Beta] = (
-        0.9,
-        0.999,
-    )  # adamw: decay of the averages of gradients and squares (PyTorch's, like eps)
-    eps: Positive = 1e-8  # adamw: added to the root of the average of squares
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and squares (PyTorch's)
+    eps: Positive = 1e-8  # adamw: added to the root of the average of squares (PyTorch's)
     weight_decay: NotNegative = 0.0005  # decoupled for adamw: weights shrink by lr * weight_decay per step
     backbone_lr: Positive = 1.0  # factor on the learning rate of parameters under `backbone.`
     decay_all: bool = False  # also decay biases and batch norm, not only the weights of layers
@@ -239,9 +230,7 @@ class TrainConfig(Config):
     evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last, and never without a split `val`
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
-    patience: Annotated[int, Field(ge=0)] = (
-        0  # evaluations without a better network after which the run stops; 0: never
-    )
+    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without improvement after which the run stops; 0: never
     # what gets losses, metrics and final images beside log.jsonl; mlflow and wandb need the extras of the same name
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
