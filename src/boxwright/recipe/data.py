@@ -35,7 +35,7 @@ class CanvasConfig(Config):
         "crop",
     ] = "stretch"
     short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, for the last four; 0: the shorter side of `size`
-    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, for the three named above; 0: the longer side of `size`
+    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, for these except crop; 0: the longer side of `size`
     # gray value outside the image; Darknet's is 127.5, which is 128 on a uint8 canvas
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # trim the canvases of a batch to the smallest size that holds its images and suits the model, like torchvision's

@@ -96,8 +96,9 @@ class ScheduleConfig(Config):
     """Learning rate by step; `engine/schedule.py` computes the curve. lr is for all processes together: it is not
     scaled by their number.
 
-    Without `warmup_bias_lr` the warm-up is the MindSpore zoo's: from lr / steps up to lr. With it, MindYOLO's: the rate
-    of weights rises from 0, that of biases and batch norm's betas falls from `warmup_bias_lr`, to the curve's value.
+    Without `warmup_bias_lr` the warm-up is the MindSpore zoo's: from lr / steps up to lr. With it, MindYOLO's: the
+    learning rate of weights rises from 0, that of biases and batch norm's betas falls from `warmup_bias_lr`, both to
+    the curve's value.
     """
 
     # exponential: lr * lr_gamma^step. sigmoid: lr / (1 + exp(lr_gamma * (step - lr_steps))). Both change in every step
@@ -113,7 +114,7 @@ class ScheduleConfig(Config):
     T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
     # cosine: steps at which eta_min is reached, in place of T_max; after each but the last it restarts from lr (SGDR)
     cycle_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    T_beyond: Annotated[int, Field(ge=0)] = 0  # where T_max is null: this many epochs after the last
+    T_beyond: Annotated[int, Field(ge=0)] = 0  # epochs from the last one until eta_min, where T_max is null
     by_step: bool = False  # cosine and linear change with every step after the warm-up, not once per epoch
     warmup_epochs: NotNegative = 0  # epochs over which lr rises; fractions are allowed
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # minimum length of the warm-up in steps
