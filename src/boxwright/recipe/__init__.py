@@ -54,7 +54,7 @@ class NMSConfig(Config):
     pre_nms_top_k: Annotated[int, Field(ge=1, le=100_000)] = (
         30000  # boxes per image that enter NMS, over all classes (YOLOv5's)
     )
-    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # per image (YOLOv5's)
+    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # boxes per image after NMS (YOLOv5's)
 
     @pydantic.model_validator(mode="after")
     def _pixels_are_counted_in_pixels(self) -> Self:

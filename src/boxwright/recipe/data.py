@@ -34,8 +34,10 @@ class CanvasConfig(Config):
         "detectron2_corner",
         "crop",
     ] = "stretch"
-    short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, for the last four; 0: the shorter side of `size`
-    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, for these except crop; 0: the longer side of `size`
+    # px, for mmdet_corner, torchvision_corner, detectron2_corner and crop; 0: the shorter side of `size`
+    short_side: Annotated[int, Field(ge=0, le=16_384)] = 0
+    # px, for mmdet_corner, torchvision_corner and detectron2_corner; 0: the longer side of `size`
+    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0
     # gray value outside the image; Darknet's is 127.5, which is 128 on a uint8 canvas
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # trim the canvases of a batch to the smallest size that holds its images and suits the model, like torchvision's
@@ -61,7 +63,7 @@ class DataConfig(Config):
     # [low, high] of the samples of each band, or one pair for all, mapped to 0 and 1; null: 8 bits as they are, the
     # upper 8 of 16. With percentiles in place of it, a training measures it on the training images
     range: Ranges | None = None
-    percentiles: tuple[Percent, Percent] | None = None  # that give `range`, e.g. [1, 99]
+    percentiles: tuple[Percent, Percent] | None = None  # percentiles of the samples for `range`, e.g. [1, 99]
     cache: str = ""  # folder for the indexes of large data sets; empty: the user's cache folder
     # what must not change in each image before a run is resumed: name, size and 4 KiB at both ends, or all of it
     fingerprint: Literal["sample", "content"] = "sample"

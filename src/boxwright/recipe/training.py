@@ -24,16 +24,16 @@ class AugmentConfig(Config):
 
     flip: Fraction = 0.0  # probability of mirroring left and right
     scale: Range = (1.0, 1.0)  # size factor, uniform between the two
-    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # aspect: (1 +- jitter) / (1 +- jitter)
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # change of the aspect ratio: (1 +- jitter) / (1 +- jitter)
     expand: Fraction = 0.0  # probability that an image shrinks by a factor from 1 to 4, within its former extent
     # fraction of the canvas by which the center moves; null: anywhere that the image fits into or covers the canvas
     translate: NotNegative | None = 0.0
-    degrees: NotNegative = 0.0  # rotation, +-
-    shear: NotNegative = 0.0  # degrees, +-
-    perspective: NotNegative = 0.0  # per px, +-
-    hue: Fraction = 0.0  # +-, as a share of the color circle
+    degrees: NotNegative = 0.0  # rotation in degrees, +-
+    shear: NotNegative = 0.0  # shear in degrees, +-
+    perspective: NotNegative = 0.0  # perspective per px, +-
+    hue: Fraction = 0.0  # shift of the hue, +-, as a fraction of the color circle
     saturation: Range = (1.0, 1.0)  # factor: above or below 1 with equal probability, then uniform to that end
-    value: Range = (1.0, 1.0)  # likewise
+    value: Range = (1.0, 1.0)  # factor of the value (HSV), drawn like `saturation`
     mosaic: Fraction = 0.0  # probability that an image is composed of four
     mixup: Fraction = 0.0  # probability that an image is blended with another, weight from Beta(8, 8)
     copy_paste: Fraction = 0.0  # probability that boxed objects of another image are pasted into an image
@@ -57,27 +57,27 @@ class ClassAugmentConfig(Config):
     # (height, width) px that whole images are stretched to when they are loaded; null: 5/4 of the input
     canvas: Size | None = None
     area: Range | None = None  # a random window with this fraction of the image, resized to the input when loaded
-    aspect: Range = (3 / 4, 4 / 3)  # its width / height, on a logarithmic scale (torchvision's RandomResizedCrop)
+    aspect: Range = (3 / 4, 4 / 3)  # width / height of the window, on a logarithmic scale (torchvision's)
     # px by which the image is padded on all sides with `data.canvas.fill`, before a window of its size is cropped
     pad: Annotated[int, Field(ge=0)] = 0
     flip: Fraction = 0.0  # probability of mirroring left and right
     # the policy of this name in torchvision.transforms.v2, one or several operations per image, on the window
     policy: Literal["no", "rand_augment", "trivial_augment", "auto_augment", "augmix"] = "no"
-    # brightness, contrast and saturation change by a factor of 1 +- this, hue by +- this share of the color circle;
+    # brightness, contrast and saturation change by a factor of 1 +- this, hue by +- this fraction of the color circle;
     # the four in random order (torchvision's ColorJitter, MindSpore's RandomColorAdjust)
     brightness: Fraction = 0.0
-    contrast: Fraction = 0.0  # likewise
-    saturation: Fraction = 0.0  # likewise
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # +-, as a share of the color circle
+    contrast: Fraction = 0.0  # like `brightness`
+    saturation: Fraction = 0.0  # like `brightness`
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # shift of the hue, +-, as a fraction of the color circle
     erase: Fraction = 0.0  # probability that a rectangle is painted over (random erasing)
-    erase_area: Range = (0.02, 0.33)  # its fraction of the image (like erase_aspect, as in torchvision's RandomErasing)
-    erase_aspect: Range = (0.3, 3.3)  # its height / width, drawn on a logarithmic scale
+    erase_area: Range = (0.02, 0.33)  # fraction of the image that the rectangle covers (torchvision's RandomErasing)
+    erase_aspect: Range = (0.3, 3.3)  # height / width of the rectangle, on a logarithmic scale (torchvision's)
     cutout: Annotated[int, Field(ge=0)] = 0  # px, side of a square painted over, which may extend beyond the image
-    erase_color: tuple[Color, Color, Color] = (124.0, 116.0, 104.0)  # for erase and cutout; ImageNet's mean
+    erase_color: tuple[Color, Color, Color] = (124.0, 116.0, 104.0)  # RGB for erase and cutout; ImageNet's mean
     mixup: Fraction = 0.0  # probability that an image is blended with another, weight from Beta(alpha, alpha)
-    mixup_alpha: Positive = 0.2  # larger: more even weights (ImageNet in arXiv:1710.09412)
-    cutmix: Fraction = 0.0  # probability that a rectangle shows another image, fraction of the area likewise
-    cutmix_alpha: Positive = 1.0  # larger: more even areas (ImageNet in arXiv:1905.04899)
+    mixup_alpha: Positive = 0.2  # of the Beta distribution; larger: more even weights (ImageNet in arXiv:1710.09412)
+    cutmix: Fraction = 0.0  # probability that a rectangle shows another image, area from Beta(alpha, alpha)
+    cutmix_alpha: Positive = 1.0  # of the Beta distribution; larger: more even areas (ImageNet in arXiv:1905.04899)
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -107,7 +107,7 @@ class ScheduleConfig(Config):
     lr_epochs: tuple[
         Annotated[int, Field(ge=1)], ...
     ] = ()  # multistep: where lr falls; step: (every,); sigmoid: (half,), where lr is half
-    lr_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()  # the same in steps, instead of lr_epochs
+    lr_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()  # like `lr_epochs`, in steps, instead of it
     lr_gamma: Positive | tuple[Positive, ...] = 0.1  # factor at each fall; multistep: also a list, one per fall
     eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
     linear_power: Positive = 1.0  # linear: eta_min + (lr - eta_min) * (1 - progress) to this power
@@ -120,7 +120,8 @@ class ScheduleConfig(Config):
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # minimum length of the warm-up in steps
     warmup_from: Fraction | None = None  # fraction of lr that the zoo's warm-up starts from; null: lr / steps
     warmup_power: Positive = 1.0  # the warm-up rises with this power of its progress; Darknet's is 4
-    warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None  # see above; null: the zoo's warm-up
+    # lr of biases at the start of MindYOLO's warm-up; null: the zoo's warm-up
+    warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None
     warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
 
     @pydantic.model_validator(mode="after")
@@ -155,8 +156,8 @@ class OptimizerConfig(Config):
     """SGD with momentum, or AdamW (arXiv 1711.05101); `engine/optim.py` has the formulas."""
 
     kind: Literal["sgd", "adamw"] = "sgd"  # the optimizer
-    momentum: Fraction = 0.9  # sgd
-    nesterov: bool = False  # sgd
+    momentum: Fraction = 0.9  # momentum of sgd
+    nesterov: bool = False  # Nesterov momentum, for sgd
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and squares (PyTorch's)
     eps: Positive = 1e-8  # adamw: added to the root of the average of squares (PyTorch's)
     weight_decay: NotNegative = 0.0005  # decoupled for adamw: weights shrink by lr * weight_decay per step
@@ -179,8 +180,8 @@ class OptimizerConfig(Config):
 
 
 class EmaConfig(Config):
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no EMA
-    ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay per step; 0: no EMA
+    ramp: NotNegative = 0.0  # steps over which the decay rises: decay * (1 - exp(-step / ramp)); 0: constant
 
 
 def _whole_or_auto(largest: int) -> pydantic.PlainValidator:
@@ -200,20 +201,20 @@ BatchOrAuto = Annotated[int | Literal["auto"], _whole_or_auto(LARGEST_BATCH)]
 
 class TrainConfig(Config):
     epochs: EpochsOrAuto = 100  # auto: min_epochs, or as many as min_steps steps need
-    min_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 1  # for epochs: auto
-    min_steps: Annotated[int, Field(ge=0)] = 0  # for epochs: auto
+    min_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 1  # least epochs of epochs: auto
+    min_steps: Annotated[int, Field(ge=0)] = 0  # least optimizer steps of epochs: auto
     minutes: Positive | None = None  # `epochs` becomes the number that fits into this time, measured before step 1
     batch: BatchOrAuto = 8  # images per process and batch; auto: as many as fit into memory
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
     # number of processes for a step of batch x processes x accumulate images; auto: that at the start of the run. If
     # resumed with another number, a step keeps its number of images
     processes: BatchOrAuto = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # for initial weights, order of images, and augmentation
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # random seed of initial weights, image order, augmentation
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
-    augment: AugmentConfig = AugmentConfig()  # for detectors
-    class_augment: ClassAugmentConfig = ClassAugmentConfig()  # for classifiers
+    augment: AugmentConfig = AugmentConfig()  # augmentation for detectors
+    class_augment: ClassAugmentConfig = ClassAugmentConfig()  # augmentation for classifiers
     # images with a class that occurs in less than this fraction of the images are repeated within an epoch (LVIS's
     # repeat factor sampling, there 0.001); 0: none
     repeat_threshold: Fraction = 0.0
@@ -225,11 +226,12 @@ class TrainConfig(Config):
     freeze: tuple[str, ...] = ()  # prefixes of parameters that are not trained, such as backbone
     freeze_norm: bool = False  # batch norm keeps its statistics and is not trained
     freeze_statistics: bool = False  # batch norm keeps its statistics; its scale and shift are trained
-    log_every: Annotated[int, Field(ge=1)] = 20  # steps
+    log_every: Annotated[int, Field(ge=1)] = 20  # steps between two lines of the log
     save_every: Annotated[int, Field(ge=0)] = 0  # steps between checkpoints within an epoch; 0: at its end only
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # numbered checkpoints kept beside last and best
-    evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last, and never without a split `val`
-    evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
+    # epochs between two evaluations; 0: only after the last epoch, and never without a split `val`
+    evaluate_every: Annotated[int, Field(ge=0)] = 1
+    evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # least steps between two evaluations
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without improvement after which the run stops; 0: never
     # what gets losses, metrics and final images beside log.jsonl; mlflow and wandb need the extras of the same name
