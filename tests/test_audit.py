@@ -300,8 +300,8 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
     assert [everything - names for names in seen.predicted] == seen.trained
     assert len(seen.trained) == 3
     assert report.trained_here is False
-    assert "so poor networks" not in str(report)
-    assert "so poor networks mean little" in str(dataclasses.replace(report, ap50=0.3))
+    assert "such weak networks" not in str(report)
+    assert "such weak networks are unreliable" in str(dataclasses.replace(report, ap50=0.3))
     assert {path.name for path in out.iterdir()} == {"audit.json", "audit.csv", "audit.jpg", "drift.png"}
 
 

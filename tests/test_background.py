@@ -133,7 +133,7 @@ def test_images_of_the_training_set_are_none(tiny_coco: Path, folder: Path) -> N
 
 def test_classifiers_have_none(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^recipe tiny_darknet_cifar10: data\.background: tiny_darknet learns a class"
+        InputError, match=r"^recipe tiny_darknet_cifar10: data\.background: tiny_darknet is a classifier"
     ):
         train.train(RECIPE, write(tmp_path / "data", {"train": 1, "val": 1}), tmp_path / "run",
                     overrides={"data.background": ["empty"]})  # fmt: skip

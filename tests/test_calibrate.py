@@ -309,5 +309,5 @@ def test_temperatures_that_do_not_help_are_not_stored(
     monkeypatch.setattr(module, "class_temperatures", lambda *columns: [1.0, 1.0, 1.0])
     result = module.calibrate(weights, data, device="cpu")
     assert not result.stored
-    assert str(result).endswith("unchanged, as these do not lower the error")
+    assert str(result).endswith("unchanged, since they do not lower the error")
     assert weights.read_bytes() == before

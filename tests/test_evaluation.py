@@ -263,7 +263,7 @@ def test_classes_are_matched_by_name(tmp_path):
     write_set(tmp_path / "fewer", SCENES[2:3], ("other", "another", "blue"))
     fewer = open_dataset(tmp_path / "fewer", "val")
     predictor = rectangles_predictor()
-    with pytest.raises(bw.InputError, match=r"does not know 2 of the data set's 3 classes \(\w+, \w+\)"):
+    with pytest.raises(bw.InputError, match=r"lacks 2 of the data set's 3 classes \(\w+, \w+\)"):
         evaluate(predictor, fewer)
     write_set(tmp_path / "turned", SCENES, ("blue", "green", "red"))
     scored = {row.name: row.ap50 for row in evaluate(predictor, open_dataset(tmp_path / "turned", "val")).classes}

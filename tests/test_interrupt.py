@@ -118,7 +118,7 @@ def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) ->
     os.kill(int(children[-1]), signal.SIGKILL)
     stderr = process.communicate(timeout=60)[1].decode().splitlines()
     assert process.returncode == 2, "\n".join(stderr[-60:])
-    assert stderr[-1].startswith("boxwright: a loader process has died, perhaps for want of memory")
+    assert stderr[-1].startswith("boxwright: a loader process has died, probably out of memory")
     assert all(line.startswith("epoch ") for line in stderr[:-1])
 
 

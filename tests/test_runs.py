@@ -83,7 +83,7 @@ def test_a_run_of_a_classifier(tmp_path: Path) -> None:
         ("recipe.yaml", b"a: [", "not valid YAML"),
         ("recipe.yaml", b"- 1", "holds list"),
         ("recipe.yaml", b"\xff\xfe", "not UTF-8"),
-        ("log.jsonl", b"{}\n", "no line of a run's log"),
+        ("log.jsonl", b"{}\n", "not a line of a run's log"),
         ("metrics.json", b"{", "not JSON"),
         ("metrics.json", b'{"summary": [1], "intervals": 3}', "found no AP"),
         ("metrics.json", b'{"summary": {"AP": "much"}}', "found no AP"),

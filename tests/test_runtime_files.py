@@ -274,7 +274,7 @@ class Failing(Runtime):
 def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
     for raised, found in (
-        (error, "its message is no text"),
+        (error, "its message is not text"),
         (KeyError("x\x1b[0m\ny"), r"\(.*x"),
         (ValueError(), "ValueError"),
     ):
@@ -294,4 +294,4 @@ def test_a_message_of_openvino_that_is_no_text(tmp_path: Path, monkeypatch: pyte
             return b"\xc6".decode()
 
     monkeypatch.setattr(openvino_target, "core", Core)
-    assert "its message is no text; the file is damaged" in looked(saved(model(), tmp_path), "openvino")
+    assert "its message is not text; the file is damaged" in looked(saved(model(), tmp_path), "openvino")

@@ -224,7 +224,7 @@ def test_momentum_without_a_warmup_is_the_optimizers():
         ({"kind": "multistep", "lr_epochs": [5, 3]}, "needs rising epochs"),
         ({"kind": "multistep"}, "needs rising epochs"),
         ({"kind": "multistep", "lr_epochs": [3], "lr_steps": [3]}, "lr_epochs and lr_steps are both set"),
-        ({"kind": "multistep", "lr_steps": [3, 9], "lr_gamma": [0.1]}, "holds 1 factors; .* or 2, one a fall"),
+        ({"kind": "multistep", "lr_steps": [3, 9], "lr_gamma": [0.1]}, "holds 1 factors; .* or 2, one per fall"),
         ({"lr_gamma": [0.1]}, "kind cosine needs one number"),
         ({"kind": "sigmoid"}, "kind sigmoid needs one number, where lr is half"),
         ({"cycle_steps": [5, 3]}, "cycle_steps holds .5, 3.; needed rising steps"),

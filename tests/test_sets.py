@@ -469,7 +469,7 @@ def test_evaluation_is_that_of_the_concatenation(here: Path) -> None:
 
 def test_evaluation_names_the_set_with_an_unknown_class(here: Path) -> None:
     write_colored(here / "one", COLORED[0], ("red", "green"), moved=0)
-    with pytest.raises(InputError, match=r"^a: the model does not know 3 of the data set's"):
+    with pytest.raises(InputError, match=r"^a: the model lacks 3 of the data set's"):
         bw.evaluate(rectangles_predictor(), ["one", "a"])
 
 

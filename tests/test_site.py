@@ -123,7 +123,7 @@ def test_types_are_described_in_words() -> None:
 def test_comments_above_and_behind_a_field_are_its_description() -> None:
     found = reference.descriptions(reference.Recipe.model_fields["data"].annotation)
     assert found["kind"].startswith("a layout: the name of a module")
-    assert found["val_fraction"].startswith("this share of `train` is the split `val`")
+    assert found["val_fraction"].startswith("this fraction of `train` becomes the split `val`")
 
 
 # --- the built site

@@ -1,4 +1,4 @@
-"""YAML and overrides to frozen pydantic models, strictly. Knows no model, only what the configs of all share."""
+"""Strict parsing of YAML and overrides into frozen pydantic models, and the base class of all model configs."""
 
 import difflib
 import re
@@ -37,7 +37,7 @@ AUTO: Final = "auto"
 
 
 class OrAuto:
-    """Marks the type of a field `values | Literal["auto"]`: faults of the values keep their places, as without auto."""
+    """Marks a field `values | Literal["auto"]`: faults of the values are reported at the same keys as without auto."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_wrap_validator_function(
@@ -53,23 +53,23 @@ Anchors = Annotated[Pairs | Literal["auto"], OrAuto()]  # (width, height) px, sm
 
 
 def numbers_of(anchors: Pairs | Literal["auto"]) -> Pairs:
-    """The anchors of a network that is built; `models.build` rejects auto, which a training has replaced."""
+    """The anchors as numbers. Training replaces auto, and `models.build` rejects it."""
     assert anchors != AUTO
     return anchors
 
 
 class ModelConfig(Config):
-    """What the `Config` of each model starts from: all that other packages ask of one.
+    """Base class of the `Config` of each model: all that other packages use.
 
     Attributes:
-        task: What its network predicts, a file in `tasks/`: boxes, or classes of images.
+        task: A module in `tasks/`: detect (boxes) or classify (classes of images).
         augment: The section of `train` with its augmentation.
         size_step: Both sides of the input are multiples of this, px.
-        name: The model's file in `models/`, or the dotted path of a module of the user's.
-        classes: How many classes.
-        input_channels: 3, or as many as `data.bands`, which sets it. Published weights are of RGB.
-        mean: Of RGB in [0, 1]; subtracted by the network. Other channels have it in turn (`nn/channels.py`).
-        std: Of RGB in [0, 1]; divides what is left. Likewise.
+        name: The model's file in `models/`, or the dotted path of a user's module.
+        classes: Number of classes.
+        input_channels: 3, or the number of `data.bands`, which sets it. Published weights are for RGB.
+        mean: Mean of RGB in [0, 1], subtracted by the network; for other channels see `nn/channels.py`.
+        std: Standard deviation of RGB in [0, 1], by which the network then divides; likewise.
     """
 
     task: ClassVar[str] = "detect"
@@ -84,21 +84,21 @@ class ModelConfig(Config):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the network's `forward` takes: `images`, and `extents` where it must know how far each image reaches
-        on its canvas, whose top left it starts at."""
+        """Arguments of the network's `forward`: `images`, and `extents` if it needs the height and width of each image
+        on its canvas; images are then at the top left."""
         return ("images",)
 
     @property
     def anchor_count(self) -> int:
-        """How many `anchors` a training chooses from its boxes where they are auto; 0 for a model without them."""
+        """Number of anchors that a training chooses for `anchors: auto`; 0 for a model without anchors."""
         return 0
 
 
 class BatchNormModelConfig(ModelConfig):
-    """The same for networks with batch norm."""
+    """Base class of the `Config` of models with batch norm."""
 
     norm_eps: Positive = 1e-5  # added to the variance
-    norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
+    norm_momentum: Fraction = 0.1  # weight of the new statistic, as in PyTorch
 
 
 MAX_CLASS_NAME = 200  # letters
@@ -107,16 +107,16 @@ MAX_NAME = 60  # letters of a class name in a message
 MAX_FAULTS = 5  # faults in a message
 QUOTES = "backslashes in double quotes are escapes: write the path without quotes, or in single ones"
 
-# Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
+# Limits of a YAML file, which takes some ten microseconds per byte to read: a recipe with 32,768 numbered names
 MAX_YAML = 1 << 20  # bytes
 MAX_VALUES = 70_000
 
 
 def class_name_fault(name: str) -> str:
-    """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
+    """The fault of a class name, as "what was found, what is needed"; "" if it is valid.
 
-    Names go into files, tables and images of all kinds: no control characters and line breaks, no lone surrogates,
-    which no file can hold, and at most `MAX_CLASS_NAME` letters.
+    Names are written into files, tables and images: no control characters, line breaks and lone surrogates (which no
+    file can hold), and at most `MAX_CLASS_NAME` letters.
     """
     if len(name) > MAX_CLASS_NAME:
         return f"a class name of {len(name):,} letters ({name[:20]!r}...), needed at most {MAX_CLASS_NAME}"
@@ -124,7 +124,7 @@ def class_name_fault(name: str) -> str:
     for letter in name:
         if kind := kinds.get(unicodedata.category(letter)):
             return (
-                f"{kind} in the class name {shortened(repr(name), MAX_NAME)}, needed a name without; rename the class"
+                f"{kind} in the class name {shortened(repr(name), MAX_NAME)}, needed one without it; rename the class"
             )
     return ""
 
@@ -150,14 +150,14 @@ Overrides = Mapping[str, object] | Sequence[str]  # by dotted key, or as "key=va
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as JSON: no aliases, no key twice, `no`, `on`, dates and 1:30 are words; bounded memory and time."""
+    """YAML with JSON's types: no aliases or repeated keys; `no`, `on`, dates and 1:30 are strings; bounded memory."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # An alias can stand for itself or, nested, for more values than memory holds.
+        # An alias can refer to itself or, nested, expand to more values than memory holds.
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not read", mark)
@@ -179,14 +179,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], object]) -> None:
-    """Read words that match `pattern`, which start with one of `first`, as `tag`, and reject `tag` before others."""
+    """Read scalars that match `pattern`, and start with one of `first`, as `tag`; reject others with this tag."""
     full = re.compile(rf"(?:{pattern})\Z")
 
     def construct(loader: _Loader, node: yaml.ScalarNode) -> object:
         text = loader.construct_scalar(node)
         if not full.match(text):
             raise yaml.constructor.ConstructorError(
-                None, None, f"'{text[:MAX_SHOWN]}' is no {tag} that is read", node.start_mark
+                None, None, f"'{text[:MAX_SHOWN]}' is not a valid {tag}", node.start_mark
             )
         return convert(text)
 
@@ -200,7 +200,7 @@ _Loader.yaml_constructors = {
     for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
     if tag in {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")} or tag is None  # rejects all others
 }
-# Longer numbers are words: Python takes long over many digits, and over many long whole numbers as keys.
+# Longer numbers are strings: Python is slow with many digits, and with many long integers as keys.
 _DIGITS = "[0-9_]{0,39}"
 _scalar("null", "|~|null|Null|NULL", ("", *"~nN"), lambda text: None)
 _scalar("bool", "true|True|false|False", tuple("tTfF"), lambda text: text.lower() == "true")
@@ -214,7 +214,7 @@ _scalar(
 
 
 def read_yaml(path: Path) -> Tree:
-    """The mapping a YAML file holds; InputError with file and line where it does not hold one."""
+    """The mapping in a YAML file. Raises InputError with file and line if it does not hold one."""
     try:
         tree = _parse(files.read_input(path, ", needed a YAML file", MAX_YAML).decode())
     except UnicodeDecodeError as error:
@@ -251,9 +251,11 @@ def override(tree: Tree, changes: Overrides) -> Tree:
 
 
 def validate(kind: type[C], tree: object, source: str, place: str = "") -> C:
-    """`tree` as a `kind`; its faults become one line that names their places and, for keys, the nearest words.
+    """Validate `tree` as a `kind`.
 
-    place: the dotted key under which `tree` itself stands in `source`.
+    place: the dotted key of `tree` in `source`.
+
+    Raises InputError with one line that names the keys of the faults and, for unknown keys, the most similar ones.
     """
     try:
         return kind.model_validate(tree)
@@ -262,7 +264,7 @@ def validate(kind: type[C], tree: object, source: str, place: str = "") -> C:
         for fault in error.errors(include_url=False):
             if len(faults) > MAX_FAULTS:
                 break
-            # A list with a bad value is also reported as too short; the value is what to look at.
+            # A list with a bad value is also reported as too short; only the value matters.
             if not any(other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults):
                 faults.append(fault)
         lines = [_explain(kind, fault, place) for fault in faults[:MAX_FAULTS]] + ["..."] * (len(faults) > MAX_FAULTS)
@@ -274,7 +276,7 @@ def _parse(text: str) -> object:
         return yaml.load(text, _Loader)
     except RecursionError as error:
         raise yaml.constructor.ConstructorError(None, None, "nested too deeply") from error
-    except (ValueError, OverflowError) as error:  # an escape that stands for no letter, as "\\UFFFFFFFF"
+    except (ValueError, OverflowError) as error:  # an escape of an invalid character, such as "\\UFFFFFFFF"
         raise yaml.constructor.ConstructorError(None, None, str(error)) from error
 
 
@@ -293,7 +295,7 @@ def _copy(tree: Tree) -> Tree:
 
 
 def _explain(kind: type[pydantic.BaseModel], fault: ErrorDetails, above: str) -> str:
-    """`place: what is wrong there`."""
+    """The text `place: reason` of a fault."""
     keys = fault["loc"]
     if fault["type"] == "missing" and isinstance(keys[-1], int):  # a list that ends too early: name the list
         keys = keys[:-1]
@@ -318,7 +320,7 @@ def _reason(kind: type[pydantic.BaseModel], fault: ErrorDetails) -> str:
         case "model_type":
             return f"needed a mapping of keys to values (found {_shown(found)})"
     message: str = fault["msg"].removeprefix("Value error, ")
-    if not keys:  # a rule of the whole section: the message says all of it
+    if not keys:  # a rule of the whole section: its message is complete
         return message
     shown = "" if isinstance(found, dict) else f" (found {_shown(found)})"
     return f"{message[0].lower()}{message[1:]}{shown}"

@@ -1,4 +1,4 @@
-"""What an installation can do: versions, devices, extras, memory, disk and cache, and what does not work."""
+"""Diagnosis of an installation: versions, devices, extras, memory, disk and cache, and what does not work."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ from boxwright.memory import available_memory
 from boxwright.remote.cache import size_limit
 from boxwright.version import __version__
 
-# Extra -> what of the command line needs it.
+# Extra -> the commands and inputs that need it.
 NEEDED_FOR = {
     "train": "train, demo",
     "mlflow": "train --set train.track=[mlflow]",
@@ -35,7 +35,11 @@ NEEDED_FOR = {
     "parquet": "predict --as parquet, merge-shards, data sets in Parquet",
     "ray": "train --ray, predict --ray",
 }
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "pyyaml": "yaml"}  # others have their package's name
+MODULES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}  # other modules have their package's name
 UNKNOWN = "unknown to the installed boxwright, which is another version; install it again"
 COMPILERS = ("c++", "g++", "clang++", "cl")
 
@@ -52,21 +56,21 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What was found.
+    """The result of `examine`.
 
     Attributes:
-        versions: Of boxwright, Python and the operating system.
-        packages: Those that every command needs.
+        versions: Versions of boxwright, Python and the operating system.
+        packages: The packages that every command needs.
         extras: The packages of each extra.
         devices: Name as for --device -> description.
-        cores: That this process may use.
-        threads: That PyTorch computes with; 0 without PyTorch.
+        cores: CPU cores that this process may use.
+        threads: Threads that PyTorch computes with; 0 without PyTorch.
         compiler: Path of the C++ compiler for --compile on a CPU, or "".
-        memory: Bytes that are available.
-        disk: Bytes that are free in the current folder.
+        memory: Available memory in bytes.
+        disk: Free disk space in the current folder in bytes.
         cache: `folder`, `bytes` in it, `limit` of remote files in bytes, and `free` bytes there; None
             without a home folder.
-        problems: What does not work of what every command needs and of what was asked for.
+        problems: One line for each required or requested item that does not work.
     """
 
     versions: dict[str, str]
@@ -82,7 +86,7 @@ class Health:
     problems: tuple[str, ...]
 
     def to_json(self) -> JsonObject:
-        """All of it as plain values."""
+        """The result as plain values."""
         extras = {
             name: {"works": bool(packages) and not any(each.fault for each in packages), "needed_for": NEEDED_FOR[name]}
             | {"packages": list(map(asdict, packages))}
@@ -120,8 +124,8 @@ def examine(extras: Sequence[str] = (), device: str | None = None) -> Health:
     """Examine this installation.
 
     Args:
-        extras: Their packages are imported, and have to work. Of others only the version is read.
-        device: Has to work as well, a name as for `--device`.
+        extras: Extras that have to work: their packages are imported. Of the other packages only the version is read.
+        device: Device that has to work, a name as for `--device`.
 
     Raises:
         InputError: For an extra that does not exist.
@@ -155,7 +159,7 @@ def examine(extras: Sequence[str] = (), device: str | None = None) -> Health:
 
 
 def _packages(extra: str, *, imported: bool) -> Iterator[Package]:
-    """The packages that an extra adds, or those of the core for ""; as the metadata of the installed boxwright says."""
+    """The packages that an extra adds, or those of the core for "", by the metadata of the installed boxwright."""
     try:
         lines = metadata.requires("boxwright") or []
     except metadata.PackageNotFoundError:
@@ -180,7 +184,7 @@ def _package(need: Requirement, imported: bool) -> Package:
     elif imported:
         try:
             importlib.import_module(MODULES.get(need.name.lower(), need.name.replace("-", "_")))
-        except Exception as error:  # libraries raise all kinds when they do not fit the machine
+        except Exception as error:  # a library that does not fit the machine may raise anything
             fault = f"{need.name} {version} cannot be imported ({first_line(error)})"
     return Package(need.name, str(need.specifier), version, fault)
 
@@ -211,7 +215,7 @@ def _device_fault(name: str) -> str:
 
 
 def _cores() -> int:
-    """Cores that this process may use, which are fewer than those of the machine in a container or a job."""
+    """Cores that this process may use: in a container or a job fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -228,7 +232,7 @@ def _cache() -> JsonObject:
 
 
 def _size(count: int) -> str:
-    """Bytes in the units of file managers and of --cache-size."""
+    """A number of bytes in decimal units, like --cache-size."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
         if count >= factor:
             return f"{count / factor:.3g} {unit}"

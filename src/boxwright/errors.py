@@ -3,9 +3,9 @@
 import re
 
 MAX_LINE = 200  # characters of a message
-MIN_PATH = 16  # characters that are left of a path before the whole line is shortened
-MIN_WORD = 40  # the same of other words, such as names
-# of an address: user and password; the query, which may be a signature
+MIN_PATH = 16  # paths are shortened to this many characters before the whole line is shortened
+MIN_WORD = 40  # the same for other words, such as names
+# of an address: user and password; the query, which may hold a signature
 SECRETS = (re.compile(r"(://)[^/\s@]*@"), re.compile(r"(https?://[^\s?]*)\?\S*?(?=[:;,)'\"]?(?:\s|$))"))
 
 
@@ -24,16 +24,16 @@ class MissingSplitError(InputError):
     """A data set has no split of that name."""
 
 
-_titles: dict[str, str] = {}  # path -> what people call it
+_titles: dict[str, str] = {}  # path -> its title
 
 
 def set_title(path: str, title: str) -> None:
-    """Have messages show `title` in place of a path in the cache, which the user has never named."""
+    """Show `title` in messages in place of `path`, a path in the cache that the user did not enter."""
     _titles[path] = title
 
 
 def titled(text: str) -> str:
-    """`text` with the titles of paths in it; for file names in results, which keep their characters."""
+    """`text` with paths replaced by their titles and nothing escaped, for file names in results."""
     for path, title in _titles.items():
         if path in text:
             text = text.replace(path, title)
@@ -42,7 +42,7 @@ def titled(text: str) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line, with escapes for control characters, line breaks, invisible and bidirectional characters, and
-    undecodable bytes of file names. Paths have their titles, and addresses no user, password and query."""
+    undecodable bytes of file names. Paths are replaced by their titles; addresses lose user, password and query."""
     text = titled(text)
     if "://" in text:
         for secret in SECRETS:
@@ -64,7 +64,7 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
 
 
 def shortened(text: str, limit: int, end: float = 2 / 3) -> str:
-    """`text` in at most `limit` characters. end: the fraction from its end, which says most in a path."""
+    """`text` in at most `limit` characters. end: fraction kept from its end, the most telling part of a path."""
     last = int((limit - 3) * end)
     return text if len(text) <= limit else f"{text[: limit - 3 - last]}...{text[-last:]}"
 

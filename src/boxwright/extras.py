@@ -1,4 +1,4 @@
-"""Optional libraries: imported when first needed, without telemetry, their messages short enough for one line."""
+"""Optional libraries: imported when first needed, without telemetry; their error messages shortened to one line."""
 
 import importlib
 import os
@@ -9,14 +9,14 @@ from boxwright.errors import InputError, printable
 
 
 def silence_telemetry() -> None:
-    """Have OpenVINO, NNCF, ONNX Runtime, Ray, MLflow and wandb, if imported after this, send nothing to their makers.
+    """Disable the telemetry of OpenVINO, NNCF, ONNX Runtime, Ray, MLflow and wandb, if imported after this.
 
-    Unasked, the first two report each import and each call, ONNX Runtime a process of more than some seconds, and Ray
-    each cluster; the first three write an identifier of the user into the home folder. MLflow reports calls, and wandb
-    its own errors. OpenVINO and NNCF go on without the module that does it.
+    By default OpenVINO and NNCF report each import and each call, ONNX Runtime each process that runs for more than a
+    few seconds, and Ray each cluster; the first three write a user id into the home folder. MLflow reports calls, and
+    wandb its own errors. OpenVINO and NNCF work without their telemetry module.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it is an ImportError now
-    os.environ.setdefault("NNCF_CI", "1")  # for whoever imported that module before us
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it now raises ImportError
+    os.environ.setdefault("NNCF_CI", "1")  # if that module has been imported already
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -24,7 +24,7 @@ def silence_telemetry() -> None:
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """The module, its telemetry silenced.
+    """Import a module with its telemetry disabled.
 
     Raises:
         InputError: It is not installed; the message names the extra of this package to install.
@@ -40,9 +40,9 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """The message of a library's error in one line, without the source files that it begins with."""
+    """The message of a library's error in one line, without the source locations at its start."""
     if isinstance(error, UnicodeDecodeError):  # OpenVINO quotes a damaged file's bytes
-        return "its message is no text; the file is damaged"
+        return "its message is not text; the file is damaged"
     lines = [line.strip() for line in str(error).splitlines()]
     messages = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return printable((messages or lines or [""])[0][:160]) or type(error).__name__

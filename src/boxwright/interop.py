@@ -11,7 +11,7 @@ from boxwright.types import Detections
 
 
 def to_dict(detections: Detections) -> list[JsonObject]:
-    """Plain Python values, as in `detections.json`.
+    """Convert to plain Python values, as in `detections.json`.
 
     Args:
         detections: N detections.
@@ -26,7 +26,7 @@ def to_dict(detections: Detections) -> list[JsonObject]:
 
 
 def to_coco(detections: Detections, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[JsonObject]:
-    """Rows of a COCO results file.
+    """Convert to the rows of a COCO results file.
 
     Args:
         detections: N detections.
@@ -47,7 +47,7 @@ def to_coco(detections: Detections, image_id: int | str, category_ids: Sequence[
 
 
 def to_dataframe(detections: Detections) -> Any:
-    """A pandas DataFrame.
+    """Convert to a pandas DataFrame.
 
     Args:
         detections: N detections.
@@ -64,7 +64,7 @@ def to_dataframe(detections: Detections) -> Any:
 
 
 def to_supervision(detections: Detections) -> Any:
-    """`supervision.Detections`, with the class names in `data["class_name"]`, where supervision expects them.
+    """Convert to `supervision.Detections`, with the class names in `data["class_name"]`, as supervision expects.
 
     Args:
         detections: N detections.

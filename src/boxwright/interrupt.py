@@ -4,8 +4,8 @@ Ctrl-C: one line and exit status 130. Python's KeyboardInterrupt can be lost: ra
 and libraries turn it into other errors while they are imported. So a flag is set as well, and long loops check it at
 each step.
 
-SIGTERM and SIGUSR1, which schedulers send before they take the machine away: while a training can be saved, they only
-set a flag (`stop_requested`), and the training saves and raises `Stopped`; before and after, the process ends at once.
+SIGTERM and SIGUSR1, which schedulers send before they end a job: while a training can be saved, they only set a flag
+(`stop_requested`), and the training saves and raises `Stopped`; before and after, the process ends at once.
 The exit status is 143 in both cases.
 """
 
@@ -28,7 +28,7 @@ _stop = _deferred = False  # whether a stop was asked for, and whether that only
 
 
 class Stopped(SystemExit):
-    """A training was stopped by SIGTERM or SIGUSR1, and can be resumed. `line` says where it stands."""
+    """A training was stopped by SIGTERM or SIGUSR1, and can be resumed. line: the message for stderr, or ""."""
 
     def __init__(self, line: str = "") -> None:
         super().__init__(STATUS_STOPPED)
@@ -47,7 +47,7 @@ def install() -> None:
 
 
 def install_stop() -> None:
-    """Have SIGTERM and SIGUSR1 stop a training; without effect unless this is the command line (`install`)."""
+    """Install the handler of SIGTERM and SIGUSR1 for a training; no effect outside the command line (`install`)."""
     if _process == os.getpid():
         for number in STOP_SIGNALS:
             signal.signal(number, _handle_stop)
@@ -65,8 +65,8 @@ def stop_requested() -> bool:
 
 @contextmanager
 def stop_blocked() -> Iterator[None]:
-    """Processes that are started in this block never receive SIGTERM and SIGUSR1: schedulers signal all processes of a
-    job, and those that load images are needed until the training is saved."""
+    """Start processes in this block with SIGTERM and SIGUSR1 blocked: schedulers signal all processes of a job, and
+    those that load images are needed until the training is saved."""
     if signal.getsignal(signal.SIGTERM) is not _handle_stop or not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -79,7 +79,7 @@ def stop_blocked() -> Iterator[None]:
 
 @contextmanager
 def stop_deferred() -> Iterator[None]:
-    """While a training can be saved: SIGTERM and SIGUSR1 only set the flag."""
+    """A block in which the training can be saved: SIGTERM and SIGUSR1 only set the flag."""
     global _deferred
     _deferred = True
     try:

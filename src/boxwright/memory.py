@@ -1,4 +1,4 @@
-"""Memory: what is available, and settings of the C library's allocator."""
+"""Available memory, and settings of the C library's allocator."""
 
 import ctypes
 import sys
@@ -28,12 +28,12 @@ def tune_malloc() -> None:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: those of the machine, or of its container (cgroup 2)."""
+    """Bytes that this process can still allocate, in the machine or its container (cgroup 2)."""
     import psutil
 
     found = int(psutil.virtual_memory().available)
     try:
         limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text("ascii") for name in ("max", "current"))
         return min(found, int(limit) - int(used))
-    except (OSError, ValueError):  # none, or `max`
+    except (OSError, ValueError):  # no such file, or `max`
         return found

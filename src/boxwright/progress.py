@@ -23,7 +23,7 @@ def track(items: Iterable[T], total: int | None, what: str, unit: str = "images"
     """Yield `items` and show the progress on stderr.
 
     Args:
-        items: What to iterate over.
+        items: Items to yield.
         total: Number of items, including `start`; None if it is unknown.
         what: Title of the bar.
         unit: Name of the items, in the plural.
@@ -45,7 +45,7 @@ def _bar(items: Iterable[T], total: int | None, what: str, unit: str, start: int
         TimeRemainingColumn(),
     )
     begin = time.monotonic()
-    no_color = bool(os.environ.get("NO_COLOR"))  # which rich before 14 takes for set where it is empty
+    no_color = bool(os.environ.get("NO_COLOR"))  # rich before 14 also obeys an empty one
     with Progress(*columns, console=Console(stderr=True, no_color=no_color), transient=True) as progress:
         task = progress.add_task(what, total=total, completed=start, rate="")
         for done, item in enumerate(items, 1):

@@ -1,6 +1,6 @@
 """The types that packages exchange: frames, batches, predictions, and the protocols of detectors and classifiers.
 
-    B images, M boxes an image after padding, N detections, C classes, K of them after top-k, H x W canvas pixels
+    B images, M boxes per image after padding, N detections, C classes, K of them after top-k, H x W canvas pixels
 
 Boxes are xyxy float32 pixels, labels int64 from 0, images RGB. Other conventions (COCO's xywh and its 91 ids,
 Darknet's center form) are converted where they enter or leave the package.
@@ -62,15 +62,15 @@ class Batch:
     Attributes:
         images: (B, 3, H, W) RGB: uint8 as loaded, float32 in [0, 1] once augmented.
         boxes: (B, M, 4) float32, xyxy canvas px.
-        labels: (B, M) int64, -1 where a row is padding, of an ignore region any class.
+        labels: (B, M) int64: -1 for padding, any class for an ignore region.
         ignore: (B, M) bool: crowd and ignore regions, neither object nor background.
         frames: The transform of each image.
         keys: (B,) int64 in 0..2^32 - 1, per-image RNG seeds of a loss that samples; in training a function of (seed,
             step, index in the global batch). None: 0 for each image.
-        labeled: (B, C) bool, the classes that were looked for in each image; others may be there without a label. None:
-            all classes in all images.
-        seen: () int64, images that the training has had, with these; None: not in training.
-        class_weights: (C,) float32, the factor of each class in the loss of classes; None: 1 each.
+        labeled: (B, C) bool, the classes that were looked for in each image; objects of other classes may be unlabeled.
+            None: all classes in all images.
+        seen: () int64, number of images trained on so far, including this batch; None: not in training.
+        class_weights: (C,) float32, the factor of each class in the class loss; None: 1 each.
     """
 
     images: Tensor
@@ -94,7 +94,7 @@ class Batch:
 
     @property
     def label_weights(self) -> Tensor:
-        """(B, M) float32: the factor of each row in the loss of classes, which is that of its class."""
+        """(B, M) float32: the factor of each row in the class loss, which is that of its class."""
         if self.class_weights is None:
             return torch.ones_like(self.labels, dtype=torch.float32)
         return self.class_weights[self.labels.clamp(min=0)]
@@ -274,8 +274,8 @@ class Detector(Protocol):
     """The interface of the detectors in `models/`, which are plain `nn.Module`s.
 
     Attributes:
-        inputs: Arguments of `forward`, in order: `images`, and with `extents` the (B, 2) float32 height and width in
-            canvas px of each image, which then is at the top left.
+        inputs: Arguments of `forward`, in order: `images`, and for some networks `extents`, (B, 2) float32, the height
+            and width in canvas px of each image, which then is at the top left.
         raw_names: Names of the raw outputs, in order.
     """
 
@@ -295,8 +295,8 @@ class Detector(Protocol):
         ...
 
     def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """What `decode` chooses from, in fixed shapes for graphs: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
-        what it never reports."""
+        """The candidates of `decode` in fixed shapes, for graphs: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1
+        where it never reports a detection."""
         ...
 
 
@@ -320,5 +320,5 @@ class Classifier(Protocol):
         ...
 
     def topk(self, raw: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
-        """The same as two tensors, for graphs: scores (B, K) and labels (B, K)."""
+        """The result of `decode` as two tensors, for graphs: scores (B, K) and labels (B, K)."""
         ...

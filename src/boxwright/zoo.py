@@ -15,18 +15,18 @@ def list_recipes() -> list[str]:
 
 
 def create_model(recipe: str | Path | Recipe, classes: int | None = None, overrides: Overrides = ()) -> Network:
-    """A network with random weights.
+    """Create a network with random weights.
 
     Args:
         recipe: A shipped name, a YAML file or a Recipe.
-        classes: How many classes; None for the recipe's.
+        classes: Number of classes; None for the recipe's.
         overrides: Changes to the recipe by dotted key.
 
     Returns:
         A module that follows `types.Detector` or `types.Classifier`, in training mode, on the CPU.
 
     Raises:
-        InputError: For an unknown name or key and a value that does not fit.
+        InputError: For an unknown name or key, or a value that does not fit.
 
     Example:
         >>> model = bw.create_model("yolov3_coco_416", classes=3)

@@ -1,8 +1,8 @@
 """How the splits of a data set, or two data sets, differ: class mix, sizes and aspects of boxes, crowding, brightness.
 
-Distances are those of Kolmogorov and Smirnov, the largest difference of two cumulative distributions; for classes the
-total variation, half the sum of the differences of their shares. p-values are those of a permutation test that moves
-whole groups of images, since the boxes of an image and the frames of a video are not independent measurements.
+Distances are Kolmogorov-Smirnov distances, the largest difference of two cumulative distributions; for classes the
+total variation, half the sum of the absolute differences of their fractions. p-values are from a permutation test that
+permutes whole groups of images, since the boxes of an image and the frames of a video are not independent.
 
 P images, T boxes, G groups of images, each of one part; V values, K classes
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PERMUTATIONS = 999
 CHUNK = 50  # permutations at a time
-MAX_VALUES = 50_000  # of a quantity; of more, evenly spaced ones are taken
+MAX_VALUES = 50_000  # values of a quantity; if there are more, evenly spaced ones are used
 MAX_SHOWN = 15  # classes in the figure
 CLASSES = "classes"
 QUANTITIES = {
@@ -46,12 +46,12 @@ QUANTITIES = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is compared.
+    """The measurements to compare.
 
     Attributes:
         parts: Names of the splits or data sets.
-        part_of: (G,) the number of each group's part.
-        names: K classes.
+        part_of: (G,) index of each group's part.
+        names: Names of the K classes.
         counts: (G, K) number of boxes.
         values: Quantity -> (V,) values and the (V,) groups that they belong to.
     """
@@ -69,10 +69,10 @@ class Drift:
 
     Attributes:
         quantity: `classes` or a key of `QUANTITIES`.
-        a: Name of the one part.
-        b: Name of the other.
-        distance: In [0, 1]; 0 for equal distributions.
-        p: How often a random division of the groups differs as much, in (0, 1].
+        a: Name of the first part.
+        b: Name of the second part.
+        distance: Distance in [0, 1]; 0 for equal distributions.
+        p: p-value in (0, 1]: fraction of random divisions of the groups that differ at least as much.
         values: Number of values in both.
     """
 
@@ -91,7 +91,7 @@ class Drift:
 
 
 def measure(subjects: Mapping[str, Subject]) -> Measured:
-    """Measure the splits of a single subject, or several subjects as they are, by name.
+    """Measure the splits of a single subject, or several subjects without dividing them into splits.
 
     Images that cannot be read have no brightness.
     """
@@ -135,7 +135,7 @@ def compare(measured: Measured, seed: int = 0) -> list[Drift]:
         inside = np.flatnonzero((measured.part_of == a) | (measured.part_of == b))
         of_b = measured.part_of[inside] == b
         rng = np.random.default_rng(seed)
-        # the first is the division that there is
+        # the first is the actual division
         divisions = np.stack([of_b, *(rng.permutation(of_b) for _ in range(PERMUTATIONS))])
         place = np.full(len(measured.part_of), -1)
         place[inside] = np.arange(len(inside))
@@ -144,19 +144,19 @@ def compare(measured: Measured, seed: int = 0) -> list[Drift]:
         for name, (values, groups) in measured.values.items():
             own = place[groups] >= 0
             chosen, units = values[own], place[groups[own]]
-            few = np.array(evenly_spaced(len(chosen), MAX_VALUES), int)
+            rows = np.array(evenly_spaced(len(chosen), MAX_VALUES), int)
             totals = np.bincount(units, minlength=len(inside))
-            distances[name] = _ks_distances(chosen[few], units[few], divisions), totals
+            distances[name] = _ks_distances(chosen[rows], units[rows], divisions), totals
         for name, (column, totals) in distances.items():
             sizes = int(totals[~of_b].sum()), int(totals[of_b].sum())
             if all(sizes):
-                p = float((column >= column[0] - 1e-12).mean())  # of which one is the division itself
+                p = float((column >= column[0] - 1e-12).mean())  # the actual division included
                 found.append(Drift(name, measured.parts[a], measured.parts[b], float(column[0]), p, sizes))
     return found
 
 
 def _mix_distances(counts: NDArray[np.int64], divisions: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(G, K) boxes and (D, G) which groups are in the second part -> (D,) total variation of the classes."""
+    """(G, K) numbers of boxes, (D, G) whether groups are in the second part -> (D,) total variation of the classes."""
     second = divisions.astype(np.float64) @ counts
     first = counts.sum(axis=0) - second
     shares = [part / np.maximum(part.sum(axis=1, keepdims=True), 1) for part in (first, second)]
@@ -172,7 +172,7 @@ def _ks_distances(
     if not len(values):
         return distances
     order = np.argsort(values, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # of equal values
+    last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # last index of each value
     for start in range(0, len(divisions), CHUNK):
         second = np.cumsum(divisions[start : start + CHUNK][:, groups[order]], axis=1, dtype=np.float64)
         total = second[:, -1:]

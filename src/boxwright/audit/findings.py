@@ -1,18 +1,18 @@
 """Labels that may be wrong, by comparison with the detections of a network that was not trained on the image.
 
-As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own. Here all are in [0, 1] and made from
-scores of detections, so that kinds share one ranking. With s the score of a detection, and support the highest score of
-a detection of the object's class at an IoU of at least 0.5 with it:
+As in ObjectLab (arXiv 2309.00832), each kind of error has its own score. Here all scores are in [0, 1] and computed
+from scores of detections, so that all kinds share one ranking. s is the score of a detection; support is the highest
+score of a detection of the object's class at an IoU of at least 0.5 with the object.
 
-- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU) (1 - c), with c the share of the detection that lies
-  on one object: a small network often finds a part of an object beside the whole.
+- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU) (1 - c), where c is the fraction of the detection that
+  lies on one object: a small network often detects parts of an object in addition to the object.
 - class: another class at IoU 0.5. s (1 - support).
-- location: a detection of the class at an IoU from 0.1 to 0.5 that lies on no other object as well. s (1 - support),
-  from an IoU of 0.25 on less, to 0 at 0.5.
+- location: a detection of the class at an IoU from 0.1 to 0.5 that does not overlap another object as much.
+  s (1 - support), which decreases from an IoU of 0.25 to 0 at 0.5.
 - spurious: 1 - the highest s near the object, of any class.
 
-The last is about a label whose object was not found, which may be a failure of the network. How often it fails so is
-measured on all labels of the class (`_trust`).
+A spurious label has an object that was not detected, which may be an error of the network. How often the network misses
+objects is measured on all labels of the class (`_trust`).
 
 N detections and M objects of one image
 """
@@ -29,12 +29,12 @@ from boxwright.data.dataset import Dataset, Sample
 from boxwright.metrics.matching import BACKGROUND_IOU, MIN_IOU, areas, in_regions, intersections, pairwise_iou
 from boxwright.types import Detections
 
-ALIKE = 0.25  # difference of scores that means little
-PRIOR = 0.05  # share of labels that may be spurious, before anything is seen
+ALIKE = 0.25  # insignificant difference of scores
+PRIOR = 0.05  # prior fraction of spurious labels
 
 
 class Kind(StrEnum):
-    """What is wrong: no box, a box where nothing is, the class, or the place."""
+    """The kind of an error: a missing box, a box without an object, a wrong class, or a wrong location."""
 
     MISSING = "missing"
     SPURIOUS = "spurious"
@@ -50,12 +50,12 @@ class Finding:
     """A label that may be wrong.
 
     Attributes:
-        kind: What is wrong.
-        score: In (0, 1), the higher the surer.
+        kind: The kind of error.
+        score: Score in (0, 1); higher scores are more certain.
         image: Index of the image.
         row: Row of the box in the data set; -1 for a missing box.
-        box: (4,) xyxy px of a detection that the label should be like; None for a box where nothing is.
-        label: Class of that detection; -1 for a box where nothing is.
+        box: (4,) xyxy px of the detection that the label should match; None for a spurious box.
+        label: Class of that detection; -1 for a spurious box.
     """
 
     kind: Kind
@@ -68,17 +68,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What detections say of one image.
+    """The evidence for label errors in one image.
 
     Attributes:
-        boxes: (N, 4) of the detections, the best score first.
-        labels: (N,) of them.
+        boxes: (N, 4) boxes of the detections, best score first.
+        labels: (N,) labels of the detections.
         missing: (N,) scores of missing boxes.
-        objects: (M,) rows in the image of the objects.
+        objects: (M,) rows of the objects in the image.
         classes: (M,) scores of wrong classes.
-        places: (M,) scores of wrong places.
-        class_of, place_of: (M,) the detections that say so.
-        empty: (M,) scores of boxes where nothing is.
+        places: (M,) scores of wrong locations.
+        class_of, place_of: (M,) indices of the detections with these scores.
+        empty: (M,) scores of spurious boxes.
     """
 
     boxes: Array
@@ -93,15 +93,15 @@ class _Evidence:
 
 
 def find(dataset: Dataset, results: Sequence[Detections], least: float = 0.0) -> list[Finding]:
-    """Labels that may be wrong, the surest first.
+    """Find labels that may be wrong, the most certain first.
 
-    Regions say nothing of the objects in them, nobody misses a class that was not looked for, and labels that are
-    marked as difficult are not doubted.
+    Detections in crowd and ignore regions, and of classes that were not looked for, are no evidence. Difficult labels
+    are never reported.
 
     Args:
         dataset: P images with labels.
         results: Detections of each image, with low scores too, by networks that were not trained on it.
-        least: The lowest score of a finding.
+        least: Minimum score of a finding.
     """
     samples = [dataset[index] for index in range(len(dataset))]
     found = [_examine(sample, result) for sample, result in zip(samples, results, strict=True)]
@@ -121,19 +121,19 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
     if not len(order):
         nothing, none = np.zeros(len(objects)), np.zeros(len(objects), np.int64)
         return _Evidence(boxes, labels, scores, objects, nothing, nothing, none, none, nothing + 1)
-    says = scores * ~in_regions(sample, result, boxes, labels)  # of what is not labeled as it is detected
+    says = scores * ~in_regions(sample, result, boxes, labels)  # without detections in regions
     iou = pairwise_iou(boxes, sample.boxes[objects])
     same, at = labels[:, None] == sample.labels[objects][None], iou >= MIN_IOU
     support = (scores[:, None] * (same & at)).max(axis=0)
     presence = (scores[:, None] * np.minimum(1, iou / MIN_IOU)).max(axis=0)
     of_others = (says * ~(same & at).any(axis=1))[:, None] * (at & ~same)
-    apart = np.clip(2 - 2 * iou / MIN_IOU, 0, 1)  # a small network's own boxes are often near an IoU of 0.5
+    apart = np.clip(2 - 2 * iou / MIN_IOU, 0, 1)  # correct boxes of a small network often have an IoU near 0.5
     nearby = says[:, None] * (same & (iou >= BACKGROUND_IOU)) * apart * _alone(iou)
     classes, places = of_others.max(axis=0) * (1 - support), nearby.max(axis=0) * (1 - support)
     place_of = nearby.argmax(axis=0)
     covered = intersections(boxes, sample.boxes[objects]) / np.maximum(areas(boxes), 1e-9)[:, None]
     missing = says * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU) * (1 - covered.max(axis=1, initial=0))
-    # a detection near an object is one finding: the object is at a wrong place, or it is another object
+    # a detection near an object is one finding: a wrong location, or a missing object
     moved = (places > classes) & (places > missing[place_of])
     places = places * moved
     missing[place_of[moved]] = 0
@@ -142,7 +142,7 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
 
 
 def _alone(iou: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, M) IoUs -> (N, M) how much less each detection lies on any other object, from 0 for as much to 1."""
+    """(N, M) IoUs -> (N, M) 1 - (the IoU with the best other object, relative to this one), at least 0."""
     best = np.sort(np.concatenate([np.zeros((len(iou), 2)), iou], axis=1), axis=1)[:, -2:]
     others = np.where(iou == best[:, 1:], best[:, :1], best[:, 1:])
     alone: NDArray[np.float64] = np.maximum(0, 1 - others / np.maximum(iou, 1e-9))
@@ -150,7 +150,7 @@ def _alone(iou: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _repeated(boxes: Array, missing: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) detections at the place of another that is more likely a missing box, of whatever class."""
+    """(N,) detections that overlap a detection of any class that is more likely a missing box."""
     order = np.argsort(-missing, kind="stable")
     close = np.triu(pairwise_iou(boxes[order], boxes[order]) >= MIN_IOU, 1) & (missing[order] > 0)[:, None]
     repeated = np.zeros(len(boxes), dtype=bool)
@@ -159,7 +159,7 @@ def _repeated(boxes: Array, missing: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _discounted(samples: Sequence[Sample], found: Sequence[_Evidence]) -> list[_Evidence]:
-    """The evidence, with scores of empty places that take into account how often the network misses such objects."""
+    """The evidence, with scores of spurious boxes reduced by how often the network misses such objects."""
     labels = np.concatenate([sample.labels[each.objects] for sample, each in zip(samples, found, strict=True)])
     empty = np.concatenate([each.empty for each in found])
     parts = np.split(empty * _trust(empty, labels), np.cumsum([len(each.objects) for each in found])[:-1])
@@ -167,10 +167,10 @@ def _discounted(samples: Sequence[Sample], found: Sequence[_Evidence]) -> list[_
 
 
 def _trust(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(V,) how far to trust each value that it is an error and no failure of the network.
+    """(V,) the weight of each value as evidence for a label error, as opposed to an error of the network.
 
-    PRIOR / (PRIOR + q), with q the share of the other values of its group that are about as high or higher: 1 for one
-    that stands out, and little where many labels are so.
+    PRIOR / (PRIOR + q), where q is the fraction of the other values in its group that are about as high or higher: 1
+    for an outlier, and small if many labels have such values.
     """
     trust = np.ones(len(values))
     for label in np.unique(groups).tolist():

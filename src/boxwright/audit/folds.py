@@ -1,4 +1,4 @@
-"""Predictions of networks that were not trained on the image: K folds, and a network for each.
+"""Out-of-fold predictions: a network for each fold, trained on the images of the other folds.
 
 P images
 """
@@ -32,10 +32,10 @@ from boxwright.tasks.detect import Prediction
 
 logger = logging.getLogger(__name__)
 
-MIN_SCORE = 0.01  # of detections that are looked at: those with low scores still say that something is there
+MIN_SCORE = 0.01  # minimum score of detections: even low scores are evidence for an object
 RECIPE = "yolov4_tiny_coco_416_darknet"
-# What lets it learn from random weights in minutes on a CPU: a quarter of the channels, a smaller input, and for each
-# object all anchors that are like it (assign_iou), with a loss of the overlap of boxes.
+# Settings to train it from random weights in minutes on a CPU: a quarter of the channels, a smaller input, and for each
+# object all anchors that are similar (assign_iou), with an IoU loss.
 OWN: Mapping[str, object] = {
     "model.width": 0.25,
     "model.anchors": "auto",
@@ -49,12 +49,12 @@ class Training:
     """How the networks of the folds are trained.
 
     Attributes:
-        folds: Their number, at least 2.
-        minutes: Of all trainings together; 0 for the recipe's epochs.
+        folds: Number of folds, at least 2.
+        minutes: Time limit of all trainings together; 0 for the recipe's epochs.
         recipe: A shipped name, the path of a YAML or .cfg file, or a Recipe; None for `RECIPE`.
-        start: Weights that each network starts from, where they fit; None for random ones.
+        start: Initial weights of each network, where they fit; None for random weights.
         overrides: Changes to the recipe by dotted key.
-        seed: Another one gives other folds.
+        seed: Random seed of the folds.
     """
 
     folds: int = 3
@@ -66,12 +66,12 @@ class Training:
 
 
 def predict_folds(subject: Subject, training: Training, folder: Path) -> list[Prediction]:
-    """The detections of each image, by the network of the folds that it is not in.
+    """Predict each image with the network that was not trained on its fold.
 
     Args:
         subject: The images.
-        training: How to train.
-        folder: Where the runs are kept while they are used.
+        training: The settings of the trainings.
+        folder: Folder for temporary run folders.
 
     Raises:
         InputError: There are fewer groups of images than folds, or a training is not possible.
@@ -102,9 +102,9 @@ def divide(subject: Subject, folds: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def predict_subject(predictor: AnyPredictor, subject: Subject) -> list[Prediction]:
-    """The detections of a network from `MIN_SCORE` on, with the labels of the data set.
+    """The detections of a network with scores of at least `MIN_SCORE`, with the labels of the data set.
 
-    Raises InputError if it is no detector or does not know a class, or an image cannot be read.
+    Raises InputError if it is not a detector or lacks a class, or an image cannot be read.
     """
     if predictor.task.title != DETECT.title:
         raise InputError(f"--weights: found {predictor.task.title}, needed {DETECT.title} for labels of boxes")
@@ -116,7 +116,7 @@ def predict_subject(predictor: AnyPredictor, subject: Subject) -> list[Predictio
 def _train(
     subject: Subject, chosen: NDArray[np.int64], sizes: NDArray[np.int64], training: Training, work: Path
 ) -> Path:
-    """Train on the images `chosen`, and return the run folder. The labels are written as a COCO file of their own."""
+    """Train on the images `chosen`, and return the run folder. The labels are written to a COCO file."""
     writer = formats.layout("coco").writer
     assert writer is not None
     dataset = replace(subject.dataset.subset(chosen), split="train", kind="fold")
@@ -137,7 +137,7 @@ def _train(
 
 
 def _recipe(training: Training) -> Recipe:
-    """The recipe of each fold. It is not evaluated, so `last` is the result."""
+    """The recipe of each fold, without evaluation, so that `last` is the result."""
     if training.recipe is None:
         recipe = recipes.load(RECIPE, OWN).with_overrides(training.overrides)
     elif isinstance(training.recipe, Recipe):

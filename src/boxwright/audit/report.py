@@ -30,22 +30,22 @@ COLUMNS = (
 )  # fmt: skip
 LABEL, SUGGESTED, OTHER = (213, 94, 0), (0, 158, 115), (150, 150, 150)  # colors of boxes
 LEGEND: tuple[tuple[str, Color], ...] = (("label", LABEL), ("suggestion", SUGGESTED), ("other labels", OTHER))
-CONTEXT, MIN_CROP = 2.5, 96  # a crop is this many times the longer side of the boxes, and at least so many px
+CONTEXT, MIN_CROP = 2.5, 96  # a crop is CONTEXT times the longer side of the boxes, at least MIN_CROP px
 MAX_PRINTED = 10  # findings, groups and differences each
-POOR = 0.5  # AP50 below which networks are too poor
-MAX_P = 0.01  # of a difference between splits that is printed
+POOR = 0.5  # AP50 below which findings are called unreliable
+MAX_P = 0.01  # maximum p-value of a difference that is printed
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit has found.
+    """The result of an audit.
 
     Attributes:
         subject: The images.
-        network: What the findings were compared with, for the reader.
-        trained_here: Whether that network was trained on some of these images; None if that is not known.
-        ap50: Of the detections on the labels, in [0, 1]; -1 without objects.
-        findings: Labels that may be wrong, the surest first.
+        network: Description of the networks or the file that the labels were compared with.
+        trained_here: Whether that network was trained on some of these images; None if unknown.
+        ap50: AP50 of the detections on the labels, in [0, 1]; -1 without objects.
+        findings: Labels that may be wrong, the most certain first.
         groups: Images of different splits or sets that are near-duplicates, or copies, tiles or frames of one:
             (split or set, image) of each.
         drifts: Differences between splits or sets.
@@ -86,11 +86,11 @@ class Report:
     def __str__(self) -> str:
         counts = {kind: sum(finding.kind is kind for finding in self.findings) for kind in KINDS}
         listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        lines = [f"{pluralize(len(self.findings), 'finding[s]')} ({listed}), the surest first; {self.network}"]
+        lines = [f"{pluralize(len(self.findings), 'finding[s]')} ({listed}), the most certain first; {self.network}"]
         lines += [f"  {_sentence(row)}" for row in self.rows()[:MAX_PRINTED]]
         lines.append(f"AP50 of the detections on these labels: {self.ap50:.3f}")
         if 0 <= self.ap50 < POOR:
-            lines[-1] += "; findings of so poor networks mean little: raise --minutes, or --start from weights"
+            lines[-1] += "; findings of such weak networks are unreliable: raise --minutes, or --start from weights"
         if self.trained_here:
             lines.append(
                 "the network was trained on some of these images and repeats errors of their labels; --folds finds more"
@@ -142,13 +142,13 @@ def _row(number: int, finding: Finding, subject: Subject) -> JsonObject:
 
 
 def _sentence(row: Mapping[str, object]) -> str:
-    said = {
+    sentences = {
         Kind.MISSING: f"no box for {row['suggested_class']}",
         Kind.SPURIOUS: f"nothing seen in the box of {row['class']}",
         Kind.CLASS: f"{row['class']} looks like {row['suggested_class']}",
         Kind.LOCATION: f"the box of {row['class']} lies elsewhere",
     }
-    return f"{row['score']:.2f} {said[Kind(str(row['kind']))]}: {row['image']}"
+    return f"{row['score']:.2f} {sentences[Kind(str(row['kind']))]}: {row['image']}"
 
 
 def _panels(dataset: Dataset, findings: Sequence[Finding], rows: Sequence[JsonObject]) -> Iterator[Panel]:
@@ -156,7 +156,7 @@ def _panels(dataset: Dataset, findings: Sequence[Finding], rows: Sequence[JsonOb
     for finding, row in zip(findings, rows, strict=False):
         try:
             image = read_image(dataset.path(finding.image))
-        except InputError:  # vanished meanwhile
+        except InputError:  # removed in the meantime
             continue
         yield _panel(image, dataset, finding, row)
 
@@ -185,7 +185,7 @@ def _panel(image: Array, dataset: Dataset, finding: Finding, row: JsonObject) ->
 
 
 def _crop(boxes: Array, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(N, 4) boxes -> left, top, right, bottom px of a square around them, smaller where the image is."""
+    """(N, 4) boxes -> left, top, right, bottom px of a square around them, limited to the image."""
     corners = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
     limits = np.array([size[1], size[0]])
     sides = np.minimum(max(MIN_CROP, CONTEXT * float((corners[2:] - corners[:2]).max())), limits).astype(int)

@@ -21,7 +21,7 @@ from boxwright.predict.predictor import load
 from boxwright.types import Detections
 from boxwright.weights import stored_recipe
 
-MIN_FINDING = 0.1  # the least score of a finding that is reported
+MIN_FINDING = 0.1  # minimum score of a finding that is reported
 
 
 def audit(
@@ -46,21 +46,21 @@ def audit(
         weights: A run folder, weights or an exported file whose detections are compared with the labels, or a
             detections.json of `evaluate` of a single split; None to train networks, each without the images that it
             predicts.
-        training: How these are trained; None for the defaults.
+        training: The settings of these trainings; None for the defaults.
         splits: Names of splits; () for all.
-        against: Another data set: differences and near-duplicates are those between the two sets.
-        group_by: What stays together, as in `datatools.groups.keys_of`.
+        against: Another data set: differences and near-duplicates are then between the two sets.
+        group_by: Images that stay together, as in `datatools.groups.keys_of`.
         kind: The layout of `data`.
         count: Number of findings that are drawn.
-        skip_bad: Leave out labels and images that cannot be used.
+        skip_bad: Drop labels and images that cannot be used.
         device: As in `load`, for `weights`.
 
     Returns:
         The findings.
 
     Raises:
-        InputError: The data set cannot be read or trained on, the weights do not know its classes, or the folder cannot
-            be written.
+        InputError: The data set cannot be read or trained on, the weights lack its classes, or the folder is not
+            writable.
 
     Example:
         >>> print(audit("data/mine", "audit"))
@@ -104,7 +104,7 @@ def across(subjects: dict[str, Subject]) -> list[list[tuple[str, str]]]:
 def _detections(
     subject: Subject, folder: Path, weights: str | Path | None, training: folds.Training, device: str
 ) -> tuple[Sequence[Detections], str, bool | None]:
-    """The detections of each image, what made them, and whether that was trained on some of the images."""
+    """The detections of each image, their origin, and whether its network was trained on some of the images."""
     if weights is None:
         results: Sequence[Detections] = folds.predict_folds(subject, training, folder)
         return results, f"compared with {training.folds} networks, each trained without the images it predicts", False
@@ -119,13 +119,13 @@ def _detections(
 
 
 def _ap50(dataset: Dataset, results: Sequence[Detections]) -> float:
-    """In [0, 1]; -1 without objects."""
+    """AP50 of the detections, in [0, 1]; -1 without objects."""
     samples = [dataset[index] for index in range(len(dataset))]
     return split_errors(match(samples, results), folds.MIN_SCORE).ap50
 
 
 def _was_trained_on(weights: Path, subject: Subject) -> bool | None:
-    """True if the recipe stored with the weights names this data set; None if it does not say."""
+    """True if the recipe stored with the weights names this data set; None if unknown."""
     if not (weights.is_dir() or weights.suffix == ".safetensors"):
         return None
     stored = stored_recipe(weights)

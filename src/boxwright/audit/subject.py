@@ -1,4 +1,4 @@
-"""The images and labels that are audited: the splits of one data set, put together.
+"""The images and labels of an audit: the splits of one data set, joined.
 
 P images, T boxes
 """
@@ -28,9 +28,9 @@ class Subject:
     Attributes:
         dataset: The images of all splits, one split after the other, with ids that may be new.
         splits: The names of the splits.
-        split_of: (P,) the number of each image's split.
+        split_of: (P,) index of each image's split.
         keys: P keys; images with the same key are copies, tiles of a scene or frames of a video.
-        ids: (T,) ids of the boxes as their split has them.
+        ids: (T,) ids of the boxes in their split.
         left_out: A line for each label and image that `--skip-bad` left out.
     """
 
@@ -55,8 +55,8 @@ def open_subject(
         root: The data set.
         splits: Names of splits; () for all.
         kind: The layout; `auto` detects it.
-        by: What stays together, as in `groups.keys_of`.
-        skip_bad: Leave out labels and images that cannot be used.
+        by: Images that stay together, as in `groups.keys_of`.
+        skip_bad: Drop labels and images that cannot be used.
 
     Raises:
         InputError: It cannot be read, has no image, has labels that cannot be used, or consists of several sets.

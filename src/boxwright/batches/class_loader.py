@@ -26,7 +26,7 @@ CROP_ATTEMPTS = 10  # before a central crop is taken (torchvision, MindSpore)
 
 
 class _ClassBatchBuilder(BatchBuilder):
-    """For images with classes. augment: for random crops and flips; None: whole images."""
+    """Builder of batches with one class per image. augment: settings of random crops and flips; None: whole images."""
 
     def __init__(self, dataset: SampleDataset, canvas: CanvasConfig, *, augment: ClassAugmentConfig | None) -> None:
         super().__init__(dataset, canvas)
@@ -50,7 +50,7 @@ class _ClassBatchBuilder(BatchBuilder):
 
 
 class ClassLoader(EpochLoader[ClassBatch]):
-    """Loader of images with classes. augment: of the training; only random crops and their flips are applied here."""
+    """Loader of images with classes. augment: settings of which only random crops and their flips are applied here."""
 
     batch_type = ClassBatch
     fields = ("images", "labels", "frames")
@@ -69,7 +69,7 @@ class ClassLoader(EpochLoader[ClassBatch]):
 
 
 def random_crop(config: ClassAugmentConfig, rng: np.random.Generator, size: Size) -> Crop:
-    """The Inception crop, as torchvision's `RandomResizedCrop.get_params`.
+    """The Inception crop, like torchvision's `RandomResizedCrop.get_params`.
 
     Area and aspect ratio are drawn until the crop fits, at most `CROP_ATTEMPTS` times; else the largest central crop
     with an allowed aspect ratio is taken. size: (height, width) px of the image.

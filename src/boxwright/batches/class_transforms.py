@@ -34,9 +34,9 @@ def augment(
     Args:
         batch: uint8 canvases: stretched images (`training_canvas`), or with `config.area` the flipped crops of
             `ClassLoader`.
-        config: The default changes nothing.
+        config: The settings; by default nothing changes.
         canvas: The canvas of evaluation, on which images without random crops are placed.
-        seed, step, rank: Determine the random numbers. step: of the optimizer, from the start of the training. rank:
+        seed, step, rank: Determine the random numbers. step: optimizer step from the start of the training. rank:
             index among the batches of the step, of all processes.
 
     Returns:
@@ -149,7 +149,7 @@ def _jitter_colors(images: Tensor, config: ClassAugmentConfig, rng: SampleRNG, s
 
 @compilable
 def change_color(images: Tensor, name: str, amount: Tensor) -> None:
-    """Change (B, 3, h, w) RGB in [0, 1] in place, as torchvision. amount (B,): a factor; of hue, in turns."""
+    """Change (B, 3, h, w) RGB in [0, 1] in place, like torchvision. amount (B,): a factor; for hue, turns."""
     factor = amount[:, None, None, None]
     if name == "hue":
         change_hue(images, amount)
@@ -162,7 +162,7 @@ def change_color(images: Tensor, name: str, amount: Tensor) -> None:
 
 
 def _gray(images: Tensor) -> Tensor:
-    """(B, 3, h, w) -> (B, 1, h, w)."""
+    """Luminance: (B, 3, h, w) -> (B, 1, h, w)."""
     red, green, blue = images.unbind(1)
     return (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])[:, None]
 

@@ -1,6 +1,6 @@
-"""Functions of augmentation that `train.compile` compiles: of tensors and numbers alone, for the pixels of a chunk.
+"""Augmentation functions that `train.compile` compiles: they take tensors and numbers, and process a chunk's pixels.
 
-The random numbers that they get are drawn by NumPy outside of them.
+Their random numbers are drawn outside, by NumPy.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ _replaced: ContextVar[Mapping[Function, Function]] = ContextVar("_replaced")
 
 
 def compilable(function: Callable[P, R]) -> Callable[P, R]:
-    """Within `replaced`, another function is called in place of the decorated one."""
+    """Decorator that lets `replaced` call another function in place of the decorated one."""
     FUNCTIONS.append(function)
 
     @wraps(function)

@@ -1,10 +1,9 @@
 """Copy-paste of boxed objects between the images of a batch (Dwibedi et al. 2017), on the training device.
 
-    B images, C channels, M boxes an image, H x W canvas px; R receiving images, S = `OBJECTS` pasted into each at most,
-    N = M + S boxes, T = `POSITIONS` drawn for each object
+    B images, C channels, M boxes per image, H x W canvas px; R receiving images, at most S = `OBJECTS` objects pasted
+    into each, N = M + S boxes, T = `POSITIONS` positions drawn for each object
 
-What is pasted is the rectangle of a box, since masks are not known, and at its size, since the geometric transforms
-come afterwards.
+The rectangle of a box is pasted, since there are no masks, and at its size, since geometric transforms follow.
 """
 
 from dataclasses import replace
@@ -19,25 +18,25 @@ from boxwright.batches.warp import to_device
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Batch
 
-OBJECTS = 3  # pasted into an image at most
-POSITIONS = 10  # drawn for an object; the first that is free is taken, and without one the object is left out
-MAX_COVERED = 0.3  # of an object's area that pasted objects may hide, and that may be in the rectangle of another
+OBJECTS = 3  # maximum number of objects pasted into an image
+POSITIONS = 10  # positions drawn for an object; the first free one is used, and without one the object is not pasted
+MAX_COVERED = 0.3  # fraction of an object that pasted objects may hide, and that may be in another's rectangle
 
 
 def copy_paste(batch: Batch, probability: float, rng: SampleRNG) -> Batch:
     """Paste objects of one other image of the batch into some of the images.
 
-    A receiving image gets 1 to S objects, none of them twice, at random positions. Where a rectangle is cut out and
-    where it is pasted, it has no part of a crowd or ignore region, and at most `MAX_COVERED` of another object. A class
-    was looked for in the result if it was in both images.
+    A receiving image gets 1 to S objects, none of them twice, at random positions. In its source and at its target, a
+    rectangle contains no part of a crowd or ignore region, and at most `MAX_COVERED` of another object. A class counts
+    as looked for in the result if it was looked for in both images.
 
     Args:
         batch: uint8 canvases.
-        probability: That an image is a receiving one.
-        rng: Of the images of the batch.
+        probability: Probability that an image is a receiving one.
+        rng: The RNG of the images of the batch.
 
     Returns:
-        The batch with S more rows of boxes; those that are not used have label -1.
+        The batch with S more rows of boxes; unused rows have label -1.
     """
     images, count = batch.images.clone(), len(batch.images)
     boxes, labels = F.pad(batch.boxes, (0, 0, 0, OBJECTS)), F.pad(batch.labels, (0, OBJECTS), value=-1)
@@ -58,19 +57,19 @@ def copy_paste(batch: Batch, probability: float, rng: SampleRNG) -> Batch:
     chosen, objects, exists = _choose_objects(batch, source, other_inside, numbers, starts)
     rectangles = torch.cat((objects[..., :2].floor(), objects[..., 2:].ceil()), -1)  # (R, S, 4)
     new_labels = batch.labels[source].gather(1, chosen)
-    found, own, own_labels = images[into], boxes[into], labels[into]
+    canvases, own, own_labels = images[into], boxes[into], labels[into]
     hidden, pasted = torch.zeros_like(own[..., 0]), torch.zeros_like(exists)
-    for slot in range(OBJECTS):  # one after another, since one may hide a part of those before
+    for slot in range(OBJECTS):  # in turn, since an object may hide a part of earlier ones
         allowed = _allowed_share(own_labels, result.ignore[into]) - hidden
         shift, free = _free_position(rectangles[:, slot], places[:, slot], inside, own, allowed)
         free = free & exists[:, slot]
         area = (rectangles[:, slot] + shift) * free[:, None]  # empty where nothing is pasted
         hidden = hidden + _shares(area[:, None], own)[:, 0]
-        _paste(found, batch.images, source, area, shift)
+        _paste(canvases, batch.images, source, area, shift)
         own[:, batch.boxes.shape[1] + slot] = (objects[:, slot] + shift) * free[:, None]
         own_labels[:, batch.boxes.shape[1] + slot] = torch.where(free, new_labels[:, slot], -1)
         pasted[:, slot] = free
-    images[into], boxes[into], labels[into] = found, own, own_labels
+    images[into], boxes[into], labels[into] = canvases, own, own_labels
     if batch.labeled is None:
         return result
     labeled = batch.labeled.index_copy(0, into, batch.labeled[into] & (batch.labeled[source] | ~pasted.any(1)[:, None]))
@@ -80,10 +79,11 @@ def copy_paste(batch: Batch, probability: float, rng: SampleRNG) -> Batch:
 def _choose_objects(
     batch: Batch, source: Tensor, inside: Tensor, numbers: Tensor, starts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The objects to paste from the images `source` (R,): their rows (R, S), boxes (R, S, 4) within `inside` (R, 4),
-    the px of the image, and whether there is such an object that can be cut out (R, S).
+    """Choose the objects to paste from the images `source` (R,). Returns their rows (R, S), their boxes (R, S, 4)
+    within `inside` (R, 4), the px of the image, and whether each one exists and can be cut out (R, S).
 
-    numbers (R,): how many. starts (R,) in [0, 1): the first of them, as a share of the objects; the others follow it.
+    numbers (R,): number of objects. starts (R,) in [0, 1): index of the first one, as a fraction of the objects;
+    the others follow it.
     """
     valid, boxes = batch.valid[source], batch.boxes[source]
     order = (~valid).long().argsort(dim=1, stable=True)  # objects first
@@ -91,24 +91,24 @@ def _choose_objects(
     slots = torch.arange(OBJECTS, device=boxes.device)
     place = (starts * total).floor().long()[:, None] + slots
     chosen = order.gather(1, place % total.clamp(min=1)[:, None])
-    found = boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
-    found = found.maximum(inside[:, None, :2].repeat(1, 1, 2)).minimum(inside[:, None, 2:].repeat(1, 1, 2))
-    rectangles = torch.cat((found[..., :2].floor(), found[..., 2:].ceil()), -1)
+    objects = boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+    objects = objects.maximum(inside[:, None, :2].repeat(1, 1, 2)).minimum(inside[:, None, 2:].repeat(1, 1, 2))
+    rectangles = torch.cat((objects[..., :2].floor(), objects[..., 2:].ceil()), -1)
     allowed = _allowed_share(batch.labels[source], batch.ignore[source])
     itself = torch.arange(boxes.shape[1], device=boxes.device) == chosen[..., None]  # (R, S, M)
     alone = ((_shares(rectangles, boxes) <= allowed[:, None]) | itself).all(-1)
-    exists = (slots < torch.minimum(numbers, total)[:, None]) & (found[..., 2:] > found[..., :2]).all(-1)
-    return chosen, found, exists & alone
+    exists = (slots < torch.minimum(numbers, total)[:, None]) & (objects[..., 2:] > objects[..., :2]).all(-1)
+    return chosen, objects, exists & alone
 
 
 def _free_position(
     rectangle: Tensor, places: Tensor, inside: Tensor, boxes: Tensor, allowed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """rectangle (R, 4) -> how far it moves (R, 4: x, y, x, y) to the first of the `places` where it may lie, and
+    """Find the first free one of the `places` for rectangle (R, 4). Returns the shift (R, 4: x, y, x, y) to it, and
     whether there is one (R,).
 
     places (R, T, 2) in [0, 1): from left and top to right and bottom. inside (R, 4): px of the image. boxes (R, N, 4),
-    allowed (R, N): the share of each box that it may cover.
+    allowed (R, N): the fraction of each box that the rectangle may cover.
     """
     sides = rectangle[:, 2:] - rectangle[:, :2]
     space = (inside[:, 2:] - inside[:, :2] - sides)[:, None]  # (R, 1, 2)
@@ -129,15 +129,15 @@ def _allowed_share(labels: Tensor, ignore: Tensor) -> Tensor:
     return torch.where(labels < 0, torch.inf, torch.where(ignore, 0.0, MAX_COVERED))
 
 
-def _paste(found: Tensor, images: Tensor, source: Tensor, area: Tensor, shift: Tensor) -> None:
-    """Write the px of `images[source]`, moved by `shift` (R, 4), into `found` (R, C, H, W) inside `area` (R, 4)."""
-    channels, height, width = found.shape[1:]
-    x, y = (torch.arange(side, device=found.device) for side in (width, height))
+def _paste(canvases: Tensor, images: Tensor, source: Tensor, area: Tensor, shift: Tensor) -> None:
+    """Write the px of `images[source]`, moved by `shift` (R, 4), into `canvases` (R, C, H, W) inside `area` (R, 4)."""
+    channels, height, width = canvases.shape[1:]
+    x, y = (torch.arange(side, device=canvases.device) for side in (width, height))
     is_inside = ((x >= area[:, :1]) & (x < area[:, 2:3]))[:, None] & ((y >= area[:, 1:2]) & (y < area[:, 3:]))[
         ..., None
     ]
     columns = (x - shift[:, :1]).long().clamp(0, width - 1)[:, None, None]  # (R, 1, 1, W)
     rows = (y - shift[:, 1:2]).long().clamp(0, height - 1)[:, None, :, None]
-    channel = torch.arange(channels, device=found.device)[:, None, None]
+    channel = torch.arange(channels, device=canvases.device)[:, None, None]
     moved = images[source[:, None, None, None], channel, rows, columns]
-    found.copy_(torch.where(is_inside[:, None], moved, found))
+    canvases.copy_(torch.where(is_inside[:, None], moved, canvases))

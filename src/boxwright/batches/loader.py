@@ -1,6 +1,6 @@
 """Data loader for training: batches of canvases and padded boxes, decoded and resized by worker processes.
 
-B images, C channels (3, RGB, or the bands), M boxes an image after padding, H x W canvas px
+B images, C channels (3, RGB, or the bands), M boxes per image after padding, H x W canvas px
 """
 
 import os
@@ -51,10 +51,10 @@ B = TypeVar("B", Batch, ClassBatch)
 
 
 class BatchSpec(NamedTuple):
-    """What a batch consists of: `indices` of images, and the arguments of their random numbers.
+    """The specification of a batch: `indices` of images, and the arguments of their random numbers.
 
-    step: of the optimizer, from the start. first: the index of the first image in the global batch (see `rng`). ahead:
-    the images of the batch that the same worker makes next, for what can be fetched before.
+    step: optimizer step from the start. first: the index of the first image in the global batch (see `rng`). ahead: the
+    images of the next batch of the same worker, to prefetch them.
     """
 
     indices: list[int]
@@ -66,7 +66,7 @@ class BatchSpec(NamedTuple):
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without PyTorch's warning that there are more workers than cores: the recipe says how many are wanted."""
+    """Suppress PyTorch's warning that there are more workers than cores: the recipe sets their number."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         yield
@@ -75,15 +75,15 @@ def _without_advice() -> Iterator[None]:
 class EpochLoader(Generic[B]):
     """Batches of a data set, epoch by epoch, for one of `world` processes.
 
-    The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world` of
-    them, and process `rank` the rank-th `batch` of those, so two processes with half the batch size see the images that
-    one process would see. An incomplete last one is dropped. accumulate: such steps in one step of the optimizer.
-    weights: (P,) how often an epoch visits each image, as in `Visits`; None for once. JPEGs may be decoded at reduced
-    size.
+    The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world`
+    images, and process `rank` the rank-th `batch` of these, so two processes with half the batch size get the images
+    that one process would get. An incomplete last step is dropped. accumulate: number of these steps per optimizer
+    step. weights: (P,) visits of each image per epoch, as in `Visits`; None for one visit. JPEGs may be decoded at
+    reduced size.
     """
 
     batch_type: type[B]
-    fields: tuple[str, ...]  # of the batch, in the builder's order
+    fields: tuple[str, ...]  # fields of the batch, in the builder's order
     builder: "Callable[[SampleDataset, CanvasConfig], BatchBuilder]"
 
     def __init__(
@@ -121,17 +121,17 @@ class EpochLoader(Generic[B]):
             )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
-        """The batches of one epoch, as `epochs`."""
+        """The batches of one epoch, like `epochs`."""
         return self.epochs(number, number + 1, skip)
 
     def epochs(self, first: int, end: int, skip: int = 0, steps: int | None = None) -> Iterator[B]:
-        """The batches of epochs `first` to `end` - 1, without a pause between epochs: workers load on into the next.
+        """The batches of epochs `first` to `end` - 1, without a pause between epochs: workers prefetch the next one.
 
         Args:
             first: Number of the first epoch.
-            end: That of the epoch after the last.
-            skip: Steps of the first epoch that are left out; their images are not loaded.
-            steps: Of each epoch only the first so many; None for all.
+            end: Number of the epoch after the last.
+            skip: Number of steps to skip in the first epoch; their images are not loaded.
+            steps: Number of steps of each epoch; None for all.
 
         Raises:
             InputError: An image cannot be read, or a worker was killed.
@@ -166,7 +166,7 @@ class EpochLoader(Generic[B]):
                 if not died or not self._loader.num_workers or str(error).startswith("Caught "):
                     raise
                 raise InputError(
-                    "a loader process has died, perhaps for want of memory; lower data.workers or the batch"
+                    "a loader process has died, probably out of memory; lower data.workers or the batch"
                 ) from error
             yield fields
 
@@ -181,17 +181,17 @@ class EpochLoader(Generic[B]):
 
 
 class Visits:
-    """The images of an epoch, each as often as its weight (P,) says.
+    """The images of an epoch, each repeated by its weight (P,).
 
-    An image of weight 2.25 is visited twice, and a quarter of the images of that weight, others in each epoch, once
-    more. All epochs have equally many visits.
+    An image of weight 2.25 is visited twice, and in each epoch a random quarter of the images of this weight once more.
+    All epochs have the same number of visits.
     """
 
     def __init__(self, weights: NDArray[np.float64]) -> None:
         self.certain = np.repeat(np.arange(len(weights)), np.floor(weights).astype(int))
         fractions = weights % 1
         groups = [np.flatnonzero(weights == weight) for weight in np.unique(weights[fractions > 0])]
-        # (indices of images, how many of them are visited once more)
+        # (indices of images, number of them that are visited once more)
         self.drawn = [(group, round(float(fractions[group[0]]) * len(group))) for group in groups]
 
     def __len__(self) -> int:
@@ -204,9 +204,9 @@ class Visits:
 
 
 class _BatchSampler:
-    """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`.
+    """The batches of `epochs`, which is set with `skip` and `steps` before each iteration, as in `EpochLoader.epochs`.
 
-    Of several workers each takes every `workers`-th batch.
+    Each of several workers takes every `workers`-th batch.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class BatchBuilder(ABC):
 
     def __init__(self, dataset: SampleDataset, canvas: CanvasConfig, bands: Bands | None = None) -> None:
         self.dataset, self.canvas, self.bands = dataset, canvas, bands
-        self._ahead: ThreadPoolExecutor | None = None  # of the worker
+        self._ahead: ThreadPoolExecutor | None = None  # a thread of the worker
 
     def __getitem__(self, spec: BatchSpec) -> tuple[Any, ...] | str:
         """The fields, or the message of an InputError, since exceptions from workers contain a traceback."""
@@ -259,11 +259,11 @@ class BatchBuilder(ABC):
         prefetch([sample.path for sample in samples])
         if self._ahead is None:
             self._ahead = ThreadPoolExecutor(1)
-        self._ahead.submit(prefetch, [self.dataset[index].path for index in spec.ahead])  # errors: when it is its turn
+        self._ahead.submit(prefetch, [self.dataset[index].path for index in spec.ahead])  # errors: raised at its turn
 
     @abstractmethod
     def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
-        """The `fields` of the loader."""
+        """Collate samples into the `fields` of the loader."""
 
     def _canvas(self, sample: Any, spec: BatchSpec, row: int) -> tuple[Pixels, Frame]:
         """The canvas of the sample at `row` of the batch, and its frame."""
@@ -273,9 +273,9 @@ class BatchBuilder(ABC):
         return resize_to_canvas(pixels, frame, self.canvas), frame
 
     def _images(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Tensor, tuple[Frame, ...]]:
-        """(B, C, H, W) uint8 and the frames."""
+        """The canvases (B, C, H, W) uint8, and their frames."""
         channels = RGB if self.bands is None else len(self.bands.numbers)
-        # NumPy's memory for its large pages, see `warp.empty_hugepages`.
+        # Allocated by NumPy for huge pages, see `warp.empty_hugepages`.
         images = torch.from_numpy(np.empty((len(samples), channels, *self.canvas.size), np.uint8))
         frames = []
         for row, sample in enumerate(samples):
@@ -288,7 +288,7 @@ class BatchBuilder(ABC):
 
 
 class _DetectionBatchBuilder(BatchBuilder):
-    """For images with boxes, padded with label -1."""
+    """Builder of batches of images with boxes, padded with label -1."""
 
     def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
         count, width = len(samples), max(len(sample.labels) for sample in samples)
@@ -299,7 +299,7 @@ class _DetectionBatchBuilder(BatchBuilder):
         for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
             n = len(sample.labels)
             xyxy, classes = np.asarray(sample.boxes, np.float32), np.asarray(sample.labels, np.int64)
-            if (regions := classes == ANY_CLASS).any():  # of any label, and as large as the image where that is unknown
+            if (regions := classes == ANY_CLASS).any():  # label: any; size: the image's if it is unknown
                 limits = np.array([*frame.size[::-1]] * 2, np.float32)
                 xyxy, classes = (
                     np.where(regions[:, None], np.clip(xyxy, 0, limits), xyxy),
@@ -321,7 +321,7 @@ def _labeled(samples: Sequence[Any]) -> Tensor | None:
 
 
 class Loader(EpochLoader[Batch]):
-    """Loader of images with boxes. bands: of the images; None for RGB."""
+    """Loader of images with boxes. bands: bands to load; None for RGB."""
 
     batch_type = Batch
     fields = ("images", "boxes", "labels", "ignore", "labeled", "frames")
@@ -334,7 +334,7 @@ class Loader(EpochLoader[Batch]):
 
 
 def _start_worker(workers: int, lock: AbstractContextManager[Any], cache: str | None, number: int) -> None:
-    if cache is not None:  # of a server of forks, the environment may be an earlier one
+    if cache is not None:  # a fork server may have an earlier environment
         os.environ[VARIABLE] = cache
     budget.share(workers, lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process ends its workers

@@ -34,7 +34,7 @@ def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
         ) from error
     policy = getattr(v2, NAMES[name])()
     levels = images.mul(255).round_().to(torch.uint8)
-    with torch.random.fork_rng(devices=[]):  # it uses the RNG of the CPU on any device
+    with torch.random.fork_rng(devices=[]):  # the policy uses the CPU's RNG on any device
         results = [_apply_seeded(policy, image, int(key)) for image, key in zip(levels, keys, strict=True)]
     return torch.stack(results).float().div_(255)
 

@@ -1,6 +1,6 @@
 """How often an epoch visits each image: the weight of its set, times its repeat factor.
 
-P images, L labels (boxes, or one an image)
+P images, L labels (boxes, or one per image)
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ def visit_weights(
 
     Args:
         images: (L,) the image of each label.
-        labels: (L,) its class.
-        count: P.
+        labels: (L,) the class of each label.
+        count: Number of images, P.
         threshold: As in `repeat_factors`; 0 for no repetition.
-        members: The sets of the data, whose weights are multiplied in.
+        members: The sets of the data, whose weights multiply the factors.
     """
     weights = None if members is None else members.weights()
     if not threshold:
@@ -36,8 +36,8 @@ def repeat_factors(
     With f, the fraction of all images that have a class, the factor of the class is max(1, sqrt(threshold / f)), and
     that of an image the largest of its classes, or 1 without any. Arguments as in `visit_weights`.
     """
-    found = np.unique(np.stack([images, labels], axis=1), axis=0)  # each pair of image and class once
-    images_of_class = np.bincount(found[:, 1])
+    pairs = np.unique(np.stack([images, labels], axis=1), axis=0)  # each pair of image and class once
+    images_of_class = np.bincount(pairs[:, 1])
     factors = np.ones(count)
-    np.maximum.at(factors, found[:, 0], np.sqrt(threshold * count / images_of_class[found[:, 1]]))
+    np.maximum.at(factors, pairs[:, 0], np.sqrt(threshold * count / images_of_class[pairs[:, 1]]))
     return factors

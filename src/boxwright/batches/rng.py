@@ -1,7 +1,7 @@
 """Per-sample random numbers: functions of seed, step, and the index of an image in the global batch.
 
 K images. The global batch has all images of an optimizer step: of all processes, and of all batches that
-`train.accumulate` averages. `rank` is the index of a batch among those of a step.
+`train.accumulate` averages. `rank` is the index of a batch among the batches of a step.
 """
 
 import numpy as np
@@ -54,16 +54,16 @@ def sample_keys(seed: int, step: int, indices: range) -> Rows:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """In [0, 2^64), for PyTorch's generator in one batch (dropout); independent of the others."""
+    """A seed in [0, 2^64) of PyTorch's generator for one batch (dropout); independent of the other seeds."""
     source = np.random.SeedSequence([seed % 2**64, step, rank], spawn_key=(4,))
     return int(source.generate_state(1, np.uint64)[0])
 
 
 def crop_rng(seed: int, step: int, index: int) -> np.random.Generator:
-    """For the random crop of one image, which the loader takes; independent of `SampleRNG` by the spawn key."""
+    """The RNG of the loader's random crop of one image; independent of `SampleRNG` by the spawn key."""
     return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step, index], spawn_key=(3,)))
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
-    """For what all images of a step share; independent of `SampleRNG` by the spawn key."""
+    """The RNG of what all images of a step share; independent of `SampleRNG` by the spawn key."""
     return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step], spawn_key=(2,)))

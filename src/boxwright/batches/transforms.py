@@ -1,10 +1,10 @@
 """Augmentation of images and boxes, batched, on the training device.
 
-    B images, C channels (3: RGB), M boxes an image, H x W canvas px, h x w output px; K outputs (B, or the additional
+    B images, C channels (3: RGB), M boxes per image, H x W canvas px, h x w output px; K outputs (B, or the additional
     images of mixup)
 
-The random numbers of an image are a pure function of (seed, step, index in the global batch), so a resumed run and a
-run with other numbers of processes use the same ones; but copy-paste, mosaic and mixup combine images of one process.
+The random numbers of an image are a pure function of (seed, step, index in the global batch), so they are the same in a
+resumed run and with another number of processes; but copy-paste, mosaic and mixup combine images of one process.
 """
 
 import random
@@ -45,18 +45,18 @@ def augment(
 
     Args:
         batch: uint8 canvases.
-        config: The default changes nothing.
+        config: The settings; by default nothing changes.
         size: (height, width) px of the result.
-        seed, step, rank: Determine the random numbers. step: of the optimizer, from the start of the training. rank:
+        seed, step, rank: Determine the random numbers. step: optimizer step from the start of the training. rank:
             index among the batches of the step, of all processes.
-        seen: Images that the training has had, with these.
+        seen: Number of images trained on so far, including this batch.
         mosaic: False: no copy-paste, mosaic and mixup (in the last epochs).
         fill: Gray level, 0 to 255, where there is no image; that of the canvas.
 
     Returns:
-        Images (B, C, *size) float32 in [0, 1], of whose colors only the value changes unless C is 3; M rows of boxes
-        and labels, with copy-paste `copy_paste.OBJECTS` more, four times as many with mosaic, and twice that if an
-        image was blended by mixup; `keys` for the random numbers of the loss; `seen`.
+        Images (B, C, *size) float32 in [0, 1] (unless C is 3, colors change by value only); M rows of boxes and labels,
+        with copy-paste `copy_paste.OBJECTS` more, four times as many with mosaic, and twice that if an image was
+        blended by mixup; `keys` for the random numbers of the loss; `seen`.
     """
     rng = SampleRNG.for_batch(seed, step, rank, len(batch.images))
     hue, saturation, value = _draw_colors(rng, config)
@@ -120,7 +120,7 @@ def _change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tenso
 def change_value(images: Tensor, value: Tensor) -> None:
     """`change_colors` of the value only, the highest of the channels, for (B, C, h, w) of any channels in [0, 1].
 
-    Hue and saturation are those of three colors, and mean nothing for other bands.
+    Hue and saturation are not defined for other bands than RGB.
     """
     for chunk in chunks(images):
         _change_value(images[chunk], value[chunk, None, None, None])
@@ -157,7 +157,7 @@ def _split_colors(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _join_colors(images: Tensor, hue6: Tensor, v: Tensor, chroma: Tensor, hue: Tensor) -> None:
-    """The inverse, written into images (B, 3, h, w), after adding hue (B, 1, 1) turns.
+    """The inverse of `_split_colors`, written into images (B, 3, h, w), after adding hue (B, 1, 1) turns.
 
     A channel is V - C * clamp(d - 1, 0, 1), where d is the distance of 6 * hue from the channel's hue (red 0, green 2,
     blue 4) on a circle of length 6. With u, the signed distance from the opposite point, d = ||u| - 3|.

@@ -1,6 +1,6 @@
 """Geometric transform of canvases and boxes; every output pixel is sampled once.
 
-    B canvases, C channels, H x W px each; K outputs, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a
+    B canvases, C channels, H x W px each; K outputs, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes per
     canvas
 
 Coordinates are continuous: pixel i covers i to i + 1.
@@ -100,13 +100,13 @@ def _mosaic_pixels(
     perspective: bool,
     fill: float,
 ) -> Tensor:
-    """The same of four canvases each, of the `_strip`. areas (K, 4, 7): shift, content and start in the strip."""
+    """`_canvas_pixels` for four canvases each. strip: of `_strip`. areas (K, 4, 7): shift, content, start in it."""
     x, y = _plane_points(inverse, size, perspective)
     return _to_unit(_sample_mosaic(strip, areas, center, x, y), fill)
 
 
 def _to_unit(sampled: Tensor, fill: float) -> Tensor:
-    """Gray levels less `fill` -> [0, 1]."""
+    """Gray levels minus `fill` -> [0, 1]."""
     return sampled.add_(fill).div_(255).clamp_(0, 1)
 
 

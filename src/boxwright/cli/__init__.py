@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> tuple[int, str]:
-    """Exit status and last line on stderr. Other exceptions are bugs, and are raised."""
+    """Run a command; returns exit status and last line for stderr. Other exceptions are bugs, and are raised."""
     import typer
 
     from boxwright.cli.commands import app
@@ -71,7 +71,7 @@ def _error_line(message: str) -> str:
 
 def _set_up_process() -> None:
     """Process-wide settings that a library must not make: caches and logs of libraries, output encoding."""
-    with contextlib.suppress(RuntimeError):  # a user without a home; matplotlib then takes a temporary folder
+    with contextlib.suppress(RuntimeError):  # a user without a home; matplotlib then uses a temporary folder
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own errors report broken files
     if sys.stderr is None:

@@ -18,24 +18,25 @@ Network = Annotated[
 Folds = Annotated[
     int | None,
     typer.Option(
-        "--folds", min=2, max=100, help="Train so many networks, each without the images that it predicts. [default: 3]"
+        "--folds",
+        min=2,
+        max=100,
+        help="Number of networks to train, each without the images that it predicts. [default: 3]",
     ),
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(
-        "--minutes", min=0, help="Time of all trainings together; 0: as long as the recipe says. [default: 15]"
-    ),
+    typer.Option("--minutes", min=0, help="Time of all trainings together; 0: the epochs of the recipe. [default: 15]"),
 ]
 RecipeOfFolds = Annotated[
     str | None, typer.Option("--recipe", callback=local_input, help="Recipe of the folds: a name, YAML or .cfg file.")
 ]
 Start = Annotated[
     str | None,
-    typer.Option("--start", callback=local_input, help="Weights that the folds start from, where they fit."),
+    typer.Option("--start", callback=local_input, help="Initial weights of the folds, where they fit."),
 ]
 Against = Annotated[
-    str | None, typer.Option("--against", metavar="DIR", help="Compare with this data set, and not the splits.")
+    str | None, typer.Option("--against", metavar="DIR", help="Compare with this data set instead of the splits.")
 ]
 Group = Annotated[
     str, typer.Option("--group", help="Images that stay in one fold: image, folder, video, scene, or a REGEX.")
@@ -65,9 +66,9 @@ def audit(
     from boxwright.errors import InputError
 
     training = {"--folds": folds, "--minutes": minutes, "--recipe": recipe, "--start": start, "--set": set_}
-    given = [name for name, value in training.items() if value is not None]
-    if weights is not None and given:
-        raise InputError(f"--weights and {given[0]}: found both, a trained network and how to train; leave one out")
+    options = [name for name, value in training.items() if value is not None]
+    if weights is not None and options:
+        raise InputError(f"--weights and {options[0]}: found both, a trained network and how to train; leave one out")
     report = run(
         folder,
         out,

@@ -10,7 +10,7 @@ from boxwright.cli.output import echo
 from boxwright.version import __version__
 
 EXIT_STATUS = (
-    "Exit status: 0 success; 1 problems were found or a check failed; 2 invalid input, with one line on stderr; "
+    "Exit status: 0 success; 1 problems were found; 2 invalid input, with one line on stderr; "
     "130 Ctrl-C; 143 a training was stopped by a signal and saved."
 )
 app = typer.Typer(

@@ -12,7 +12,7 @@ MODEL = "A run folder, weights, an exported file, or COCO results (detections.js
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=MODEL)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same, of the other model.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other model, in one of these forms.")],
     data: DataSets,
     split: Split = "val",
     fail_if_worse: Annotated[
@@ -30,9 +30,9 @@ def compare(
             metavar="MARGIN",
             min=0,
             max=1,
-            help="Exit with status 1 unless AP or top-1 is shown to differ by less than this, as 0.005: by two "
-            "one-sided tests of 5 %, which is the 90 % interval of the difference within the margin, on 50 images or "
-            "more.",
+            help="Exit with status 1 unless AP or top-1 is shown to differ by less than this, e.g. 0.005: two "
+            "one-sided tests at 5 %, i.e. the 90 % interval of the difference is within the margin; on at least 50 "
+            "images.",
         ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for all numbers.")] = None,

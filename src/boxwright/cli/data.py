@@ -36,7 +36,7 @@ def check(
     ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Only read headers; do not decode images that look cut off.")
+        bool, typer.Option("--fast", help="Only read headers; do not decode images that look truncated.")
     ] = False,
     kind: Kind = "auto",
     json: Json = False,
@@ -56,7 +56,7 @@ def check(
     except InputError as error:
         if report is not None:
             raise
-        logger.warning("no report: %s", error)  # a folder that cannot be written, of a user who did not ask for a file
+        logger.warning("no report: %s", error)  # not writable, but the user did not ask for a file
     if not json:
         hint(*(["data", "show", folder] if findings.errors else ["train", "RECIPE", "--data", folder]))
     raise typer.Exit(1 if findings.errors else 0)
@@ -94,7 +94,7 @@ def tile(
     scale: Annotated[
         list[float] | None, typer.Option("--scale", help="Scale factor for the scenes; repeatable. [default: 1]")
     ] = None,
-    min_visible: Annotated[float, typer.Option("--min-visible", help="Least visible fraction of an object.")] = 0.7,
+    min_visible: Annotated[float, typer.Option("--min-visible", help="Minimum visible fraction of an object.")] = 0.7,
     cut: Annotated[
         Literal["ignore", "drop"], typer.Option("--cut", help="What to do with objects below --min-visible.")
     ] = "ignore",
@@ -102,7 +102,7 @@ def tile(
     format_: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Image format of the tiles.")] = "png",
     bands: Annotated[
         str | None,
-        typer.Option("--bands", help="Write TIFF tiles of these bands, e.g. 4,3,2 or all, with all their bits."),
+        typer.Option("--bands", help="Write TIFF tiles of these bands, e.g. 4,3,2 or all, at full bit depth."),
     ] = None,
     split: Splits = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Scenes in parallel; 0: all cores.")] = 0,
@@ -130,7 +130,9 @@ def tile(
 
 def convert(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Such as coco; folder for a classifier.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="LAYOUT", help="Layout to write, e.g. coco; folder for a classifier.")
+    ],
     out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
     skip_bad: SkipBad = False,
@@ -156,7 +158,10 @@ def split(
     folder: Folder,
     out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
     parts: Annotated[
-        str, typer.Option("--parts", metavar="NAME=FRACTION,...", help="Such as train=0.8,val=0.1,test=0.1.")
+        str,
+        typer.Option(
+            "--parts", metavar="NAME=FRACTION,...", help="Fractions of the splits, e.g. train=0.8,val=0.1,test=0.1."
+        ),
     ],
     split: Annotated[
         list[str] | None, typer.Option("--split", help="Split to divide; repeatable. [default: the only one]")
@@ -170,10 +175,10 @@ def split(
     near: Annotated[
         bool, typer.Option("--near-duplicates/--no-near-duplicates", help="Keep near-duplicates together.")
     ] = True,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another one gives another division.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="LAYOUT", help="Layout that is written. [default: that of DIR, or coco]"),
+        typer.Option("--to", metavar="LAYOUT", help="Layout to write. [default: that of DIR, or coco]"),
     ] = None,
     lists: Annotated[
         bool, typer.Option("--lists", help="Write only lists of the images in DIR (YOLO labels).")
@@ -221,7 +226,7 @@ def anchors(
     folder: Folder,
     count: Annotated[int, typer.Option("--count", min=1, max=1000, help="Number of anchors.")] = 9,
     size: Annotated[
-        tuple[int, int], typer.Option("--size", metavar="HEIGHT WIDTH", help="The network's input, px.")
+        tuple[int, int], typer.Option("--size", metavar="HEIGHT WIDTH", help="Input size of the network in px.")
     ] = (416, 416),
     fit: Annotated[
         Literal["stretch", "letterbox"], typer.Option("--fit", help="How images are resized to it (data.canvas.fit).")
@@ -230,10 +235,10 @@ def anchors(
         str | None, typer.Option("-o", "--out", callback=output, help="Folder for a plot of boxes and anchors.")
     ] = None,
     split: Split = "train",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first centers of the clusters.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of k-means.")] = 0,
     kind: Kind = "auto",
 ) -> None:
-    """Choose anchors by k-means on the IoU of box sizes, as Darknet's calc_anchors, for a cfg or a recipe."""
+    """Choose anchors by k-means on the IoU of box sizes, like Darknet's calc_anchors, for a cfg or a recipe."""
     from boxwright.datatools import anchors as choice
     from boxwright.files import make_folder
 

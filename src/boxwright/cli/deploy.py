@@ -31,7 +31,9 @@ def export(
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas size in px.")] = None,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", min=1, max=4096, help="Batch size of the file, 1 by default; triton: the largest, 8."),
+        typer.Option(
+            "--batch", min=1, max=4096, help="Batch size, 1 by default; triton: largest batch size, 8 by default."
+        ),
     ] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Variable batch size.")] = False,
     half: Annotated[bool, typer.Option("--half", help="16-bit weights (onnx, openvino).")] = False,
@@ -65,7 +67,7 @@ def export(
         chip=chip,
     )
     echo(report)
-    if to in ("onnx", "openvino", "pt2"):  # others need further options, or a program of their maker
+    if to in ("onnx", "openvino", "pt2"):  # other formats need more options, or the vendor's program
         hint("predict", str(report.file), "IMAGES")
 
 

@@ -15,7 +15,7 @@ def doctor(
     device: Annotated[str | None, typer.Option("--device", help="Device that has to work, such as cuda.")] = None,
     json: Json = False,
 ) -> None:
-    """Show versions, devices, extras, memory, disk and cache. Exits with status 1 if what is needed does not work."""
+    """Show versions, devices, extras, memory, disk and cache. Exits with status 1 if something needed does not work."""
     from boxwright.doctor import examine
 
     found = examine(extra or (), device)

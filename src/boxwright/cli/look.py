@@ -13,7 +13,7 @@ def look(
         list[str] | None,
         typer.Argument(metavar="RUN", help="Run folders, folders of runs, or folders that evaluate has written."),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="The only split to show. [default: all]")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split to show. [default: all]")] = None,
     audit: Annotated[
         str | None,
         typer.Option("--audit", callback=local_input, help="Findings to show, audit.json of `boxwright data audit`."),

@@ -79,17 +79,17 @@ def train(
         typer.Option("--background", help="Folder of images without objects to train on as well; repeatable."),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the loss (train.compile): minutes first, then faster steps.")
+        bool, typer.Option("--compile", help="Compile the loss (train.compile): takes minutes, then steps are faster.")
     ] = False,
     ray: Ray = None,
     ray_workers: Annotated[
         int | None,
-        typer.Option("--ray-workers", min=1, help="With --ray: processes. [default: one a GPU, or one without GPUs]"),
+        typer.Option("--ray-workers", min=1, help="With --ray: number of workers [default: one per GPU, else 1]"),
     ] = None,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     if ray_workers is not None and ray is None:
-        raise InputError("--ray-workers: found without --ray, whose workers it counts; add it, or use torchrun")
+        raise InputError("--ray-workers: found without --ray; add --ray, or use torchrun")
     overrides = [*(set_ or ())]
     if val_fraction is not None:
         overrides.append(f"data.val_fraction={val_fraction}")
@@ -167,7 +167,7 @@ def evaluate(
     from boxwright.runtimes.base.runtime import RuntimeOptions
 
     if no_truth and scenes is not None:
-        raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
+        raise InputError("--no-truth and --scenes: found both, needed one; evaluating scenes needs their labels")
     if top_k is not None and not no_truth:
         raise InputError("--top-k: found without --no-truth, where all detections are evaluated; leave it out")
     resolved = recipe_of(weights, given_recipe(recipe, cfg, names))
@@ -208,7 +208,7 @@ def calibrate(
     clip_boxes: ClipBoxes = False,
     device: Device = "auto",
 ) -> None:
-    """Find temperatures that make scores match how often they are right, and store them in the checkpoint."""
+    """Find temperatures that calibrate the scores (how often they are right), and store them in the checkpoint."""
     from boxwright.evaluation.calibrate import calibrate as run
 
     echo(run(weights, data, split, device=device, skip_bad=skip_bad, clip_boxes=clip_boxes))
@@ -226,7 +226,7 @@ def import_(
     recipe: Annotated[
         str | None,
         typer.Option(
-            "--recipe", callback=local_input, help="Recipe of the network; left out, the only one that fits the file."
+            "--recipe", callback=local_input, help="Recipe of the network. [default: the only one that fits the file]"
         ),
     ] = None,
     cfg: Cfg = None,
@@ -267,7 +267,7 @@ def demo(
     ] = False,
     set_: Overrides = None,
 ) -> None:
-    """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""
+    """Render scenes, train a small detector on them, evaluate it, draw predictions: offline, minutes on two cores."""
     from boxwright.engine.demo import run
 
     echo(run(Path(out), tuple(set_ or ()), quick=quick))

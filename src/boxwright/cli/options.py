@@ -15,7 +15,7 @@ from boxwright.errors import InputError
 
 def local_input(value: str | None) -> str | None:
     """Callback of options and arguments that name a file or a folder to read: an address becomes a path in the cache.
-    Data sets are not among them, since recipes store their addresses."""
+    Not for data sets, since recipes store their addresses."""
     from boxwright.remote.address import is_remote, local_name
     from boxwright.remote.folders import local_path
 
@@ -39,16 +39,16 @@ def local_sources(values: list[str]) -> list[str]:
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """What a shell offers for a recipe: the shipped names that begin so."""
+    """Shell completion of a recipe: the shipped names that start with `incomplete`."""
     from boxwright import recipe
 
     return [name for name in recipe.names() if name.startswith(incomplete)]
 
 
 def source_words(recipe: str | None, cfg: str | None, names: str | None) -> list[str]:
-    """Options of weights without a recipe, for the hint at a command that needs them as well."""
-    given = (("--recipe", recipe), ("--cfg", cfg), ("--names", names))
-    return [word for option, value in given if value is not None for word in (option, value)]
+    """The options that describe weights without a recipe, for the hint of a command that needs them as well."""
+    options = (("--recipe", recipe), ("--cfg", cfg), ("--names", names))
+    return [word for option, value in options if value is not None for word in (option, value)]
 
 
 Weights = Annotated[
@@ -83,7 +83,7 @@ Cfg = Annotated[
     typer.Option("--cfg", callback=local_input, help="Darknet .cfg of a .weights file, instead of a recipe."),
 ]
 ClassNames = Annotated[
-    str | None, typer.Option("--names", callback=local_input, help="With --cfg: file with a class name a line.")
+    str | None, typer.Option("--names", callback=local_input, help="With --cfg: file with one class name per line.")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the recipe; repeatable.")
@@ -104,15 +104,14 @@ SkipBad = Annotated[
     bool,
     typer.Option(
         "--skip-bad",
-        help="Leave out faulty labels and images, and list them; an image is ignored where its label is left out.",
+        help="Drop faulty labels and images, and list them; the area of a dropped label is ignored in the loss and in "
+        "metrics.",
     ),
 ]
 ClipBoxes = Annotated[
     bool, typer.Option("--clip-boxes", help="Clip boxes that are partly outside their image, and count them.")
 ]
-NoInterval = Annotated[
-    bool, typer.Option("--no-interval", help="Without the 95 % intervals, which are a bootstrap over the images.")
-]
+NoInterval = Annotated[bool, typer.Option("--no-interval", help="Skip the 95 % intervals (bootstrap over images).")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[
     str,
@@ -128,22 +127,22 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Run on Ray: local starts it on this machine, auto is the cluster of this machine, or HOST:PORT.",
+        help="Run on Ray: local starts it on this machine, auto uses this machine's cluster, or HOST:PORT.",
     ),
 ]
-Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]
+Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the rest stays random.")]
 
 
 def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
     """Callback of options that name an output. Raises InputError for an empty name."""
     if value == "":
-        raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
+        raise InputError(f"--{param.name}: found an empty name, needed the name of a file or folder to write")
     return value
 
 
 def output(context: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
-    """Callback of options that name an output: an address becomes a path in the cache, which is sent when the command
-    succeeds. Raises InputError for an empty name, or an address that cannot be written to."""
+    """Callback of options that name an output: an address becomes a path in the cache, which is uploaded when the
+    command succeeds. Raises InputError for an empty name, or an address that cannot be written to."""
     return _output(context, check_name(param, value), new=False)
 
 
@@ -163,7 +162,7 @@ def _output(context: typer.Context, value: str | None, *, new: bool) -> str | No
 
 @contextmanager
 def _sent(value: str, new: bool) -> Iterator[Path]:
-    """`local_output`; also a command that has found problems, and leaves with status 1, has results."""
+    """`local_output` that also uploads the results of a command that found problems and exits with status 1."""
     from boxwright.remote.outputs import local_output
 
     leaving: typer.Exit | None = None
@@ -179,7 +178,7 @@ def _sent(value: str, new: bool) -> Iterator[Path]:
 def class_list(value: str, names: Sequence[str]) -> list[str]:
     """The class names in `value` of --classes: one of `names`, a JSON list, or names separated by commas.
 
-    Raises InputError for a JSON value that is no list of names.
+    Raises InputError for a JSON value that is not a list of names.
     """
     if value in names:
         return [value]
@@ -194,7 +193,7 @@ def class_list(value: str, names: Sequence[str]) -> list[str]:
 
 
 def known_runtime(value: str) -> str:
-    """`value` of --backend. Raises InputError for the name of no runtime."""
+    """`value` of --backend. Raises InputError for an unknown name."""
     from boxwright.runtimes.base.open import runtime_names
 
     if value != "auto" and value not in runtime_names():
@@ -211,7 +210,7 @@ Backend = Annotated[
 
 
 def with_cache(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of the cache, which reach all its processes by the environment."""
+    """The command with the cache options, which all its processes get from the environment."""
 
     @functools.wraps(command)
     def run(*args: Any, cache: str | None, cache_size: str | None, **kwargs: Any) -> None:
@@ -231,7 +230,7 @@ def _set_cache(value: str | None) -> str | None:
     from boxwright.cache import VARIABLE
 
     if value is not None:
-        os.environ[VARIABLE] = os.path.abspath(value)  # noqa: PTH100  (~ is the shell's)
+        os.environ[VARIABLE] = os.path.abspath(value)  # noqa: PTH100  (the shell expands ~)
     return value
 
 
@@ -253,6 +252,9 @@ CacheFolder = Annotated[
 CacheSize = Annotated[
     str | None,
     typer.Option(
-        "--cache-size", callback=_set_cache_size, is_eager=True, help="Limit of remote files in it. [default: 50GB]"
+        "--cache-size",
+        callback=_set_cache_size,
+        is_eager=True,
+        help="Limit of remote files in the cache. [default: 50GB]",
     ),
 ]

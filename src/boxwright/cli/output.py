@@ -17,7 +17,7 @@ def echo(result: object) -> None:
 
 
 def print_result(result: object, tree: object, *, as_json: bool) -> None:
-    """Print a result as text, or its plain values `tree` as JSON: in ASCII, so that names change no terminal."""
+    """Print a result as text, or its plain values `tree` as JSON, in ASCII: names cannot control the terminal."""
     if as_json:
         print(json.dumps(tree, indent=1, allow_nan=False))
     else:
@@ -25,8 +25,8 @@ def print_result(result: object, tree: object, *, as_json: bool) -> None:
 
 
 def hint(*words: str) -> None:
-    """Show the command that usually comes next, on stderr. Only where a person reads along: stdout and stderr are
-    terminals, and this is the main process of a training."""
+    """Print the command that usually comes next to stderr, if stdout and stderr are terminals and this is the main
+    process of a training."""
     if sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         line = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
         print(printable(f"next: boxwright {line}"), file=sys.stderr)

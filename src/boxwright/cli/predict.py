@@ -124,7 +124,7 @@ def predict(
     resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
     task = tasks.of(resolved)
     tracking = tracking_of(track, camera_motion, line, zone, counting)
-    given = {
+    options = {
         "--threshold": threshold,
         "--nms": nms,
         "--classes": classes,
@@ -135,7 +135,7 @@ def predict(
         "--as": as_,
         "--track": tracking,
     }
-    task.check_options(resolved, given)
+    task.check_options(resolved, options)
     _check_labels(as_, tracking)
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
@@ -151,10 +151,10 @@ def predict(
             for option in [name for name, value in (("--tile", tile), ("--ray", ray)) if value is not None]:
                 _check_files(sources, option)
             titles = stack.enter_context(fetched(sources))
-            if tile is None and as_ != TABLE:  # a table has the same bits for few images and for many
+            if tile is None and as_ != TABLE:  # a table does not depend on the number of images, bit for bit
                 batch = min(batch, len(output.find_images(list(titles), Path(out))))
         runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-        here = "cpu" if ray else device  # the actors have a device of their own
+        here = "cpu" if ray else device  # each actor has its own device
         predictor = load(weights, resolved, here, set_ or (), backend, runtime_options)
         names = class_list(classes, predictor.recipe.data.names) if classes else None
         tiling = None if tile is None else Tiling(tile, 0.2 if overlap is None else overlap)
@@ -177,7 +177,7 @@ def predict(
 
 
 def _check_tiles(tile: int | None, overlap: float | None, geojson: bool, as_: str | None) -> None:
-    """Raises InputError for options that do not go with --tile, or without it."""
+    """Raise InputError for options that exclude --tile, or need it."""
     if as_ not in (None, TABLE) and tile is not None:
         raise InputError("--as and --tile: found both, needed one; label tools take whole images")
     if geojson and as_ == TABLE:
@@ -187,7 +187,7 @@ def _check_tiles(tile: int | None, overlap: float | None, geojson: bool, as_: st
 
 
 def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
-    """Raises InputError for an unknown value of --as, or one together with tracks."""
+    """Raise InputError for an unknown value of --as, or for --as together with tracks."""
     from boxwright.predict.prelabels import check_layout
 
     if as_ is not None and tracking is not None:
@@ -198,7 +198,7 @@ def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
 
 
 def _check_files(sources: Sequence[str], option: str) -> None:
-    """Raises InputError for addresses, which `option` does not go with."""
+    """Raise InputError for addresses, which `option` does not support."""
     from boxwright.images.fetch import is_image_address
     from boxwright.remote.address import shown
 
@@ -214,7 +214,7 @@ def _predict_images(
     as_: str | None,
     draw: bool,
 ) -> "Summary":
-    """Write the predictions or labels of whole images. titles: the path of each source -> what results call it."""
+    """Write the predictions or labels of whole images. titles: path of each source -> its name in the results."""
     from boxwright.predict import output, prelabels
 
     if as_ is not None:

@@ -8,29 +8,30 @@ import typer
 from boxwright.cli.options import Backend, Cfg, ClassNames, Device, Overrides, RecipeOption
 from boxwright.errors import InputError
 
-TOKEN = "BOXWRIGHT_TOKEN"  # of the environment, since arguments are shown to all users of a machine
+TOKEN = "BOXWRIGHT_TOKEN"  # environment variable, since all users of a machine can see arguments
 
 
 def serve(
     weights: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]WEIGHTS...", help="Run folders, weights or exported files, each with its name."),
+        typer.Argument(metavar="[NAME=]WEIGHTS...", help="Run folders, weights or exported files, optionally named."),
     ],
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free port.")] = 8080,
     max_batch: Annotated[
-        int, typer.Option("--max-batch", min=1, max=1024, help="Images in the network at a time; 1: lowest latency.")
+        int, typer.Option("--max-batch", min=1, max=1024, help="Maximum batch size; 1: lowest latency.")
     ] = 8,
     max_wait_ms: Annotated[
-        float, typer.Option("--max-wait-ms", min=0, max=10_000, help="How long an image waits for others.")
+        float, typer.Option("--max-wait-ms", min=0, max=10_000, help="Maximum wait for a fuller batch in ms.")
     ] = 5,
     queue: Annotated[
-        int, typer.Option("--queue", min=1, max=100_000, help="Images that wait; further ones get status 503.")
+        int,
+        typer.Option("--queue", min=1, max=100_000, help="Maximum queue length; further requests get status 503."),
     ] = 64,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds for a request.")] = 30,
-    max_mb: Annotated[float, typer.Option("--max-mb", min=0.001, max=1024, help="MB of a request.")] = 32,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=3600, help="Request timeout in s.")] = 30,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0.001, max=1024, help="Maximum request size in MB.")] = 32,
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.01, max=200, help="Million pixels of an image.")
+        float, typer.Option("--max-megapixels", min=0.01, max=200, help="Maximum image size in megapixels.")
     ] = 50,
     recipe: RecipeOption = None,
     cfg: Cfg = None,

@@ -53,7 +53,7 @@ def write_table(
     ray: str | None,
     device: str,
 ) -> "Summary":
-    """Predict images or scenes as a table. titles: the path of each source -> what results call it."""
+    """Predict images or scenes as a table. titles: path of each source -> its name in the results."""
     from boxwright.remote.outputs import fetch_earlier
     from boxwright.tables import run
     from boxwright.tables.folder import Shard, path_of

@@ -15,10 +15,12 @@ def evaluate_tracks(
         typer.Argument(
             metavar="TRUTH",
             callback=local_input,
-            help="MOT text: a file, a folder of them, or of folders with gt/gt.txt.",
+            help="MOT text: a file, a folder of files, or a folder of folders with gt/gt.txt.",
         ),
     ],
-    found: Annotated[str, typer.Argument(metavar="FOUND", callback=local_input, help="The tracks, in the same way.")],
+    found: Annotated[
+        str, typer.Argument(metavar="FOUND", callback=local_input, help="The tracks to evaluate, in the same form.")
+    ],
     out: Annotated[
         str | None, typer.Option("--out", callback=output, help="JSON file for all metrics of each sequence.")
     ] = None,

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from boxwright.predict.tracked_output import Tracking
 
 Stride = Annotated[int | None, typer.Option("--stride", min=1, help="Video: predict every n-th frame.")]
-Start = Annotated[float | None, typer.Option("--start", min=0, help="Video: seconds to start at.")]
-Stop = Annotated[float | None, typer.Option("--stop", min=0, help="Video: seconds to stop at.")]
-MaxFps = Annotated[float | None, typer.Option("--max-fps", help="Video: predict at most so many frames per second.")]
+Start = Annotated[float | None, typer.Option("--start", min=0, help="Video: start time in s.")]
+Stop = Annotated[float | None, typer.Option("--stop", min=0, help="Video: stop time in s.")]
+MaxFps = Annotated[float | None, typer.Option("--max-fps", help="Video: maximum frames to predict per second.")]
 
 Fps = Annotated[
     float | None, typer.Option("--fps", help="Numbered images: frames per second. [default: 25]", show_default=False)
@@ -47,7 +47,7 @@ Counting = Annotated[
 def tracking_of(
     track: bool, camera_motion: bool, lines: Sequence[str] | None, zones: Sequence[str] | None, counting: str | None
 ) -> "Tracking | None":
-    """What --track and the options that imply it ask for; None for nothing.
+    """The tracking that --track, or an option that implies it, asks for; None without them.
 
     Raises:
         InputError: A value or the file is faulty.
@@ -65,7 +65,7 @@ As = Annotated[
     str | None,
     typer.Option(
         "--as",
-        metavar="FORM",
+        metavar="FORMAT",
         help="Write labels for a tool instead: coco, yolo, cvat or label-studio; or a table: parquet.",
     ),
 ]
@@ -75,13 +75,13 @@ def the_video(sources: Sequence[str], of_videos: Mapping[str, object], of_images
     """The only source if it is a video; None for images.
 
     Args:
-        sources: Those of the command.
-        of_videos: The options of videos with their values, None if not given.
-        of_images: The same of images.
+        sources: The sources of the command.
+        of_videos: Options for videos -> their values, None if not set.
+        of_images: Options for images, likewise.
 
     Raises:
-        InputError: A video is not the only source, or an option does not go with the source; or a source is empty, as
-            an unset variable of a shell is.
+        InputError: A video is not the only source, an option does not fit the source, or a source is empty, e.g. from
+            an unset shell variable.
     """
     from boxwright.video.sources import is_video, without_pattern
 

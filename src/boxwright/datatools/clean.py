@@ -25,7 +25,7 @@ class Cleaning:
     """How errors are handled.
 
     Attributes:
-        skip_bad: Leave out faulty labels and images; an image is ignored where a label is left out.
+        skip_bad: Drop faulty labels and images; the area of a dropped label is ignored in the loss and in metrics.
         clip_boxes: Clip boxes that are partly outside their image.
         kinds: The kinds of errors that count.
     """

@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accelerator) -> Recipe:
-    """The recipe with numbers for `model.anchors`, the same in all processes; heads take theirs as by hand.
+    """The recipe with numbers for `model.anchors`, the same in all processes; heads use them like given anchors.
 
     Args:
-        recipe: Of the training.
+        recipe: The recipe of the training.
         training: The training images.
-        run: The folder of a run to resume, whose numbers are taken; None for a new run.
-        accelerator: Of the training; the main process computes.
+        run: The folder of the run to resume, whose numbers are reused; None for a new run.
+        accelerator: The accelerator of the training; the main process computes.
 
     Raises:
         InputError: There are fewer boxes of different sizes than anchors.

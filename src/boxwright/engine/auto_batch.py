@@ -1,4 +1,4 @@
-"""`train.batch: auto`: the largest power of two of images a process whose training step fits into its memory."""
+"""`train.batch: auto`: the largest power of two of images per process for which a training step fits into memory."""
 
 import copy
 import gc
@@ -23,7 +23,7 @@ from boxwright.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-MAX_IMAGES = 64  # a larger one makes no step faster, and has fewer steps an epoch
+MAX_IMAGES = 64  # a larger one has fewer steps per epoch, and no higher throughput
 FREE_ON_GPU = 0.1  # share of its memory that stays free: other batches have more boxes, several processes have buffers
 # Share of the available memory that tensors of the backward pass may take on a CPU: gradients, temporary tensors and
 # loader processes take as much again.
@@ -35,11 +35,11 @@ def resolve(recipe: Recipe, training: Any, network: Network, run: Path | None, a
     """The recipe with a number for `train.batch`, the same in all processes.
 
     Args:
-        recipe: Of the training.
+        recipe: The recipe of the training.
         training: The training images.
-        network: With its initial weights; steps are tried on a copy.
-        run: The folder of a run to resume, whose number is taken; None for a new run.
-        accelerator: Of the training.
+        network: The network with its initial weights; steps are tried on a copy.
+        run: The folder of the run to resume, whose number is reused; None for a new run.
+        accelerator: The accelerator of the training.
 
     Raises:
         InputError: One image does not fit into memory, or cannot be read.
@@ -69,12 +69,12 @@ class Trial:
     """Training steps of a copy of the network, with images of the largest size.
 
     Attributes:
-        recipe: With that size.
-        limit: Images that a step may have: `MAX_IMAGES`, or those of the data set.
+        recipe: The recipe with that size only.
+        limit: Largest number of images to try: `MAX_IMAGES`, or the size of the data set.
     """
 
     def __init__(self, recipe: Recipe, training: Any, network: Network, accelerator: Accelerator) -> None:
-        self.recipe = max(per_input_size(recipe), key=lambda one: [h * w for h, w in one.train.augment.sizes])
+        self.recipe = max(per_input_size(recipe), key=lambda variant: [h * w for h, w in variant.train.augment.sizes])
         self._training, self._network, self.accelerator = training, network, accelerator
         self._task = tasks.of(recipe)
         self.limit = max(1, min(MAX_IMAGES, self._loader(1).steps_per_epoch // recipe.train.accumulate))
@@ -84,7 +84,7 @@ class Trial:
         return self._task.loader(self._training, recipe, self.accelerator.process_index, self.accelerator.num_processes)
 
     def step(self, images: int, repeats: int = 2) -> None:
-        """Steps of so many images, the second with all that a training has in memory."""
+        """Run steps with this number of images; from the second on, memory holds all that a training needs."""
         config, device = self.recipe.train, self.accelerator.device
         network = copy.deepcopy(self._network).to(device)
         optimizer = optim.build(network, config)
@@ -101,18 +101,18 @@ class Trial:
 
 
 def _on_cuda(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
-    """The largest of `sizes` with which a step fits, 0 for none, and bytes that the last trial took and of the GPU."""
+    """The largest of `sizes` with which a step fits; 0 if none does, then with the bytes needed and available."""
     device = trial.accelerator.device
     if device.type != "cuda":
         raise InputError(
-            f"train.batch: auto knows the memory of a CPU and of CUDA, not of {device.type}; give a number"
+            f"train.batch: auto measures the memory of a CPU and of CUDA, not of {device.type}; give a number"
         )
     free, total = torch.cuda.mem_get_info(device)
     for images in reversed(sizes):
         torch.cuda.reset_peak_memory_stats(device)
         try:
             trial.step(images)
-            fits = torch.cuda.mem_get_info(device)[0] >= FREE_ON_GPU * total  # PyTorch keeps what it had at most
+            fits = torch.cuda.mem_get_info(device)[0] >= FREE_ON_GPU * total  # PyTorch keeps its peak
         except torch.OutOfMemoryError:
             fits = False
         gc.collect()
@@ -123,7 +123,7 @@ def _on_cuda(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
 
 
 def _on_cpu(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
-    """The same by the tensors that a step with two images keeps for its backward pass."""
+    """`_on_cuda` for a CPU, estimated from the tensors that a step with two images keeps for its backward pass."""
     images = min(2, trial.limit)  # batch norm without a spatial extent needs two
     kept: dict[int, int] = {}
 

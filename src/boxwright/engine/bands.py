@@ -1,4 +1,4 @@
-"""What a training finds out about the bands of its images: how many there are, and the range of their samples."""
+"""The bands of training images: how many there are, and the range of their samples."""
 
 import logging
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accele
     """The recipe with the numbers of all bands, and the ranges of the training images by `data.percentiles`.
 
     Args:
-        recipe: Of the training.
+        recipe: The recipe of the training.
         training: The training images.
-        run: The folder of a run to resume, whose numbers are taken; None for a new run.
-        accelerator: Of the training; the main process reads the images.
+        run: The folder of the run to resume, whose numbers are reused; None for a new run.
+        accelerator: The accelerator of the training; the main process reads the images.
 
     Raises:
         InputError: An image cannot be read or lacks a band, or a band has no range.
@@ -53,13 +53,14 @@ def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accele
         and accelerator.is_main_process
     ):
         logger.info(
-            "train.augment: hue and saturation mean nothing for %d bands, only value acts", recipe.model.input_channels
+            "train.augment: hue and saturation are not defined for %d bands, only value is used",
+            recipe.model.input_channels,
         )
     return recipe
 
 
 def measure(dataset: Dataset, recipe: Recipe) -> list[Range]:
-    """The two `data.percentiles` of the samples of each band of `data.bands`, without those that are no data."""
+    """The two `data.percentiles` of the samples of each band of `data.bands`, without NODATA samples."""
     numbers, percentiles = recipe.data.bands, recipe.data.percentiles
     assert isinstance(numbers, tuple)
     assert percentiles is not None

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 NEW = ".boxwright-new"  # suffix of a checkpoint folder while it is written; OLD: see weights/files.py
 EPOCH_FOLDER = r"epoch-\d{4,}"
 MAX_SAVE_FRACTION = 0.03  # share of the time
-# The state that PyTorch's optimizers have for a parameter: tensors of its shape, and for AdamW the number of its steps
+# What PyTorch's optimizers store for a parameter: tensors of its shape, and for AdamW the number of its steps
 STATE_OF_OPTIMIZER = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq", "step")}
 
 
@@ -44,10 +44,10 @@ class TrainState:
     Attributes:
         step: Optimizer steps completed.
         best: Highest validation AP so far, or top-1 accuracy for a classifier.
-        since_best: Evaluations since the one with it.
+        since_best: Evaluations since the one with `best`.
         train_fingerprint: Fingerprint of the training images and labels.
         val_fingerprint: Fingerprint of the validation images and labels; "" if there are none.
-        epochs: Complete ones, with their evaluation. After a stop `step` may be at the end of the next one.
+        epochs: Complete epochs, with their evaluation. After a stop, `step` may be at the end of the next epoch.
         threads: CPU threads of each process.
     """
 
@@ -69,9 +69,15 @@ class Checkpointer:
     """Saves and restores all that a run needs to resume exactly.
 
     Attributes:
+        run: The run folder.
+        recipe: The recipe of the run, embedded in its weights.
+        network: The bare network.
+        ema: The EMA of the network; None without one.
+        optimizer: The optimizer, as accelerate has wrapped it.
+        accelerator: The accelerator of the training.
         saved: Called after each save, by the main process.
-        due: When the end of an epoch is saved again, by `time.monotonic`: saving takes at most `MAX_SAVE_FRACTION` of
-            the time.
+        due: Time (`time.monotonic`) from which the end of an epoch is saved again: saving takes at most the fraction
+            `MAX_SAVE_FRACTION` of the time.
     """
 
     run: Path
@@ -144,7 +150,7 @@ class Checkpointer:
         return state
 
     def _restore_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
-        """Load the state of each parameter. Raises InputError for that of a different optimizer or network."""
+        """Load the state of each parameter. Raises InputError if it is from a different optimizer or network."""
         own = self.optimizer.state_dict()["param_groups"]
         names = STATE_OF_OPTIMIZER[self.recipe.train.optimizer.kind]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -166,8 +172,8 @@ class Checkpointer:
     def save_epoch(self, number: int, state: TrainState, *, final: bool) -> None:
         """Save `epoch-NNNN`, of which the newest `train.keep_checkpoints` are kept, and `last` after an epoch (from 1).
 
-        `last` is written last, so a run that is killed in between repeats the end of this epoch on resume. After short
-        epochs it is left out, but not after the `final` one.
+        `last` is written last, so a run that is killed in between repeats the end of this epoch on resume. It is not
+        written after each of several short epochs, but always after the `final` one.
         """
         keep = self.recipe.train.keep_checkpoints
         if keep and self.accelerator.is_main_process:
@@ -203,7 +209,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 def recover(run: Path) -> None:
     """Complete or roll back replacements that were interrupted by a kill."""
     for old in _leftovers(run, OLD):
-        # A checkpoint becomes OLD only when NEW is complete, so NEW is the one to take where there is one.
+        # A checkpoint becomes OLD only when NEW is complete, so NEW is used if it exists.
         new, folder = old.with_suffix(NEW), old.with_suffix("")
         if not folder.exists():
             (new if new.exists() else old).rename(folder)

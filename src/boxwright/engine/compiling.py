@@ -1,6 +1,6 @@
-"""The loss as one compiled graph (`torch.compile`) for each size of the input, and augmentation as others.
+"""Compilation (`torch.compile`) of the loss, as one graph for each size of the input, and of augmentation.
 
-B images, M boxes an image after padding
+B images, M boxes per image after padding
 """
 
 import logging
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Loss = Callable[[AnyBatch], dict[str, Tensor]]
-PAD_ROWS_TO = 32  # boxes per image are padded to 32, 64, 128, ...: each number needs a graph of its own
-RECOMPILE_LIMIT = 128  # per function; PyTorch's default of 8 would end compilation early
+PAD_ROWS_TO = 32  # boxes per image are padded to 32, 64, 128, ...: each number needs its own graph
+RECOMPILE_LIMIT = 128  # graphs of one function, after which PyTorch would stop compiling; its default is 8
 
 
 def compiler_works(device: torch.device) -> bool:
-    """Whether something small can be compiled for `device`; a warning says why not."""
+    """Whether a small function can be compiled for `device`; if not, the reason is logged as a warning."""
     try:
         torch.compile(_probe)(torch.ones(16, device=device))
-    except Exception as error:  # each compiler raises its own kind
+    except Exception as error:  # compilers raise different exceptions
         reason = str(error).strip().partition("\n")[0]
         logger.warning(
             "%s", one_line(f"train.compile: no compiler works for {device}, so nothing is compiled: {reason}")
@@ -45,17 +45,17 @@ def _probe(x: Tensor) -> Tensor:
 
 
 def compiled_loss(network: Network, backend: str = "inductor") -> Loss:
-    """`network.loss`, compiled: equal to it within rounding."""
+    """The compiled `network.loss`, equal to it within rounding."""
     loss = _compiled(network.loss, backend, dynamic=False)
     return lambda batch: loss(static(batch))
 
 
 @contextmanager
 def compiled_augmentation(enabled: bool, backend: str = "inductor") -> Iterator[None]:
-    """Augmentation within this is compiled, if `enabled`: its functions for pixels, equal to them within rounding.
+    """Compile the pixel functions of augmentation in this block, if `enabled`; results are equal within rounding.
 
-    A graph is for all sizes and numbers of images (mixup has others in each step), with others for a single image and
-    for square ones. None has the first size inside, which may be another in a resumed run.
+    A graph serves all sizes and numbers of images (mixup changes the number in each step); a single image and square
+    images have separate graphs. Sizes are dynamic from the first call, since a resumed run may start with another one.
     """
     with replaced(partial(_compiled, backend=backend, dynamic=True)) if enabled else nullcontext():
         yield
@@ -72,7 +72,7 @@ def _compiled(function: Callable[..., T], backend: str, dynamic: bool) -> Callab
 
 
 def static(batch: AnyBatch) -> AnyBatch:
-    """The batch with few different shapes, and without frames, which no loss needs and which differ in each step."""
+    """The batch padded to one of few shapes, and without frames, which no loss uses and which differ in each step."""
     if not isinstance(batch, Batch):
         return replace(batch, frames=())
     rows = PAD_ROWS_TO

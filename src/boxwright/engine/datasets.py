@@ -1,4 +1,4 @@
-"""The data of a training: opened, checked, and without what is to be skipped."""
+"""The data of a training: opened, checked, and without faulty labels and images."""
 
 import logging
 from typing import Any
@@ -25,7 +25,7 @@ def open_checked(
 ) -> tuple[Any, Any, list[str]]:
     """Training and validation data, and a line for each label, image and class left out.
 
-    Without a split `val`, `train.evaluate_every: 0` means that there is no validation data: it is None then.
+    Validation data is None if there is no split `val` and `train.evaluate_every` is 0.
 
     Raises InputError, the same in every process, for errors that `cleaning` does not handle.
     """
@@ -36,7 +36,7 @@ def open_checked(
         return [None if name is None else task.open(data.root, name, data) for name in names]
 
     if accelerator.num_processes > 1:
-        on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
+        on_main(lambda: len(opened()), accelerator)  # one process parses a large JSON, the rest read its index
     training, validation = opened()
     present = [dataset for dataset in (training, validation) if dataset is not None]
     if data.background:

@@ -23,7 +23,7 @@ Run: curves, weights, log      {run}
 Detections on validation scenes
                                {images}
 
-Next, with images of your own (a folder in COCO or YOLO layout):
+Next, with your own images (a folder in COCO or YOLO layout):
     boxwright data check DIR
     boxwright train yolov3_tiny_coco_416_darknet --data DIR
 """

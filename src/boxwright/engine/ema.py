@@ -19,7 +19,7 @@ class EMA:
     """
 
     def __init__(self, network: nn.Module, config: EmaConfig) -> None:
-        """`network` must be on its device already: EMA refers to its tensors."""
+        """network: must be on its device already, since EMA refers to its tensors."""
         self.config = config
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
@@ -28,6 +28,7 @@ class EMA:
         self._counts = [(mean, value) for mean, value in pairs if not mean.is_floating_point()]
 
     def decay(self, n: int) -> float:
+        """The decay of update n (from 1)."""
         ramp = 1 - math.exp(-n / self.config.ramp) if self.config.ramp else 1.0
         return self.config.decay * ramp
 

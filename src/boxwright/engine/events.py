@@ -1,4 +1,4 @@
-"""TensorBoard's scalars and images. PyTorch's SummaryWriter would write them in a thread, where errors are lost."""
+"""TensorBoard event files. PyTorch's SummaryWriter would write them in a thread, where errors are lost."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Events:
-    """A new event file in `folder`; it supersedes the points of earlier files from step `start` on.
+    """Writer of a new event file in `folder`, which supersedes the points of earlier files from step `start` on.
 
     Every method may raise OSError.
     """

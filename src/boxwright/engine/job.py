@@ -29,7 +29,7 @@ ONE_VALUE = "Expected more than 1 value per channel when training"  # the start 
 
 
 class WithLoss(nn.Module):
-    """A network whose forward is its loss, for wrappers (DDP) that know only forward; never saved itself."""
+    """A network whose forward is its loss, since wrappers such as DDP call only forward; not part of checkpoints."""
 
     def __init__(self, network: Network, compiled: bool = False) -> None:
         super().__init__()
@@ -54,13 +54,17 @@ class Job:
     """A training run.
 
     Attributes:
-        recipe: `train` is divided among the processes that there are.
+        recipe: The recipe, with `train` divided among the processes.
+        task: The task of the model.
         validation: The validation data set, of the task's type; None if there is none.
+        accelerator: The accelerator of the training.
         network: The bare network.
         model: The network with its loss, wrapped by accelerate.
+        optimizer: The optimizer, wrapped by accelerate.
+        ema: The EMA of the network; None without one.
         loader: Training batches.
         schedule: Learning rates and momentum by step.
-        steps_per_epoch: Optimizer steps.
+        steps_per_epoch: Optimizer steps per epoch.
         compiled: Whether the loss is compiled.
     """
 
@@ -79,7 +83,7 @@ class Job:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Of this process."""
+        """Batches per epoch in this process."""
         return self.steps_per_epoch * self.recipe.train.accumulate
 
     @property
@@ -130,7 +134,7 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
 
 
 def with_epochs(job: Job, epochs: int) -> Job:
-    """The job with so many epochs, before its first step."""
+    """The job with another number of epochs, before its first step."""
     config = job.recipe.train.model_copy(update={"epochs": epochs})
     schedule = learning_rates(config.schedule, job.steps_per_epoch, epochs, config.optimizer.momentum)
     return replace(job, recipe=job.recipe.model_copy(update={"train": config}), schedule=schedule)
@@ -165,11 +169,11 @@ def initial_network(recipe: Recipe, file: str | Path | None, transfer: bool, acc
                 "%s: its classes are %s; there are as many here, so its last layers are used", file, ", ".join(theirs)
             )
     if frozen := [prefix for prefix in recipe.train.freeze if any(optim.has_prefix(name, prefix) for name in fresh)]:
-        # batch norm's initial statistics are no statistics of the data either
+        # batch norm's initial statistics are not those of the data either
         frozen_norms = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]
         free = " ".join(["--set train.freeze=[]", *(f"--set train.{name}=false" for name in frozen_norms)])
         raise InputError(
-            f"train.freeze: {', '.join(frozen)} would stay as random as they start, no file fills them; give --weights "
+            f"train.freeze: {', '.join(frozen)} would keep random weights, since no file has them; give --weights "
             f"with trained layers, or {free}"
         )
     return network

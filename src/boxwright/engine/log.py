@@ -23,8 +23,7 @@ from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import AnyBatch
 
-# On a GPU: each check synchronizes once, and a signal is followed at a check.
-MAX_STEPS_BETWEEN_CHECKS = 10
+MAX_STEPS_BETWEEN_CHECKS = 10  # on a GPU; a check synchronizes, and notices signals
 
 
 class TrainLogger:
@@ -39,7 +38,7 @@ class TrainLogger:
     ) -> None:
         """Open the log of a run at step `start`; later lines, of an interrupted run, are dropped.
 
-        trackers: get the same numbers, and stay open.
+        trackers: receive the same numbers; `close` leaves them open.
 
         Raises InputError where the log cannot be written, or is not one.
         """
@@ -87,8 +86,8 @@ class TrainLogger:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Fetch the losses of the last S batches, averaged over the processes, and check them; with them goes whether
-        a process was asked to stop."""
+        """Fetch the losses of the last S batches, averaged over the processes, and check them. The same reduction
+        carries whether a process was asked to stop."""
         if not self.pending:
             return
         local = torch.stack([terms for _, _, terms in self.pending])  # (S, K)
@@ -108,7 +107,7 @@ class TrainLogger:
         self.pending.clear()
 
     def write(self, step: int, epoch: int, rate: float) -> None:
-        """Write the line of the steps since the last one, if there are any."""
+        """Write a line for the steps since the last line, if there are any."""
         self.check_finite()
         if not self.sums:
             return

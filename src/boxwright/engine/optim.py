@@ -1,6 +1,6 @@
 """The optimizers: SGD as in the published systems, and AdamW.
 
-Weight decay is on the weights of layers (or on all), and biases have a learning rate of their own.
+Weight decay applies to the weights of layers (or to all parameters), and biases have their own learning rate.
 """
 
 from collections.abc import Iterable
@@ -15,15 +15,15 @@ from boxwright.recipe import OptimizerConfig, TrainConfig
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 BACKBONE = "backbone"  # the module whose parameters have the factor `backbone_lr`
-FUSED = ("cpu", "cuda")  # devices for which PyTorch has AdamW in one kernel: on a CPU it takes a quarter of the time
+FUSED = ("cpu", "cuda")  # devices with PyTorch's fused AdamW, which takes a quarter of the time on a CPU
 
 
 def build(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of a network that is on its device, with the groups of `parameter_groups`.
 
-    torch's SGD without dampening is MindSpore's Momentum, and its SGD: v = m v + g, w -= lr v; with nesterov
-    w -= lr (g + m v). In both weight decay is part of g. AdamW (arXiv 1711.05101, algorithm 2) has g in the averages
-    alone: w -= lr decay w, then w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps).
+    PyTorch's SGD without dampening equals MindSpore's Momentum and SGD: v = m v + g, w -= lr v; with nesterov
+    w -= lr (g + m v). In both cases weight decay is part of g. In AdamW (arXiv 1711.05101, algorithm 2) it is not:
+    w -= lr decay w, then w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps).
     """
     freeze(network, config)
     groups = parameter_groups(network, config)

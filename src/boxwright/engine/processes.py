@@ -22,7 +22,7 @@ TIMEOUT = timedelta(hours=2)
 
 @contextmanager
 def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
-    """The accelerator of one training run; its `mixed_precision` is what `train.precision: auto` means here.
+    """The accelerator of one training run, with `train.precision: auto` resolved in its `mixed_precision`.
 
     Raises InputError for a precision that the device does not support.
     """
@@ -45,13 +45,13 @@ def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
 
 
 def best_precision(device: torch.device) -> str:
-    """bf16 on a GPU that computes in it, else no (float32). A CPU emulates bf16, or gains little; the numbers of a
-    training can leave the range of fp16."""
+    """The precision for auto: bf16 on a GPU that supports it natively, else no (float32). A CPU emulates bf16, or gains
+    little; in a training, numbers can leave the range of fp16."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def resolve(recipe: Recipe, run: Path | None, accelerator: Accelerator) -> Recipe:
-    """The recipe with a number for `train.processes`: that of the run to resume, or else of these processes."""
+    """The recipe with a number for `train.processes`: that of the run to resume, or else the current number."""
     if recipe.train.processes != "auto":
         return recipe
     stored = "auto" if run is None else recipes.load(run / "recipe.yaml").train.processes

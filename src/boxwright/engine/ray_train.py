@@ -1,4 +1,4 @@
-"""Training by workers of Ray, each of which calls `train` as a process of torchrun does."""
+"""Training on Ray workers, each of which calls `train` like a process of torchrun."""
 
 import os
 import tempfile
@@ -13,16 +13,16 @@ from boxwright.extras import import_extra
 
 
 def train_on_ray(address: str, workers: int | None, out: str, **arguments: Any) -> Path:
-    """`train` on workers of Ray Train, which have a GPU each if the cluster has as many, and a CPU else.
+    """Run `train` on workers of Ray Train, with one GPU each if the cluster has enough, else with one CPU each.
 
     Args:
-        address: As in `ray_cluster.session`.
-        workers: Their number; None for that of the GPUs, or 1 without any.
-        out: The run folder, which all nodes of the cluster have to see.
-        arguments: Of `train`.
+        address: Address of the cluster, as in `ray_cluster.session`.
+        workers: Number of workers; None for the number of GPUs, or 1 without GPUs.
+        out: The run folder, on a file system that all nodes of the cluster share.
+        arguments: The other arguments of `train`.
 
     Raises:
-        InputError: As `train`; or the cluster has too few CPUs for so many workers.
+        InputError: As `train`; or the cluster has too few CPUs for this number of workers.
     """
     with ray_cluster.session(address, cpus=None if workers is None else max(workers, os.cpu_count() or 1)) as ray:
         resources = ray.cluster_resources()
@@ -39,11 +39,11 @@ def train_on_ray(address: str, workers: int | None, out: str, **arguments: Any) 
 
 
 def _fit(workers: int, use_gpu: bool, arguments: dict[str, Any]) -> None:
-    """Have Ray Train run `_work`. Raises the InputError of a worker, without those of its neighbors."""
+    """Run `_work` by Ray Train. Raises the InputError of the first worker that has one."""
     ray_train, of_torch = import_extra("ray.train", "ray"), import_extra("ray.train.torch", "ray")
-    # its watcher of nodes that are about to vanish asks the dashboard, which does not run
+    # Ray's watcher for preempted nodes queries the dashboard, which does not run
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a cluster may have to start nodes; 60
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # default: 60; nodes may have to start
     with tempfile.TemporaryDirectory() as storage:
         trainer = of_torch.TorchTrainer(
             _work,
@@ -63,7 +63,7 @@ def _fit(workers: int, use_gpu: bool, arguments: dict[str, Any]) -> None:
 
 
 def _work(arguments: dict[str, Any]) -> None:
-    """What each worker does."""
+    """The training function of each worker."""
     ray_cluster.log_in_worker()
     os.chdir(arguments.pop("folder"))
     train(**arguments)

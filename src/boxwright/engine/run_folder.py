@@ -46,10 +46,11 @@ MAY_CHANGE = (
 def local_run(
     out: str | Path, resume: bool | Literal["auto"], accelerator: Accelerator
 ) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """The run folder as a local path, and a function that sends what was saved since; for a local one it does nothing.
+    """The run folder as a local path, and a function that uploads what was saved since its last call; for a local
+    folder it does nothing.
 
     A remote run folder is complete when the block ends, also if the run was stopped by an error or a signal, but not
-    after Ctrl-C: what is missing then stays in the cache for `resume`.
+    after Ctrl-C: the missing files then stay in the cache for `resume`.
 
     Raises InputError in every process where there is another run or none to resume, and where it cannot be sent.
     """
@@ -137,7 +138,7 @@ def _one_thread(run: Path) -> Iterator[None]:
 
 @contextmanager
 def _open_lock(run: Path) -> Iterator[int]:
-    """Open or create the lock file. Raises InputError for a link, a FIFO or other content, which stays untouched."""
+    """Open or create the lock file. Raises InputError for a link, a FIFO or other content, which is left unchanged."""
     file, flags = run / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     foreign = InputError(f"{file}: not a lock file; move it away, or choose another --out")
     try:
@@ -156,7 +157,7 @@ def _open_lock(run: Path) -> Iterator[int]:
 
 
 def _acquire(run: Path, handle: int) -> None:
-    """Lock an open file, but not for the workers of loaders. Logs a warning where there are no locks."""
+    """Lock an open file; loader workers do not inherit the lock. Logs a warning where there are no locks."""
     locked = locks.lock(handle, inherited=False)
     if locked is None:
         logger.warning("%s: no locks on this system or file system; a second run in it will not be detected", run)

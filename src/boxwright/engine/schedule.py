@@ -18,7 +18,7 @@ MAX_EXPONENT = 700.0  # of e, in float64
 
 @dataclass(frozen=True)
 class Schedule:
-    """Values by step, each of length epochs * steps_per_epoch."""
+    """Learning rates and momentum by step, each of length epochs * steps_per_epoch."""
 
     weight_lr: Steps  # all parameters but biases
     bias_lr: Steps  # biases and batch norm's betas
@@ -53,6 +53,7 @@ def learning_rates(config: ScheduleConfig, steps_per_epoch: int, epochs: int, mo
 
 
 def warmup_steps(config: ScheduleConfig, steps_per_epoch: int) -> int:
+    """Length of the warm-up in optimizer steps."""
     return max(round(config.warmup_epochs * steps_per_epoch), config.warmup_min_steps)
 
 
@@ -87,7 +88,7 @@ def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_p
 
 
 def _share_of_cycle(step: NDArray[np.int64], ends: tuple[int, ...]) -> Steps:
-    """How far each step is between two ends, in (0, 1]; 0 at the first of all, 1 behind the last end."""
+    """Progress of each step between two ends, in (0, 1]; 0 for the first step of all, 1 after the last end."""
     number = np.minimum(np.searchsorted(ends, step), len(ends) - 1)
     edges = np.array([0, *ends])
     share: Steps = np.minimum((step - edges[number]) / (edges[number + 1] - edges[number]), 1.0)
@@ -95,6 +96,6 @@ def _share_of_cycle(step: NDArray[np.int64], ends: tuple[int, ...]) -> Steps:
 
 
 def _ramp(step: NDArray[np.int64], warmup: int, start: float, goal: Steps, power: float = 1.0) -> Steps:
-    """From `start` to the value that each step has without warm-up, with a power of the share of the warm-up."""
+    """Values from `start` to `goal`, the values without warm-up, by a power of the progress of the warm-up."""
     fraction = np.minimum(step / max(warmup, 1), 1) ** power if warmup else np.ones(len(step))
     return start + fraction * (goal - start)

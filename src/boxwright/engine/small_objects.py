@@ -1,4 +1,4 @@
-"""A warning where many objects are smaller than what the maps of a network can tell apart."""
+"""A warning if many objects are smaller than the finest stride of the network."""
 
 import logging
 import math
@@ -14,17 +14,17 @@ from boxwright.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-SHARE = 0.25  # of the boxes, above which the warning comes
-# Evenly spaced over the split: their boxes count, and headers are read where no size is declared
+SHARE = 0.25  # share of small boxes above which the warning is logged
+# Evenly spaced over the split: their boxes are measured, and headers are read where no size is declared
 MEASURED_IMAGES = 1000
-MAX_INPUT_SIDE = 2048  # px of a side that is advised; beyond, images are cut into tiles
-# Finest stride -> the recipe to advise, coarse first
+MAX_INPUT_SIDE = 2048  # px, longest side that is suggested; beyond it, tiles are suggested
+# Finest stride -> the recipe to suggest, coarse first
 FINER = {8: "yolov4_coco_608_darknet", 4: "faster_rcnn_r50_dcn_coco_standard"}
 
 
 def warn(recipe: Recipe, training: Any, network: Network) -> None:
-    """Log one line where more than `SHARE` of the training boxes have a shorter side, as they are on the canvas, below
-    the finest stride of the network. Decodes no image."""
+    """Log a warning if more than `SHARE` of the training boxes have a shorter side, in canvas px, below the finest
+    stride of the network. Decodes no image."""
     stride = network.finest_stride
     if stride is None or not isinstance(training, Dataset):
         return
@@ -40,7 +40,7 @@ def warn(recipe: Recipe, training: Any, network: Network) -> None:
 
 
 def _advice(recipe: Recipe, factor: float, stride: float) -> str:
-    """What makes objects larger by this factor, and the recipe with the next finer stride."""
+    """A suggestion that enlarges objects by this factor, and the recipe with the next finer stride."""
     step, canvas = recipe.model.size_step, recipe.data.canvas
     size = [math.ceil(side * factor / step) * step for side in canvas.size]
     if max(size) > MAX_INPUT_SIDE:

@@ -1,4 +1,4 @@
-"""Parts of a training step that trials of steps share with the training."""
+"""Parts of a training step, for training and for trial steps."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def prepare_batch(
     task: tasks.AnyTask, loaded: AnyBatch, recipe: Recipe, accelerator: Accelerator, epoch: int, number: int
 ) -> AnyBatch:
-    """The batch with this number, augmented on the device of the training."""
+    """Move a loaded batch to the device and augment it. number: index of the batch in this process."""
     batch: AnyBatch = task.augment(loaded.to(accelerator.device), recipe, epoch, number, accelerator.process_index)
     if recipe.train.channels_last:
         batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
@@ -37,9 +37,9 @@ def per_input_size(recipe: Recipe) -> list[Recipe]:
 
 
 def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
-    """Compile what a step needs, once for each size of the input, and leave weights and statistics as they are.
+    """Compile all graphs of a step, once for each input size, without changing weights and statistics.
 
-    Returns the same batches: the first of them is used here and then given out again.
+    Returns the same batches: the first one is used here, and yielded again.
     """
     start, first = time.perf_counter(), next(batches)
     before = [buffer.clone() for buffer in job.network.buffers()]

@@ -1,8 +1,8 @@
 """Stopping a training in all its processes, after SIGTERM or SIGUSR1 to any of them.
 
-In training steps the flag travels with the losses, which all processes average anyway (`TrainLogger.check_finite`), so
-that all stop after the same step. An evaluation has no such point: there each process looks in the store of the process
-group, once a second, whether another one was asked to stop.
+In training steps the flag is reduced together with the losses (`TrainLogger.check_finite`), so that all processes stop
+after the same step. In an evaluation there is no such reduction: each process checks a key in the store of the process
+group once per second.
 """
 
 import time
@@ -17,7 +17,7 @@ from boxwright import interrupt
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 
 KEY = "boxwright/stop"  # in the store, once a process was asked to stop
-POLL_INTERVAL = 1.0  # between two looks into the store
+POLL_INTERVAL = 1.0  # between two checks of the store
 
 
 @dataclass
@@ -42,10 +42,10 @@ class StopCheck:
 def stoppable(checkpointer: Checkpointer, state: TrainState, *, save: bool = True) -> Iterator[None]:
     """A block in which SIGTERM and SIGUSR1 stop the training in all processes, after the same step.
 
-    save: `last` then. False: it is saved, and the network has other weights.
+    save: whether to save `last` then; False if it is saved already and the network has other weights.
 
     Raises:
-        interrupt.Stopped: It was stopped, with the line that says so in the main process.
+        interrupt.Stopped: It was stopped; in the main process with a message.
     """
     accelerator = checkpointer.accelerator
     with interrupt.stop_deferred():

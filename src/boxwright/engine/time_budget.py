@@ -1,4 +1,4 @@
-"""`train.minutes`: epochs that fit into a time, chosen before the first step from the measured time of steps.
+"""`train.minutes`: the number of epochs that fit into a time, chosen before the first step from timed steps.
 
 The number is written into the run's recipe, so schedule, weights and resume do not depend on the clock afterwards.
 """
@@ -27,9 +27,9 @@ from boxwright.types import AnyBatch
 logger = logging.getLogger(__name__)
 
 PLANNED_FRACTION = 0.95  # share of the time that is planned; the rest is for checkpoints, plots and slower steps
-UNTIMED_STEPS, TIMED_STEPS = 2, 20  # loader processes start, and kernels are chosen, in the first
+UNTIMED_STEPS, TIMED_STEPS = 2, 20  # in the untimed ones loader processes start and kernels are selected
 MAX_TIMING_FRACTION = 0.03  # share of the time that timed steps may take
-TIMED_IMAGES = 64  # images a process of the timed evaluation, evenly spaced over the split
+TIMED_IMAGES = 64  # images per process in the timed evaluation, evenly spaced over the split
 
 Evaluate = Callable[[Job], object]
 
@@ -38,10 +38,10 @@ def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate
     """Recipe and job with the number of epochs for `train.minutes`, if it is set.
 
     Args:
-        recipe: Of the run.
-        job: Before its first step, with the weights that it starts from.
-        run: The folder of a run to resume, whose number is taken; None for a new run.
-        started: When the program began the training, in seconds of `time.perf_counter`.
+        recipe: The recipe of the run.
+        job: The job before its first step, with its initial weights.
+        run: The folder of the run to resume, whose number is reused; None for a new run.
+        started: Start of the training, in seconds of `time.perf_counter`.
         evaluate: Evaluates a job's network on its validation images.
 
     Raises:
@@ -65,7 +65,7 @@ def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate
             )
         if job.accelerator.is_main_process:
             logger.info(
-                "train.minutes: %d epochs of %d steps fit (%.3g s a step, %.3g s an evaluation)",
+                "train.minutes: %d epochs of %d steps fit (%.3g s per step, %.3g s per evaluation)",
                 epochs, job.steps_per_epoch, epoch / job.steps_per_epoch, evaluation,
             )  # fmt: skip
             warmup, steps = warmup_steps(config.schedule, job.steps_per_epoch), epochs * job.steps_per_epoch
@@ -77,7 +77,7 @@ def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate
 def fitting_epochs(config: TrainConfig, seconds: float, epoch: float, evaluation: float) -> int:
     """The largest number of epochs that fit into `seconds`, with their evaluations and that of the best network.
 
-    epoch, evaluation: seconds that each takes.
+    epoch, evaluation: duration of each in seconds.
     """
     total, epochs = evaluation, 0
     while epochs < recipes.MAX_EPOCHS:
@@ -90,29 +90,29 @@ def fitting_epochs(config: TrainConfig, seconds: float, epoch: float, evaluation
 
 
 def measure(job: Job, minutes: float, evaluate: Evaluate) -> tuple[float, float]:
-    """Seconds of a step, with the wait for its images, and of an evaluation. Leaves the job as it was."""
+    """Duration in seconds of a step, including the wait for its images, and of an evaluation. The job is unchanged."""
     with unchanged(job):
         batches: Iterator[AnyBatch] = job.loader.epochs(0, recipes.MAX_EPOCHS, steps=job.batches_per_epoch)
         if job.compiled:
             batches = warm_up(job, batches)
         _timed_steps(job, batches, UNTIMED_STEPS)
-        one = _timed_steps(job, batches, 1)
-        affordable = on_main(lambda: int(MAX_TIMING_FRACTION * minutes * 60 / one), job.accelerator)
+        seconds = _timed_steps(job, batches, 1)
+        affordable = on_main(lambda: int(MAX_TIMING_FRACTION * minutes * 60 / seconds), job.accelerator)
         count = max(1, min(TIMED_STEPS, affordable))
         step = _timed_steps(job, batches, count) / count
         evaluation = 0.0
         if job.validation is not None:
             images, processes = len(job.validation), job.accelerator.num_processes
-            few = [job.validation.subset(evenly_spaced(images, processes * each)) for each in (1, TIMED_IMAGES)]
-            evaluate(replace(job, validation=few[0]))  # the first one loads libraries
+            subsets = [job.validation.subset(evenly_spaced(images, processes * each)) for each in (1, TIMED_IMAGES)]
+            evaluate(replace(job, validation=subsets[0]))  # the first one loads libraries
             start = time.perf_counter()
-            evaluate(replace(job, validation=few[1]))
-            evaluation = (time.perf_counter() - start) * images / len(few[1])
+            evaluate(replace(job, validation=subsets[1]))
+            evaluation = (time.perf_counter() - start) * images / len(subsets[1])
     return step, evaluation
 
 
 def _timed_steps(job: Job, batches: Iterator[AnyBatch], count: int) -> float:
-    """Seconds that so many steps take. The learning rate is still 0."""
+    """Duration of `count` steps in seconds. The learning rate is still 0."""
     config, accelerator, start = job.recipe.train, job.accelerator, time.perf_counter()
     for number in range(count * config.accumulate):
         batch = prepare_batch(job.task, next(batches), job.recipe, accelerator, 0, number)
@@ -125,7 +125,7 @@ def _timed_steps(job: Job, batches: Iterator[AnyBatch], count: int) -> float:
 
 @contextmanager
 def unchanged(job: Job) -> Iterator[None]:
-    """Steps within this leave no trace in the weights and statistics, nor in the optimizer, which had no step yet."""
+    """Undo the effects of steps in this block on weights, statistics and optimizer, which had no step before."""
     tensors: list[Any] = [*job.network.parameters(), *job.network.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
     scaler = job.accelerator.scaler

@@ -1,7 +1,7 @@
-"""Where the numbers of a training go beside log.jsonl: TensorBoard's events, MLflow, Weights & Biases (`train.track`).
+"""Experiment trackers beside log.jsonl: TensorBoard event files, MLflow, Weights & Biases (`train.track`).
 
-MLflow and Weights & Biases are called by accelerate's trackers. They send what they get wherever the user has set them
-up to (MLFLOW_TRACKING_URI, WANDB_MODE, ...); nothing is imported or sent that the recipe does not name.
+MLflow and Weights & Biases are called through accelerate's trackers. They send data where the user has configured
+(MLFLOW_TRACKING_URI, WANDB_MODE, ...); trackers that the recipe does not name are not imported and receive nothing.
 """
 
 import logging
@@ -28,7 +28,7 @@ SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 class Tracker(Protocol):
-    """Where numbers and images go; main process only."""
+    """A receiver of numbers and images; main process only."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -39,12 +39,12 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All trackers of `train.track`; none in other processes than the main one."""
+    """All trackers of `train.track` in the main process; none in other processes."""
 
     def __init__(self, run: Path, recipe: Recipe, start: int, accelerator: Accelerator) -> None:
-        """Open them for steps after `start`; later ones of an interrupted run are superseded.
+        """Open the trackers for steps after `start`; later steps of an interrupted run are superseded.
 
-        Raises InputError where one is not installed, or cannot be started.
+        Raises InputError if a tracker is not installed, or cannot be started.
         """
         self.run = run
         self.all: list[Tracker] = []
@@ -77,12 +77,12 @@ class Trackers:
 def check_installed(config: TrainConfig) -> None:
     """Raise InputError for a library of `train.track` that is not installed."""
     for name in config.track:
-        if name != "tensorboard":  # which the extra `train` brings
+        if name != "tensorboard":  # part of the extra `train`
             import_extra(name, name)
 
 
 class _Remote:
-    """MLflow or Weights & Biases. After the start, an error ends its use with a warning, and the training goes on."""
+    """MLflow or Weights & Biases. After the start, an error disables it with a warning, and the training continues."""
 
     def __init__(self, name: str, run: Path, recipe: Recipe, resume: bool) -> None:
         self.name, self.library = name, import_extra(name, name)
@@ -122,23 +122,23 @@ class _Remote:
             logger.warning("train.track: %s failed (%s); it gets nothing more of this run", self.name, _message(error))
 
 
-def _mlflow(run: Path, known: str | None) -> tuple[Any, str]:
+def _mlflow(run: Path, stored_id: str | None) -> tuple[Any, str]:
     from accelerate.tracking import MLflowTracker
 
-    tracker = _started(MLflowTracker(PROJECT, run_id=known, run_name=run.resolve().name))
+    tracker = _started(MLflowTracker(PROJECT, run_id=stored_id, run_name=run.resolve().name))
     return tracker, str(tracker.tracker.info.run_id)
 
 
-def _wandb(run: Path, known: str | None) -> tuple[Any, str]:
+def _wandb(run: Path, stored_id: str | None) -> tuple[Any, str]:
     from accelerate.tracking import WandBTracker
 
-    number = known or uuid.uuid4().hex[:8]
+    number = stored_id or uuid.uuid4().hex[:8]
     name = run.resolve().name
     return _started(WandBTracker(PROJECT, id=number, resume="allow", name=name, dir=str(run))), number
 
 
 def _started(tracker: Any) -> Any:
-    """The tracker, running: accelerate starts it when it is made, or in later versions by a method."""
+    """Start a tracker: later versions of accelerate have a method for it, earlier ones start it when it is created."""
     if hasattr(tracker, "start"):
         tracker.start()
     return tracker
@@ -149,12 +149,12 @@ def _read_ids(file: Path) -> dict[str, str]:
         return {}
     ids = json_text.read(file)
     if not isinstance(ids, dict) or not all(isinstance(value, str) for value in ids.values()):
-        raise InputError(f"{file}: needed the id of a run by the name of a tracker; remove it to start new ones")
+        raise InputError(f"{file}: needed a mapping of tracker names to run ids; remove it to start new ones")
     return ids
 
 
 def _message(error: Exception) -> str:
-    """In one line and without credentials."""
+    """The message of an error, on one line and without credentials."""
     text = re.sub(r"//[^/@\s]+@", "//", first_line(error))
     for name in SECRETS:
         if os.environ.get(name):

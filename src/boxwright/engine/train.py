@@ -1,7 +1,7 @@
 """Training a detector or a classifier.
 
 A step is an optimizer step, of `train.accumulate` batches. All random numbers are functions of (seed, step, rank), so a
-run that is killed and resumed ends bit-identical on a CPU; on a GPU it sees the same images and random numbers, and is
+run that is killed and resumed ends bit-identical on a CPU; on a GPU it uses the same images and random numbers, and is
 identical up to the rounding of the GPU's kernels.
 """
 
@@ -66,14 +66,15 @@ def train(
 
     Args:
         recipe: A shipped name, the path of a YAML file, or a Recipe.
-        data: The root of a data set, or a list of them; their splits train and val are used. Without a split val, set
+        data: The root of a data set, or a list of roots; the splits train and val are used. Without a split val, set
             `data.val_fraction`, or `train.evaluate_every` to 0, which trains without evaluation: `last/` is then the
             result.
         out: The run folder to create: `last/` and `best/`, the log, metrics and plots.
         weights: A file or run folder with initial weights; None for random weights.
-        transfer: Load the tensors of `weights` whose shapes match; the others stay random.
-        resume: Continue the run in `out`; "auto": if there is one, and else start it.
-        skip_bad: Leave out faulty labels and images, and log which; an image is ignored where its label is left out.
+        transfer: Load the tensors of `weights` whose shapes match; the rest stays random.
+        resume: Continue the run in `out`; "auto": if there is one, else start it.
+        skip_bad: Drop faulty labels and images, and log them; the area of a dropped label is ignored in the loss and
+            in metrics.
         clip_boxes: Clip boxes that are partly outside their image, and log their number.
         overrides: Changes to the recipe by dotted key.
 
@@ -81,8 +82,8 @@ def train(
         The run folder.
 
     Raises:
-        InputError: The recipe, the data set, a file or a folder cannot be used; another process trains in `out`; a loss
-            is not finite; or a loader process was killed.
+        InputError: The recipe, the data set, a file or a folder is invalid; another process trains in `out`; a loss is
+            not finite; or a loader process was killed.
         interrupt.Stopped: SIGTERM or SIGUSR1 has stopped the command line; `last/` was saved.
 
     Example:
@@ -91,7 +92,7 @@ def train(
     _check_arguments(out, weights, transfer, resume)
     if not resume:
         _check_not_read(recipe, Path(out))
-    given = recipe
+    source = recipe
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
     config, started = recipe.train, time.perf_counter()
@@ -103,7 +104,7 @@ def train(
         ExitStack() as stack,
     ):
         if not resume:
-            _check_not_read(given, run)
+            _check_not_read(source, run)
         if config.precision == "auto" and accelerator.device.type != "cpu" and accelerator.is_main_process:
             logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
@@ -132,12 +133,12 @@ def train(
 def _check_arguments(
     out: str | Path, weights: str | Path | None, transfer: bool, resume: bool | Literal["auto"]
 ) -> None:
-    """Raises InputError for arguments of `train` that do not go together."""
+    """Raise InputError for arguments of `train` that exclude each other."""
     if resume is True and (weights is not None or transfer):
         raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
     if transfer and weights is None:
         raise InputError(
-            "--transfer: found without --weights, from which it takes what fits; name a file, or leave it out"
+            "--transfer: found without --weights, whose matching tensors it loads; name a file, or leave it out"
         )
     if not str(out):
         raise InputError("--out: found an empty name, needed a folder")
@@ -151,9 +152,9 @@ def _resolve(
     resumed: Path | None,
     accelerator: Accelerator,
 ) -> tuple[Recipe, Network]:
-    """The recipe with everything that it leaves to the data and to the machine, and the network that begins.
+    """The recipe with all values that depend on the data and the machine, and the initial network.
 
-    resumed: The run to continue, which has decided all that; None for a new one.
+    resumed: The run to continue, whose values are reused; None for a new one.
     """
     if training.names != recipe.data.names:
         recipe = recipe.with_names(training.names)
@@ -167,7 +168,7 @@ def _resolve(
 
 
 def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
-    """Write metrics and plots of the best network; without validation data, the curves of the training only."""
+    """Write metrics and plots of the best network; without validation data only the training curves."""
     if job.validation is not None:
         with stoppable(checkpointer, state, save=False):
             weight_files.load(job.eval_network, run / "best", checkpointer.recipe)
@@ -178,7 +179,7 @@ def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run:
 
 
 def _check_not_read(recipe: Recipe | str, run: Path) -> None:
-    """Raise InputError where the run's recipe would be written over the file that it comes from."""
+    """Raise InputError if the run's recipe would overwrite the file that it comes from."""
     if isinstance(recipe, str):
         check_outputs(run, ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
 
@@ -220,7 +221,7 @@ def _initial_state(
 def train_epoch(
     job: Job, batches: Iterator[AnyBatch], epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer
 ) -> None:
-    """Train one epoch, or the rest of it after a resume. batches: of the whole training, from here on."""
+    """Train one epoch, or the rest of it after a resume. batches: all remaining batches of the training."""
     config, accelerator, rates = job.recipe.train, job.accelerator, job.schedule.weight_lr
     optim.training_mode(job.network, config)
     total = job.batches_per_epoch
@@ -272,7 +273,7 @@ def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, ch
 
 
 def _evaluate(job: Job, out: Path | None = None) -> Score:
-    """Evaluate the main process's network: batch-norm statistics differ between processes."""
+    """Evaluate the main process's network in all processes, whose batch-norm statistics differ."""
     if job.accelerator.num_processes > 1:
         for tensor in job.eval_network.state_dict().values():
             distributed.broadcast(tensor, 0)

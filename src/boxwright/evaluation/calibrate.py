@@ -29,15 +29,15 @@ KEY = "temperatures"  # in the recipe's section predict
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What `calibrate` has found.
+    """The result of `calibrate`.
 
     Attributes:
         file: The checkpoint.
-        names: What each temperature belongs to.
-        temperatures: Of each class; a single one for a classifier.
-        images: Their number.
+        names: The class of each temperature; `all` for a classifier.
+        temperatures: One temperature per class; a single one for a classifier.
+        images: Number of images.
         before: The expected calibration error (ECE) in [0, 1] with a temperature of 1.
-        after: The same with temperatures that were found on the other half of the images.
+        after: The ECE of each half of the images with temperatures fitted on the other half.
     """
 
     file: Path
@@ -56,9 +56,9 @@ class Calibrated:
         width = max(map(len, ["class", *self.names]))
         lines = [f"{'class':<{width}}  temperature"]
         lines += [f"{name:<{width}}  {value:>11.3f}" for name, value in zip(self.names, self.temperatures, strict=True)]
-        lines.append(f"ECE {self.before:.4f}; on halves of {self.images} images, each with those of the other, ")
-        lines[-1] += f"{self.after:.4f}"
-        lines.append(str(self.file) if self.stored else f"{self.file}: unchanged, as these do not lower the error")
+        lines.append(f"ECE {self.before:.4f}; {self.after:.4f} on halves of {self.images} images, ")
+        lines[-1] += "each with temperatures of the other half"
+        lines.append(str(self.file) if self.stored else f"{self.file}: unchanged, since they do not lower the error")
         return "\n".join(map(printable, lines))
 
 
@@ -74,7 +74,7 @@ def calibrate(
     """Find the temperatures of a network's scores, and write them into the recipe in its checkpoint if they help.
 
     Predictions, evaluations and later exports use them. Scores keep their order within each class, so average precision
-    stays as it is. Temperatures that the checkpoint already has are replaced.
+    does not change. Temperatures that the checkpoint already has are replaced.
 
     Args:
         weights: A run folder, or a .safetensors file with a stored recipe.
@@ -85,7 +85,7 @@ def calibrate(
         clip_boxes: As in `train`.
 
     Raises:
-        InputError: The file stores no recipe, the scores are no probabilities, or as in `evaluate`.
+        InputError: The file stores no recipe, the scores are not probabilities, or as in `evaluate`.
     """
     file = locate(Path(weights))
     if kind_of(file) != "safetensors" or stored_recipe(file) is None:
@@ -112,7 +112,7 @@ def calibrate(
 
 
 def _of_detector(predictor: AnyPredictor, dataset: Dataset) -> tuple[list[float], float, float]:
-    """Temperatures, and ECE before and after. A detection is right if it matches an object at IoU 0.5."""
+    """Temperatures, and ECE before and after. A detection is correct if it matches an object at IoU 0.5."""
     args = predictor.task.evaluation_args(dataset, predictor.recipe)
     results = predict_dataset(predictor, dataset, args)
     found = match([dataset[index] for index in range(len(dataset))], results).found
@@ -132,14 +132,14 @@ def _of_detector(predictor: AnyPredictor, dataset: Dataset) -> tuple[list[float]
 
 
 def _of_classifier(predictor: AnyPredictor, dataset: ClassSet) -> tuple[list[float], float, float]:
-    """As `_of_detector`: one temperature, and ECE of the best class of each image."""
+    """`_of_detector` for a classifier: one temperature, and ECE of the best class of each image."""
     classes = predictor.recipe.model.classes
     results = predict_dataset(predictor, dataset, PostprocessArgs(top_k=classes))
     scores = np.zeros((len(results), classes))
     for row, result in zip(scores, results, strict=True):
         row[result.labels.numpy()] = result.scores.numpy()
     if not np.allclose(scores.sum(axis=1), 1, atol=1e-3):
-        raise InputError(f"{predictor.recipe.name}: its scores are no probabilities, needed a classifier with softmax")
+        raise InputError(f"{predictor.recipe.name}: its scores are not probabilities, needed a classifier with softmax")
     truth = dataset.labels
     logits, odd = np.log(np.maximum(scores, np.finfo(np.float32).tiny)), np.arange(len(truth)) % 2 == 1
     correct = scores.argmax(axis=1) == truth

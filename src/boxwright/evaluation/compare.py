@@ -26,17 +26,17 @@ from boxwright.tasks import AnyTask, PostprocessArgs, of_dataset
 from boxwright.tasks.detect import TASK as DETECT
 from boxwright.types import Detections
 
-MIN_RESAMPLES = 400  # a share of them is the probability that a model is better
+MIN_RESAMPLES = 400  # their fraction in which a model is better estimates the probability that it is
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What a model found on a data set.
+    """The predictions of a model on a data set.
 
     Attributes:
-        title: Of the model.
-        dataset: With the labels and names of the results.
-        results: Of each image.
+        title: Title of the model.
+        dataset: The data set, with the labels and names of the results.
+        results: The result of each image.
     """
 
     title: str
@@ -63,7 +63,7 @@ def compare(
 
     Args:
         a: A run folder, weights, an exported file, or the results of an evaluation as a COCO JSON (`detections.json`).
-        b: The same of the model that may be better or worse.
+        b: The other model, in one of these forms.
         data: The root of a data set, or a list of roots.
         split: The split.
         skip_bad: As in `evaluate`.
@@ -72,7 +72,7 @@ def compare(
         trust: As in `load`.
 
     Raises:
-        InputError: A model or file cannot be read, the models are of different tasks or do not know the classes, the
+        InputError: A model or file cannot be read, the models are of different tasks or lack a class, the
             data set cannot be evaluated, or it is a single image or group of images.
     """
     sources: list[AnyPredictor | Path] = [
@@ -107,9 +107,9 @@ def predicted(
 
 
 def compare_predicted(a: Predicted, b: Predicted) -> Comparison:
-    """Compare what two models found on the same images.
+    """Compare the predictions of two models on the same images.
 
-    Images that are one group have no intervals. Raises InputError where no metric is defined, without an object.
+    There are no intervals if all images are one group. Raises InputError if there is no object to measure on.
     """
     groups = of_evaluation(a.dataset)
     number = int(groups.max(initial=-1)) + 1
@@ -149,15 +149,15 @@ def read(file: Path, dataset: Dataset) -> Predicted:
 
 
 def _row(row: object, place: str, images: dict[Any, int], labels: dict[int, int]) -> list[float]:
-    """Image, label, x, y, width, height, score."""
+    """The numbers of a row: image, label, x, y, width, height, score."""
     values = row if isinstance(row, dict) else {}
     box = values.get("bbox")
     numbers: list[Any] = [*box, values.get("score")] if isinstance(box, list) and len(box) == 4 else [None]
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise InputError(f"{place}: needed image_id, category_id, bbox of four numbers and a score")
-    for key, known in (("image_id", images), ("category_id", labels)):
+    for key, indices in (("image_id", images), ("category_id", labels)):
         number = values.get(key)
-        if not isinstance(number, int | str) or number not in known:
+        if not isinstance(number, int | str) or number not in indices:
             raise InputError(
                 f"{place}.{key}: found {str(number)[:40]}, which the split does not have; name its --split"
             )

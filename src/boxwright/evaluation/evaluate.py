@@ -46,14 +46,14 @@ def evaluate(
     """Evaluate a detector or a classifier on labeled images.
 
     Args:
-        predictor: From `load`, or the path of a run folder, weights or an exported file.
-        data: From `open_dataset`, or the root of a data set, or a list of roots.
+        predictor: A predictor from `load`, or the path of a run folder, weights or an exported file.
+        data: A data set from `open_dataset`, the root of a data set, or a list of roots.
         split: The split, if `data` is a root.
         out: A folder for metrics, results and drawn images; None to write nothing.
-        threshold: Detectors: minimum score; None for the recipe's.
+        threshold: Minimum score, for detectors; None for the recipe's.
         skip_bad: As in `train`; without it, errors that cannot be evaluated are raised.
         clip_boxes: As in `train`.
-        intervals: With a 95 % interval of each AP, or of top-1 and top-5.
+        intervals: Whether to compute a 95 % interval of each AP, or of top-1 and top-5.
 
     Returns:
         COCO metrics, or top-1 and top-5 for a classifier.
@@ -107,14 +107,14 @@ def evaluate_dataset(
 
     Args:
         predictor: The predictor.
-        dataset: Of the predictor's task.
+        dataset: A data set of the predictor's task.
         out: As in `evaluate`.
         threshold: As in `evaluate`.
         args: Arguments of postprocessing; None for the recipe's.
         intervals: As in `evaluate`.
-        check: Called after each image; it may raise `interrupt.Stopped`, which is raised in all processes then.
-        rank: Of this process, if torch.distributed is initialized and all processes call this function. Each predicts
-            every world-th image, all return the same metrics, and process 0 writes the files.
+        check: Called after each image; it may raise `interrupt.Stopped`, which is then raised in all processes.
+        rank: Index of this process, if torch.distributed is initialized and all processes call this function. Each
+            process predicts every world-th image, all return the same metrics, and process 0 writes the files.
         world: Number of processes.
     """
     task, recipe = predictor.task, predictor.recipe
@@ -147,7 +147,7 @@ def score_and_write(
 ) -> Any:
     """Compute the metrics from the results of all images; write them and the examples into `folder`.
 
-    groups: of the images, for intervals; None for none.
+    groups: (N,) group of each image, for intervals; None for no intervals.
     """
     task, recipe = predictor.task, predictor.recipe
     info = {
@@ -175,7 +175,7 @@ def _each_set(
     info: JsonObject,
     groups: NDArray[np.int64] | None,
 ) -> tuple[tuple[str, Metrics | TopK], ...]:
-    """The title and the metrics of each set of several, without those that have no image."""
+    """The title and the metrics of each of several sets, without sets that have no image."""
     metrics = []
     for member, indices, _ in members.each():
         if len(indices):
@@ -224,7 +224,7 @@ def predict_dataset(
             title="evaluate" if rank == 0 else "",
         )
     except interrupt.Stopped:
-        if world > 1:  # the others wait for the results of this process
+        if world > 1:  # other processes wait for the results of this one
             _gather(None, len(dataset), examples)
         raise
     for result in predicted:
@@ -246,9 +246,9 @@ def report_folder(
 
 
 def _gather(results: list[R] | None, total: int, examples: Examples | None) -> list[R]:
-    """All-gather the results, in order, and the panels; each process has those of every world-th image.
+    """All-gather the results, in order, and the panels; each process has the results of every world-th image.
 
-    Raises `interrupt.Stopped` if a process has none.
+    Raises `interrupt.Stopped` if a process has no results.
     """
     gathered: list[Any] = [None] * distributed.get_world_size()
     panels, looks = (examples.panels, examples.looks) if examples else ({}, {})

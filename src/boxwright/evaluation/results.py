@@ -29,8 +29,8 @@ def write(
 
     Args:
         predictor: The detector.
-        dataset: Labels are not used.
-        out: The folder.
+        dataset: The images; labels are not used.
+        out: The folder to write to.
         threshold: Minimum score; None for the recipe's.
         top_k: Maximum number of detections per image.
 

@@ -18,8 +18,7 @@ from boxwright.recipe import flatten
 LOCK = ".lock"  # locked while a process trains in the folder
 RECIPE, METRICS, CURVES = "recipe.yaml", "metrics.json", "curves.png"
 MEASURES = {"AP": "AP", "top1": "top-1"}  # key in metrics.json -> title
-# Settings that are not listed as differences between runs
-NOT_DIFFERENCES = ("name", "summary", "data.root", "data.names", "model.classes", "expect")
+NOT_DIFFERENCES = ("name", "summary", "data.root", "data.names", "model.classes", "expect")  # not listed as differences
 MAX_DIFFERENCES, MAX_VALUE = 8, 40  # settings of a row, characters of a value; JSON has all
 HEADINGS = (
     "run",
@@ -35,21 +34,21 @@ HEADINGS = (
 
 @dataclass(slots=True)
 class Run:
-    """A run folder. What it does not tell is "" or None.
+    """A run folder. Unknown values are "" or None.
 
     Attributes:
-        name: Its path below the folder that is listed.
+        name: Its path below the listed folder.
         recipe: The recipe's name.
         data: `data.root`.
         measure: AP or top-1.
-        value: Of it, in [0, 1].
+        value: Value of `measure`, in [0, 1].
         interval: The 95 % interval of `value`.
-        minutes: Of training, by the times of its files.
-        epochs: Those done.
-        planned: Those of the recipe.
+        minutes: Minutes of training, by the times of its files.
+        epochs: Number of epochs done.
+        planned: Number of epochs of the recipe.
         state: done, running, stopped, or broken with the reason.
         settings: All values of the recipe by dotted key.
-        differences: Those of `settings` that most runs of the same recipe have otherwise.
+        differences: The `settings` that differ from most runs of the same recipe.
     """
 
     name: str
@@ -103,7 +102,7 @@ class Runs:
 def list_runs(folder: str | Path) -> Runs:
     """Read all run folders below `folder`, and `folder` itself if it is one.
 
-    A run whose files cannot be read is a row that says why.
+    A run whose files cannot be read is a row with the reason.
 
     Raises:
         InputError: There is no such folder, or no run in it.
@@ -119,7 +118,7 @@ def list_runs(folder: str | Path) -> Runs:
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """Run folders in order; nothing below a run, behind a link, or in a hidden folder."""
+    """Yield run folders in order, but none below a run, behind a link, or in a hidden folder."""
     for path, folders, files in os.walk(root):
         if {RECIPE, run_log.FILE, LOCK} & set(files):
             folders.clear()
@@ -149,7 +148,7 @@ def _read(path: Path, root: Path) -> Run:
 
 
 def _read_recipe(run: Run, file: Path) -> None:
-    """Plain values without their checks, which could import a module that the recipe names."""
+    """Read a recipe as plain values, without validation, which could import a module that the recipe names."""
     run.settings = flatten(config.read_yaml(file))
     run.recipe, run.data = (str(run.settings.get(key) or "") for key in ("name", "data.root"))
     planned = run.settings.get("train.epochs")
@@ -191,8 +190,8 @@ def _is_number(value: object) -> bool:
 
 
 def _minutes(path: Path) -> float | None:
-    """From the start of each session, in the name of TensorBoard's file, to the file's last change; without such files
-    from the recipe's to the log's. None where files do not say it."""
+    """Minutes of training: for each session, from its start in the name of TensorBoard's file to the file's last
+    change; without such files, from the recipe's last change to the log's. None if this is unknown."""
     seconds = []
     try:
         for file in path.glob("events.out.tfevents.*"):

@@ -31,7 +31,7 @@ from boxwright.progress import track
 from boxwright.tasks.detect import Prediction
 from boxwright.types import Detections
 
-TASK2 = "Task2_{}.txt"  # of a class
+TASK2 = "Task2_{}.txt"  # file of a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class SceneMetrics:
     Attributes:
         tiles: COCO metrics of the tiles.
         scenes: VOC metrics of the scenes after merging.
-        kit: The same with the IoU of DOTA's development kit, whose boxes include both end pixels, for comparison with
-            published results.
-        covered: Fraction of the px of tiled scenes that their tiles show. The rest has no detections.
+        kit: VOC metrics with the IoU of DOTA's development kit, whose boxes include both end pixels, for comparison
+            with published results.
+        covered: Fraction of the px of tiled scenes that their tiles cover. The rest has no detections.
         untiled: Number of scenes without tiles.
     """
 
@@ -84,13 +84,13 @@ def evaluate(
 
     Args:
         predictor: The detector.
-        tiles: As written by `boxwright data tile`.
+        tiles: The tiles, as written by `boxwright data tile`.
         scenes: The labeled scenes. Tiles refer to a scene by the name of its file without suffix. Scenes without tiles
-            count, too.
+            are scored, too.
         out: A folder for the files of the tiles' evaluation, scenes.json with VOC metrics, and `Task2_CLASS.txt` for
             DOTA's server; None to write nothing.
         threshold: Minimum score; None for the recipe's.
-        intervals: With a 95 % interval of each AP, by a bootstrap over scenes.
+        intervals: Whether to compute a 95 % interval of each AP, by a bootstrap over scenes.
 
     Raises:
         InputError: The tiles have no position, belong to other scenes, or have other classes; and as `evaluate`.
@@ -134,11 +134,11 @@ def evaluate(
 def merge_scenes(
     detections: Sequence[Detections], positions: Sequence[Placement], groups: Sequence[Sequence[int]], iou: float
 ) -> list[Detections]:
-    """Merge the detections of tiles to those of their scenes, in px of the scenes.
+    """Merge the detections of tiles into detections of their scenes, in px of the scenes.
 
     Args:
-        detections: Of each tile, in px of the tile.
-        positions: Of each tile in its scene.
+        detections: The detections of each tile, in px of the tile.
+        positions: The position of each tile in its scene.
         groups: Indices of the tiles of each scene.
         iou: As in `merge`.
     """
@@ -209,7 +209,7 @@ def _check_names(scenes: Dataset, names: Sequence[str]) -> None:
 
 
 def _covered(positions: Sequence[Placement], groups: Sequence[Sequence[int]]) -> float:
-    """Fraction of the px of tiled scenes that their tiles show."""
+    """Fraction of the px of tiled scenes that their tiles cover."""
     tiled = [[positions[index] for index in group] for group in groups if group]
     shown = sum(_union_area([position.window for position in group]) for group in tiled)
     return shown / sum(math.prod(group[0].scene_size) for group in tiled)

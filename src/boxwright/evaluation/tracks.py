@@ -23,7 +23,7 @@ class TrackReport:
 
     @property
     def total(self) -> TrackMetrics:
-        """Of all boxes of all sequences; no mean over sequences."""
+        """The metrics over all boxes of all sequences, which are not the mean over sequences."""
         return sum(self.sequences.values(), start=TrackMetrics())
 
     def __str__(self) -> str:
@@ -50,25 +50,25 @@ def evaluate_tracks(truth: str | Path, found: str | Path) -> TrackReport:
     Args:
         truth: A file, a sequence of the MOT challenge with `gt/gt.txt`, a folder of such sequences, or a folder of
             files `SEQUENCE.txt`.
-        found: The tracks, as a file if there is one sequence, else for each sequence a file in the same ways.
+        found: The tracks: a file if there is one sequence, else a file for each sequence, found in the same ways.
 
     Raises:
         InputError: A file is missing or faulty, or there is no object in any sequence.
     """
-    expected, given = find_sequences(Path(truth)), find_sequences(Path(found))
-    if len(expected) == 1 and len(given) == 1:  # whose names may differ
-        pairs = [(name, file, next(iter(given.values()))) for name, file in expected.items()]
+    expected, tracked = find_sequences(Path(truth)), find_sequences(Path(found))
+    if len(expected) == 1 and len(tracked) == 1:  # whose names may differ
+        pairs = [(name, file, next(iter(tracked.values()))) for name, file in expected.items()]
     else:
-        if missing := [name for name in expected if name not in given]:
+        if missing := [name for name in expected if name not in tracked]:
             raise InputError(
                 f"{found}: found no tracks of {missing[0]} ({len(missing)} of {len(expected)} sequences are missing), "
                 f"needed {missing[0]}.txt"
             )
-        pairs = [(name, file, given[name]) for name, file in expected.items()]
+        pairs = [(name, file, tracked[name]) for name, file in expected.items()]
     steps = track(pairs, len(pairs), "evaluate-tracks", "sequences")
     report = TrackReport({name: score(mot.read(file), mot.read(other), name) for name, file, other in steps})
     if not report.total.summary["truth ids"]:
-        raise InputError(f"{truth}: found no object that counts, needed one; are ground truth and tracks exchanged?")
+        raise InputError(f"{truth}: found no object that counts, needed one; are ground truth and tracks swapped?")
     return report
 
 

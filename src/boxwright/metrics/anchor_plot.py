@@ -7,7 +7,7 @@ from boxwright.datatools.anchors import Anchors
 from boxwright.images.draw import color
 from boxwright.metrics.plots import new_figure, save, tidy
 
-MAX_POINTS = 5000  # drawn of all boxes
+MAX_POINTS = 5000  # maximum number of boxes to draw
 
 
 def plot(found: Anchors, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Calibration: whether of the detections with score s the fraction s is right, and temperatures that make it so.
+"""Calibration: whether the fraction s of the detections with score s is correct, and temperatures that achieve it.
 
 N scores, C classes of a classifier
 """
@@ -15,8 +15,8 @@ from boxwright.ops.temperature import scale
 
 BINS = 10
 RANGE = (0.25, 4.0)  # of fitted temperatures; beyond it, scores crowd at 0 or 1
-MIN_EXAMPLES = 10  # right ones and wrong ones of a class that has its own temperature
-STEPS = 40  # of bisection
+MIN_EXAMPLES = 10  # minimum numbers of correct and of wrong scores of a class for its own temperature
+STEPS = 40  # of the bisection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Calibration:
     Attributes:
         ece: Expected calibration error in [0, 1]: the mean of |accuracy - mean score| over the bins, weighted by their
             counts; -1 without scores.
-        counts: Scores in each bin.
-        scores: Their mean; 0 in empty bins.
-        accuracies: Fraction of right ones; 0 in empty bins.
+        counts: Number of scores in each bin.
+        scores: Mean score of each bin; 0 if it is empty.
+        accuracies: Fraction of correct ones in each bin; 0 if it is empty.
     """
 
     ece: float
@@ -46,7 +46,7 @@ class Calibration:
 
 
 def calibration(scores: Array, correct: Array) -> Calibration:
-    """The calibration of scores (N,) in [0, 1], of which those in `correct` (N,) are right."""
+    """The calibration of scores (N,) in [0, 1]. correct: (N,) bool."""
     bins = np.clip((scores * BINS).astype(np.int64), 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     number = np.maximum(counts, 1)
@@ -57,12 +57,12 @@ def calibration(scores: Array, correct: Array) -> Calibration:
 
 
 def class_temperatures(scores: Array, correct: Array, labels: Array, classes: int) -> list[float]:
-    """The temperature of each class; that of all classes together where a class has too few right or wrong ones.
+    """The temperature of each class; that of all classes together if a class has too few correct or wrong ones.
 
     Args:
         scores: (N,) in [0, 1].
-        correct: (N,) which are right.
-        labels: (N,).
+        correct: (N,) bool.
+        labels: (N,) classes of the detections.
         classes: Number of classes.
     """
     pooled = temperature(scores, correct)
@@ -76,7 +76,7 @@ def class_temperatures(scores: Array, correct: Array, labels: Array, classes: in
 
 
 def temperature(scores: Array, correct: Array) -> float:
-    """The temperature with the highest likelihood of what is right, within `RANGE`; 1 without right or wrong ones."""
+    """The maximum-likelihood temperature within `RANGE`; 1 if all scores, or none, are correct."""
     if correct.all() or not correct.any():
         return 1.0
     clipped = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
@@ -86,7 +86,7 @@ def temperature(scores: Array, correct: Array) -> float:
 
 
 def softmax_temperature(log_probabilities: Array, truth: Array) -> float:
-    """As `temperature`, of a classifier. log_probabilities: (N, C), before or after softmax. truth: (N,) labels."""
+    """`temperature` for a classifier. log_probabilities: (N, C), normalized or not. truth: (N,) labels."""
     if not len(truth):
         return 1.0
     logits = log_probabilities - log_probabilities.max(axis=1, keepdims=True)

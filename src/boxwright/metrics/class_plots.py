@@ -14,7 +14,7 @@ MAX_CLASSES = 60  # in the confusion matrix; if there are more, those with the m
 def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
     """Plot the confusion matrix of the classes that occur or were predicted, at most MAX_CLASSES.
 
-    If some are left out, the last column counts predictions of all others.
+    If there are more, the last column counts predictions of all other classes.
     """
     counts = metrics.confusion
     used = np.flatnonzero(counts.sum(0) + counts.sum(1))

@@ -59,10 +59,10 @@ class ClassMetrics:
     """The metrics of a class.
 
     Attributes:
-        name: Of the class.
-        ap: In [0, 1]; -1 if the class has no ground truth.
-        ap50: The same at IoU 0.5.
-        ar: With at most 100 detections per image.
+        name: Name of the class.
+        ap: AP in [0, 1]; -1 if the class has no ground truth.
+        ap50: AP at IoU 0.5, likewise.
+        ar: AR with at most 100 detections per image, likewise.
         images: Number of images with the class.
         objects: Number of ground-truth boxes, without crowd regions.
         detections: Number of detections.
@@ -85,11 +85,11 @@ class Metrics:
 
     Attributes:
         summary: COCO's twelve metrics by the keys of `SUMMARY`, in [0, 1]; -1 without ground truth.
-        classes: In label order.
-        precision: (T, R, K) over all areas; -1 for a class without ground truth.
+        classes: The metrics of each class, in label order.
+        precision: (T, R, K) precision over all areas; -1 for a class without ground truth.
         info: Recipe, thresholds, versions and number of images.
-        sets: Of several sets evaluated together: the title and the metrics of each.
-        intervals: Of AP in the summary and of each class; None if they were not asked for.
+        sets: The title and the metrics of each of several sets that were evaluated together.
+        intervals: Intervals of AP in the summary and of each class; None if they were not requested.
     """
 
     summary: dict[str, float]
@@ -164,19 +164,20 @@ def score(
     """Compute the COCO metrics.
 
     Crowd regions count neither as missed nor as false positives, nor do ignore regions and classes that were not looked
-    for in an image (`class_regions`). The area ranges use `Sample.areas`, which in COCO
-    files is the area of the mask, not of the box.
+    for in an image (`class_regions`). The area ranges use `Sample.areas`, which in COCO files is the area of the mask,
+    not of the box.
 
     Args:
         samples: The ground truth, in px of the images, with labels 0 to K - 1.
-        detections: Of each sample.
+        detections: The detections of each sample.
         names: The class names.
-        info: For `Metrics.info`.
-        groups: (number of samples,) the group of each, as in `resampling.draw_weights`, for intervals; None for none.
+        info: The content of `Metrics.info`.
+        groups: (number of samples,) the group of each sample, as in `resampling.draw_weights`, for intervals; None for
+            no intervals.
     """
     columns, results = truth_columns(samples, detections), result_rows(detections)
     truth = _annotations(columns)
-    used = np.unique(columns.labels) + 1  # others have no precision and no recall
+    used = np.unique(columns.labels) + 1  # other classes have no precision and no recall
     precision = np.full((10, len(RECALLS), len(names)), -1.0)
     recall, best = np.full((10, len(names)), -1.0), np.full(len(names), -1.0)
     valid: dict[str, list[Array]] = {row[0]: [] for row in SUMMARY}
@@ -210,7 +211,7 @@ def resample(
 
 
 def _accumulated(images: int, ids: Array, truth: Sequence[Mapping[str, object]], results: Array) -> dict[str, Array]:
-    """hotcoco's arrays (T, R, classes, areas, detections per image) for the categories `ids`; recall is without R."""
+    """hotcoco's arrays (T, R, classes, areas, detections per image) for the categories `ids`; recall has no axis R."""
     chosen = frozenset(ids.tolist())
     labels = COCO(
         {
@@ -240,12 +241,12 @@ def truth_columns(samples: Sequence[Sample], detections: Sequence[Detections]) -
     parts = []
     for image, (sample, result) in enumerate(zip(samples, detections, strict=True)):
         regions, region_labels = class_regions(sample, result)
-        known, more = sample.labels >= 0, len(regions)
-        labels = np.append(sample.labels[known], region_labels)
-        boxes = np.concatenate([sample.boxes[known], regions]).astype(np.float64)
+        usable, more = sample.labels >= 0, len(regions)
+        labels = np.append(sample.labels[usable], region_labels)
+        boxes = np.concatenate([sample.boxes[usable], regions]).astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
-        areas = np.append(sample.areas[known], boxes[len(boxes) - more :, 2:].prod(axis=1))
-        crowds = np.append(sample.crowd[known], np.ones(more, dtype=bool))
+        areas = np.append(sample.areas[usable], boxes[len(boxes) - more :, 2:].prod(axis=1))
+        crowds = np.append(sample.crowd[usable], np.ones(more, dtype=bool))
         parts.append((np.full(len(labels), image), labels, boxes, areas, crowds))
     empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.bool_)
     return Truth(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))

@@ -1,7 +1,7 @@
-"""Which detections COCO's evaluation counts as true positives, which as false ones, and which it ignores.
+"""The matches of COCO's evaluation: which detections are true positives, which false positives, which ignored.
 
-hotcoco computes the metrics, but hands out its matches only as objects of Python, which takes twenty times as long as
-the metrics. Intervals need all of them.
+hotcoco computes the metrics, but returns its matches only as Python objects, which takes twenty times as long as the
+metrics. Intervals need all matches.
 
 D detections, C of them with a candidate (a box of their image and class with an IoU of at least 0.5), G boxes of the
 ground truth, P pairs of a detection and a candidate, K classes, A = 4 areas, T = 10 IoU thresholds
@@ -16,24 +16,25 @@ from boxwright.arrays import Array
 
 AREA_RANGES = np.array([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])  # px, both ends included
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-MAX_DETECTIONS = 100  # of an image and class
-PAIRS_AT_ONCE = 2_000_000  # of a detection and a box; 200 MB
+MAX_DETECTIONS = 100  # per image and class
+PAIRS_AT_ONCE = 2_000_000  # pairs of a detection and a box; 200 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The detections of a data set, sorted by class and falling score, and what became of them.
+    """The detections of a data set, sorted by class and descending score, and their matches.
 
     Attributes:
         images: (D,) the image of each detection, from 0.
         starts: (K + 1,) the first detection of each class.
         in_range: (A, D) whether the detection's own area is in the range.
-        candidates: (C,) indices of detections that have a candidate; all others are no true positives.
+        candidates: (C,) indices of detections that have a candidate; no other detection is a true positive.
         hits: (A, T, C) true positives.
-        ignored: (A, T, C) neither true nor false; others with candidates and all without are so outside of the range.
-        object_images: (G,) the image of each object, crowd regions left out.
-        object_labels: (G,) its class.
-        object_in_range: (A, G) whether its area is in the range.
+        ignored: (A, T, C) neither true nor false positives. Detections without a candidate are ignored if they are not
+            `in_range`.
+        object_images: (G,) the image of each object, without crowd regions.
+        object_labels: (G,) the class of each object.
+        object_in_range: (A, G) whether the object's area is in the range.
     """
 
     images: NDArray[np.int64]
@@ -49,7 +50,15 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """images: (G,) from 0. labels: (G,). boxes: (G, 4) xywh float64 px. areas: (G,) px. crowd: (G,)."""
+    """The boxes of the ground truth.
+
+    Attributes:
+        images: (G,) indices of images, from 0.
+        labels: (G,) classes.
+        boxes: (G, 4) xywh float64 px.
+        areas: (G,) px.
+        crowd: (G,) crowd regions.
+    """
 
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -59,12 +68,12 @@ class Truth:
 
 
 def match(truth: Truth, results: Array, classes: int) -> Matches:
-    """Match detections as COCO's evaluation does.
+    """Match detections like COCO's evaluation.
 
     Args:
         truth: The ground truth, in the order of the images.
         results: (D, 7) float64 rows of image from 1, x, y, width, height, score, category from 1.
-        classes: K.
+        classes: Number of classes, K.
     """
     results = results[_order(results)]
     images, labels, boxes = results[:, 0].astype(np.int64) - 1, results[:, 6].astype(np.int64) - 1, results[:, 1:5]
@@ -73,8 +82,8 @@ def match(truth: Truth, results: Array, classes: int) -> Matches:
     ranks = ranks_in(images[candidates] * classes + labels[candidates])
     outside = np.array([_outside(truth.areas, ends) for ends in AREA_RANGES])
     in_range = np.array([~_outside(boxes[:, 2] * boxes[:, 3], ends) for ends in AREA_RANGES])
-    best = np.lexsort((-candidate, -iou, of_pair, ranks[of_pair]))  # equal IoU: the last box, as COCO's evaluation
-    number = np.cumsum(np.diff(of_pair[best], prepend=-1) != 0)  # of the detection of each pair in that order
+    best = np.lexsort((-candidate, -iou, of_pair, ranks[of_pair]))  # equal IoU: the last box, as in COCO
+    number = np.cumsum(np.diff(of_pair[best], prepend=-1) != 0)  # rank of each pair's detection in that order
     shape = (len(AREA_RANGES), len(THRESHOLDS), len(candidates))
     hits, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     for area, out in enumerate(outside):
@@ -94,7 +103,7 @@ def match(truth: Truth, results: Array, classes: int) -> Matches:
 
 
 def _order(results: Array) -> NDArray[np.int64]:
-    """Detections by class and falling score, where scores are equal by image, the best of each image and class."""
+    """Order by class, descending score and image; without detections beyond `MAX_DETECTIONS` of an image and class."""
     by_image = np.argsort(results[:, 0], kind="stable")
     by_score = by_image[np.argsort(-results[by_image, 5], kind="stable")]
     order: NDArray[np.int64] = by_score[np.argsort(results[by_score, 6].astype(np.int32), kind="stable")]
@@ -105,7 +114,7 @@ def _order(results: Array) -> NDArray[np.int64]:
 
 
 def ranks_in(groups: Array) -> NDArray[np.int64]:
-    """(D,) how many of the same group come before each."""
+    """(D,) the rank of each element in its group, from 0."""
     order = np.argsort(groups, kind="stable")
     first = np.flatnonzero(np.diff(groups[order], prepend=np.nan))
     ranks = np.empty(len(groups), np.int64)
@@ -125,10 +134,10 @@ def _pairs(
     keys = truth.images * classes + truth.labels
     by_key = np.argsort(keys, kind="stable")
     own = images * classes + labels
-    known, first, number = np.unique(keys[by_key], return_index=True, return_counts=True)
-    known, first, number = np.append(known, -1), np.append(first, 0), np.append(number, 0)  # of no image
-    at = np.searchsorted(known[:-1], own)
-    at[known[at] != own] = len(number) - 1
+    unique, first, number = np.unique(keys[by_key], return_index=True, return_counts=True)
+    unique, first, number = np.append(unique, -1), np.append(first, 0), np.append(number, 0)  # for keys without boxes
+    at = np.searchsorted(unique[:-1], own)
+    at[unique[at] != own] = len(number) - 1
     first, counts = first[at], number[at]
     ends = np.cumsum(counts)
     parts, start = [], 0
@@ -147,28 +156,28 @@ def _pairs(
     return detection, candidate, iou
 
 
-def _iou(found: Array, boxes: Array, crowd: Array) -> Array:
-    """(P, 4), (P, 4) xywh -> (P,), with a crowd region the share of the detection in it; rounded as by COCO's code."""
-    low = np.maximum(found[:, :2], boxes[:, :2])
-    high = np.minimum(found[:, :2] + found[:, 2:], boxes[:, :2] + boxes[:, 2:])
+def _iou(detections: Array, boxes: Array, crowd: Array) -> Array:
+    """(P, 4), (P, 4) xywh -> (P,) IoU, or the fraction of the detection in a crowd region; rounded like COCO's code."""
+    low = np.maximum(detections[:, :2], boxes[:, :2])
+    high = np.minimum(detections[:, :2] + detections[:, 2:], boxes[:, :2] + boxes[:, 2:])
     inside = (high - low).clip(min=0).prod(axis=1)
-    area = found[:, 2] * found[:, 3]
+    area = detections[:, 2] * detections[:, 3]
     union = np.where(crowd, area, area + boxes[:, 2] * boxes[:, 3] - inside)
     iou: Array = np.divide(inside, union, out=np.zeros(len(union)), where=union > 0)
     return iou
 
 
 def _assign(of_pair: Array, candidate: Array, iou: Array, ranks: Array, crowd: Array) -> NDArray[np.int64]:
-    """Assign boxes to detections, those with the best score first, at each threshold.
+    """Assign boxes to detections by descending score, at each threshold.
 
-    All images and classes are treated at once: first their best detections, then their second ones, and so on.
+    All images and classes are processed together: first their best detections, then the second-best, and so on.
 
     Args:
         of_pair: (P,) the detection of each pair, sorted by its rank; its pairs by preference.
-        candidate: (P,) the box.
-        iou: (P,)
-        ranks: (C,) of a detection among those of its image and class that have a candidate.
-        crowd: (G,) boxes that several detections may have.
+        candidate: (P,) the box of each pair.
+        iou: (P,) the IoU of each pair.
+        ranks: (C,) rank of each detection among those of its image and class that have a candidate.
+        crowd: (G,) whether several detections can be assigned to the box.
 
     Returns:
         (T, C) the box of each detection; -1 for none.

@@ -20,9 +20,9 @@ from boxwright.metrics.coco_matches import AREA_RANGES, Matches
 from boxwright.metrics.resampling import Resampled, mean_of_valid
 
 RECALLS = np.linspace(0, 1, 101)
-# Shares of 100 whose number in RECALLS is above the share itself by rounding: to reach one exactly is not enough there.
+# Hundredths whose value in RECALLS is rounded up: a recall of exactly this hundredth does not reach it.
 ROUNDED_UP = np.arange(101) / 100 < RECALLS
-EXACT_IN_FLOAT32 = 20_000  # objects of a class, for which 100 times a recall is told from the next whole number
+EXACT_IN_FLOAT32 = 20_000  # objects of a class up to which float32 separates 100 times a recall from the next integer
 ELEMENTS_AT_ONCE = 2_000_000  # true positives of a class at all thresholds, times resamples
 AREA_KEYS = ("AP", "AP_small", "AP_medium", "AP_large")  # of AREA_RANGES
 ALL = 0
@@ -32,7 +32,7 @@ def resample(matches: Matches, weights: NDArray[np.float32]) -> Resampled:
     """AP, AP50, AP75 and AP by area of each resample, and AP and AP50 of each class.
 
     Args:
-        matches: Of one model on N images.
+        matches: The matches of one model on N images.
         weights: (N, B) how often each image is in each resample.
     """
     classes, resamples = len(matches.starts) - 1, weights.shape[1]
@@ -65,7 +65,7 @@ def resample(matches: Matches, weights: NDArray[np.float32]) -> Resampled:
 
 
 def _class(matches: Matches, weights: NDArray[np.float32], label: int, area: int, objects: Array) -> Array:
-    """(T, B) the AP of a class at each threshold. objects: (B,) their number in each resample."""
+    """(T, B) the AP of a class at each threshold. objects: (B,) number of objects in each resample."""
     start, stop = matches.starts[label : label + 2].tolist()
     first, last = np.searchsorted(matches.candidates, [start, stop]).tolist()
     hits, ignored = matches.hits[area, :, first:last], matches.ignored[area, :, first:last]
@@ -78,27 +78,27 @@ def _class(matches: Matches, weights: NDArray[np.float32], label: int, area: int
     if not hits.any():
         return result
     positions = np.flatnonzero(false) + start
-    ends = np.searchsorted(positions, points)  # those after the last point change nothing
+    ends = np.searchsorted(positions, points)  # false positives after the last point change nothing
     images, offsets = torch.from_numpy(matches.images[positions[: ends[-1]]]), torch.from_numpy(np.append(0, ends))
     step = max(1, ELEMENTS_AT_ONCE // int(hits.sum()))
     for left in range(0, len(objects), step):
         columns = slice(left, left + step)
-        some = np.ascontiguousarray(weights[:, columns])
+        drawn = np.ascontiguousarray(weights[:, columns])
         between = functional.embedding_bag(
-            images, torch.from_numpy(some), offsets, mode="sum", include_last_offset=True
+            images, torch.from_numpy(drawn), offsets, mode="sum", include_last_offset=True
         ).numpy()  # (P, B) weights of the false positives between a point and the one before
-        result[:, columns] = _thresholds(hits, ignored, some[matches.images[points]], between, objects[columns])
+        result[:, columns] = _thresholds(hits, ignored, drawn[matches.images[points]], between, objects[columns])
     return result
 
 
 def _thresholds(hits: Array, ignored: Array, own: Array, between: Array, objects: Array) -> Array:
     """(T, B) AP from (T, P) true positives and ignored ones, (P, B) weights of the points and between them.
 
-    The true positives of each threshold stand in blocks of S rows, C blocks in all, stored as (S, C, B): sums and
-    maxima over rows run in all blocks at once, and then over the blocks of a threshold.
+    The true positives of each threshold are divided into blocks of S rows, C blocks in all, stored as (S, C, B): sums
+    and maxima over rows are computed in all blocks at once, and then over the blocks of a threshold.
     """
     places, threshold = _blocks(hits)
-    goes_on = np.append(threshold[1:] == threshold[:-1], False)  # (C,) in the next block
+    goes_on = np.append(threshold[1:] == threshold[:-1], False)  # (C,) whether the next block continues
     points = np.minimum(places, len(own) - 1)
     found = np.concatenate([own, np.zeros_like(own[:1])])[places]
     for step in range(1, len(found)):
@@ -107,7 +107,7 @@ def _thresholds(hits: Array, ignored: Array, own: Array, between: Array, objects
     counted = torch.from_numpy(between + own).cumsum(dim=0).numpy()  # NumPy takes twice as long
     counted = counted[points] - _skipped(ignored, own, threshold, points) if ignored.any() else counted[points]
     precision = np.divide(found, np.maximum(counted, 1, out=counted), out=counted)
-    for step in range(len(found) - 2, -1, -1):  # at a recall the highest of that recall and of later ones counts
+    for step in range(len(found) - 2, -1, -1):  # interpolated: the maximum at this recall and all later ones
         np.maximum(precision[step], precision[step + 1], out=precision[step])
     later = _carried(np.maximum, precision[0][::-1], np.append(goes_on[-2::-1], False))
     np.maximum(precision, later[::-1], out=precision)
@@ -128,7 +128,7 @@ def _blocks(hits: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     places = np.full((int(blocks.sum()), size), hits.shape[1])
     ends = np.cumsum(blocks) * size
     rows = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)])
-    places.reshape(-1)[rows] = np.nonzero(hits)[1]  # rows without one come first: their recall is 0
+    places.reshape(-1)[rows] = np.nonzero(hits)[1]  # rows without a point come first: their recall is 0
     return places.T, np.repeat(np.arange(len(hits)), blocks)
 
 
@@ -141,7 +141,7 @@ def _carried(operation: np.ufunc, ends: Array, goes_on: NDArray[np.bool_]) -> Ar
 
 
 def _skipped(ignored: Array, own: Array, threshold: Array, points: Array) -> Array:
-    """(S, C, B) weights of what is ignored at the threshold of a block before each of its points."""
+    """(S, C, B) weights of the detections before each point that are ignored at the threshold of its block."""
     row, place = np.nonzero(ignored)
     sums = np.concatenate([np.zeros_like(own[:1]), np.cumsum(own[place], axis=0)])
     here = np.searchsorted(row * len(own) + place, threshold * len(own) + points)
@@ -150,13 +150,13 @@ def _skipped(ignored: Array, own: Array, threshold: Array, points: Array) -> Arr
 
 
 def _recalls_reached(found: Array, objects: Array) -> NDArray[np.float32]:
-    """(S, C, B), (B,) -> (S, C, B) how many of RECALLS are at most `found / objects`."""
+    """(S, C, B), (B,) -> (S, C, B) number of RECALLS that are at most `found / objects`."""
     exact = np.float64 if objects.max() > EXACT_IN_FLOAT32 else np.float32
     reached: Array = found * (100 / objects.astype(np.float64)).astype(exact)
     reached += (1 + 0.5 / objects).astype(exact)
     reached = np.floor(reached, out=reached)
-    # Where a hundredth of the objects is a whole number, shares are reached exactly, and RECALLS' rounding counts.
-    tied = np.flatnonzero(objects % 10 == 0)  # no recall of ROUNDED_UP is one of objects in another number
+    # A recall can equal a hundredth exactly; then the rounding of RECALLS matters.
+    tied = np.flatnonzero(objects % 10 == 0)  # with other numbers of objects, no recall equals one of ROUNDED_UP
     if len(tied):
         hundredths = reached[..., tied].astype(np.int64) - 1
         at = found[..., tied].astype(np.float64) * 100 == hundredths * objects[tied].astype(np.float64)

@@ -1,6 +1,6 @@
 """Two models on the same images: the paired bootstrap.
 
-B resamples, of which both models get the same; K classes
+B resamples, the same for both models; K classes
 """
 
 import math
@@ -14,7 +14,7 @@ from boxwright.errors import printable
 from boxwright.json_text import JsonObject
 from boxwright.metrics.resampling import DEVIATIONS, FEW, LEVEL, SEED, Resampled
 
-# Two one-sided tests of 5 % each are the question whether the interval of 90 % lies within the margin.
+# Two one-sided tests at 5 % each are equivalent to a 90 % interval within the margin.
 DEVIATIONS_OF_EQUIVALENCE = 1.644854
 TITLES = {"top1": "top-1", "top5": "top-5", "ap": "AP", "ap50": "AP50"}
 
@@ -24,11 +24,11 @@ class Difference:
     """A metric of two models.
 
     Attributes:
-        metric: Such as AP.
-        a: Of model A, in [0, 1].
-        b: Of model B.
-        deviation: Standard deviation of `b - a` over the resamples; NaN without any.
-        better: Share of the resamples in which B is better; equal ones count half; NaN without any.
+        metric: Title of the metric, such as AP.
+        a: Value of model A, in [0, 1].
+        b: Value of model B, in [0, 1].
+        deviation: Standard deviation of `b - a` over the resamples; NaN without resamples.
+        better: Fraction of the resamples in which B is better; ties count half; NaN without resamples.
     """
 
     metric: str
@@ -52,7 +52,7 @@ class Difference:
         return self.interval[1] < 0
 
     def is_equivalent(self, margin: float) -> bool:
-        """Whether two one-sided tests of 5 % show that the difference is less than `margin` in both directions."""
+        """Whether two one-sided tests at 5 % show that the difference is less than `margin` in both directions."""
         low, high = self._ends(DEVIATIONS_OF_EQUIVALENCE)
         return -margin < low and high < margin
 
@@ -80,13 +80,13 @@ class Comparison:
     """The comparison of two models.
 
     Attributes:
-        a: What model A is.
-        b: What model B is.
+        a: Title of model A.
+        b: Title of model B.
         images: Number of images.
         groups: Number of groups of images that were resampled, at least 2.
         resamples: B.
         summary: Differences of the metrics over all classes; the first one decides.
-        classes: Class and metric in each row.
+        classes: Class name and difference, one row per class and metric.
     """
 
     a: str
@@ -99,12 +99,12 @@ class Comparison:
 
     @property
     def main(self) -> Difference:
-        """AP or top-1."""
+        """The difference in AP or top-1."""
         return self.summary[0]
 
     def is_equivalent(self, margin: float) -> bool:
-        """As `Difference.is_equivalent` of `main`; never on fewer than FEW images or groups, which may be equal by
-        chance."""
+        """`Difference.is_equivalent` of `main`; False for fewer than FEW images or groups, on which models may be equal
+        by chance."""
         return self.groups >= FEW and self.main.is_equivalent(margin)
 
     def __str__(self) -> str:
@@ -118,8 +118,8 @@ class Comparison:
             rows = [(name, row) for name, row in self.classes if row.metric == metric]
             lines += ["", f"{'class':<{width}}  {metric}"]
             lines += [f"{name:<{width}}  {row.cells()}" for name, row in rows]
-        few = f"; from fewer than {FEW} they are rough" if self.groups < FEW else ""
-        lines += ["", f"{self.resamples} resamples of {self.groups} {what}, the same for both{few}"]
+        note = f"; from fewer than {FEW} they are rough" if self.groups < FEW else ""
+        lines += ["", f"{self.resamples} resamples of {self.groups} {what}, the same for both{note}"]
         return "\n".join(map(printable, lines))
 
     def to_json(self) -> JsonObject:
@@ -139,8 +139,8 @@ class Comparison:
 
 
 def differences(a: Resampled, b: Resampled) -> tuple[Difference, ...]:
-    """The differences of the metrics over all classes. The first of the (B + 1,) values are those of the images as they
-    are. Metrics that are not defined, such as AP of a size that no object has, are left out."""
+    """The differences of the metrics over all classes. The first of the (B + 1,) values are those of the original
+    images. Metrics that are not defined, such as AP of a size that no object has, are left out."""
     rows = (_difference(TITLES.get(key, key), a.summary[key], b.summary[key]) for key in a.summary)
     return tuple(row for row in rows if row is not None)
 
@@ -148,7 +148,7 @@ def differences(a: Resampled, b: Resampled) -> tuple[Difference, ...]:
 def class_differences(
     a: tuple[Resampled, Sequence[str]], b: tuple[Resampled, Sequence[str]], metrics: Mapping[str, str] = TITLES
 ) -> tuple[tuple[str, Difference], ...]:
-    """Likewise for each class, by name. a, b: with the names of the K classes, whose order may differ."""
+    """`differences` of each class, by name. a, b: with the names of the K classes, whose order may differ."""
     others = {name: column for column, name in enumerate(b[1])}
     found = [
         (name, _difference(metrics[key], values[:, column], b[0].classes[key][:, others[name]]))

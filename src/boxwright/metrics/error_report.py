@@ -34,11 +34,11 @@ def write(
     """Write `FILES`.
 
     Args:
-        folder: For the files.
+        folder: Folder for the files.
         samples: The ground truth.
-        matches: Of it and the detections.
+        matches: The matches of detections and ground truth.
         names: The class names.
-        threshold: Minimum score of the errors that are counted beside all.
+        threshold: Minimum score of the errors that are counted separately, in addition to all errors.
         looks: `slices.appearance` of the images, by index.
     """
     found = matches.found

@@ -1,4 +1,4 @@
-"""How much AP50 each kind of error takes, as TIDE defines it (arXiv 2008.08115).
+"""How much AP50 each kind of error costs, as defined by TIDE (arXiv 2008.08115).
 
 N detections, K classes, R recall thresholds
 """
@@ -21,12 +21,13 @@ class ErrorSplit:
     """The errors of a detector.
 
     Attributes:
-        ap50: In [0, 1]; -1 without objects.
-        counts: Number of errors by kind; MISSED are objects, without those on which another error lies.
-        gains: By kind, AP50 with these errors mended minus `ap50`. A detection of the wrong class or place becomes
-            right, if its object has no better one, and else is left out, as those of other kinds are; missed objects
-            are left out.
-        shown: Number of errors by kind from the threshold on; MISSED are all objects not detected from there on.
+        ap50: AP50 in [0, 1]; -1 without objects.
+        counts: Number of errors by kind; MISSED counts objects, without those on which another error lies.
+        gains: By kind, AP50 with these errors fixed minus `ap50`. A detection with the wrong class or location is
+            corrected if its object has no better detection, else dropped; detections of other kinds and missed objects
+            are dropped.
+        shown: Number of errors by kind with at least the score `threshold`; MISSED counts all objects that are not
+            detected with such a score.
         threshold: The minimum score of `shown`.
     """
 
@@ -85,11 +86,11 @@ def mean_ap(
 
     Args:
         order: The detections that count, by descending score.
-        correct: (N,) which detections are right.
-        labels: (N,) of the detections.
+        correct: (N,) whether each detection is correct.
+        labels: (N,) class of each detection.
         totals: (K,) number of objects of each class.
-        classes: (K,) mask of the classes; None for those with objects. One without objects has AP 0 if it has
-            detections, and else is left out.
+        classes: (K,) mask of the classes; None for those with objects. A class without objects has AP 0 if it has
+            detections, else it is left out.
     """
     order = order[labels[order] < len(totals)]
     by_class = np.argsort(labels[order], kind="stable")

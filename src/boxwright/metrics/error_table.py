@@ -14,11 +14,11 @@ from boxwright.files import atomic_write
 from boxwright.metrics.matching import Kind, Matches
 
 COLUMNS = ("id", "image", "box", "class", "x1", "y1", "x2", "y2", "score", "status", "iou", "match")
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs fields that start so; an apostrophe before them makes them text
+FORMULA = ("=", "+", "-", "@")  # spreadsheets evaluate fields with this start, unless an apostrophe precedes it
 
 
 def write(file: Path, samples: Sequence[Sample], matches: Matches, names: Sequence[str]) -> None:
-    """A row for each object and each detection, image by image. match: the id of the row that the status refers to."""
+    """Write a row for each object and detection, image by image. match: the id of the row that the status refers to."""
     found, objects = matches.found, matches.objects
     count = len(objects.images)
     order = np.argsort(np.concatenate([objects.images, found.images]), kind="stable")
@@ -62,6 +62,6 @@ def _ids(ids: Array, rows: Array) -> Iterable[str]:
 
 
 def table_text(name: str) -> str:
-    """A name for a table, which no spreadsheet takes for a formula."""
+    """A name as a cell that no spreadsheet evaluates as a formula."""
     text = printable(name)
     return "'" + text if text.lstrip().startswith(FORMULA) else text

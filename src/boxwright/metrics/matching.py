@@ -1,4 +1,4 @@
-"""Which detections are right at IoU 0.5, and what is wrong with the others: TIDE's kinds of error (arXiv 2008.08115).
+"""Which detections are correct at IoU 0.5, and TIDE's kinds of error (arXiv 2008.08115) of the others.
 
 N detections and M objects of one image
 """
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from boxwright.types import Detections
 
 MIN_IOU = 0.5  # of a match
-BACKGROUND_IOU = 0.1  # up to which a detection lies on no object
+BACKGROUND_IOU = 0.1  # up to which a detection is on background
 
 
 class Kind(IntEnum):
-    """What a detection is, or an object.
+    """The status of a detection or an object.
 
-    Detections: TIDE's kinds of error, or CORRECT; IGNORED in crowd and ignore regions and of classes that were not
+    Detections: TIDE's kinds of error, or CORRECT; IGNORED in crowd and ignore regions and for classes that were not
     looked for; NOT_COUNTED beyond the best 100 of a class in an image. An object is CORRECT if it is detected,
     CLASSIFICATION or LOCALIZATION if the best-scoring error on it is of that kind, else MISSED; IGNORED for regions.
     """
@@ -42,7 +42,7 @@ class Kind(IntEnum):
     NOT_COUNTED = 8
 
 
-# access to a member of an enumeration takes Python as long as a small operation takes NumPy
+# accessing a member of an enum takes as long as a small NumPy operation
 _CORRECT, _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND, _MISSED, _IGNORED, _NOT_COUNTED = map(
     int, Kind
 )
@@ -57,10 +57,10 @@ class Found:
         images: (N,) indices of images.
         boxes: (N, 4) float64 xyxy px.
         scores: (N,) float64.
-        labels: (N,).
+        labels: (N,) classes.
         kinds: (N,) int8, `Kind`.
         objects: (N,) index in `Objects` of the object that `kinds` refers to, or that overlaps most; -1: none overlaps.
-        ious: (N,) IoU with it.
+        ious: (N,) IoU with that object.
     """
 
     images: NDArray[np.int64]
@@ -73,7 +73,7 @@ class Found:
 
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """(N,) those that AP counts."""
+        """(N,) whether AP counts each detection."""
         counted: NDArray[np.bool_] = self.kinds < Kind.IGNORED
         return counted
 
@@ -85,7 +85,7 @@ class Objects:
     Attributes:
         images: (M,) indices of images.
         boxes: (M, 4) float64 xyxy px.
-        labels: (M,).
+        labels: (M,) classes.
         kinds: (M,) int8, `Kind`.
         detections: (M,) index in `Found` of the detection that `kinds` refers to; -1: none.
     """
@@ -99,7 +99,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Detections and ground truth of a data set. images: their number."""
+    """Detections and ground truth of a data set. images: number of images."""
 
     found: Found
     objects: Objects
@@ -107,14 +107,14 @@ class Matches:
 
 
 def match(samples: Sequence[Sample], detections: Sequence["Detections"]) -> Matches:
-    """Match detections to objects and say what is wrong with the others.
+    """Match detections to objects, and classify the errors.
 
     As in COCO's metrics, each detection in the order of scores takes the free object of its class with the highest IoU,
     if that is at least 0.5.
 
     Args:
         samples: The ground truth, in px of the images.
-        detections: Of each sample, with its labels.
+        detections: The detections of each sample, with the labels of the ground truth.
     """
     found: list[tuple[Array, ...]] = []
     objects: list[tuple[Array, ...]] = []
@@ -138,7 +138,7 @@ def match(samples: Sequence[Sample], detections: Sequence["Detections"]) -> Matc
 
 
 def _match_image(sample: Sample, result: "Detections") -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array]]:
-    """Of the detections their kinds, rows of objects (-1: none), IoUs and order; of objects kinds and detections."""
+    """Kinds, rows of objects (-1: none), IoUs and order of the detections; kinds and detections of the objects."""
     scores, labels = result.scores.numpy(force=True), result.labels.numpy(force=True)
     order = np.argsort(-scores, kind="stable")
     labels, boxes = labels[order], result.boxes.numpy(force=True)[order].astype(np.float64)
@@ -164,7 +164,7 @@ def _match_image(sample: Sample, result: "Detections") -> tuple[tuple[Array, Arr
         unmatched = (kinds != _CORRECT) & (kinds != _NOT_COUNTED)
         kinds[unmatched & in_regions(sample, result, boxes, labels)] = _IGNORED
     errors = np.flatnonzero((kinds == _CLASSIFICATION) | (kinds == _LOCALIZATION))
-    for row in errors[::-1].tolist():  # the best last
+    for row in errors[::-1].tolist():  # the best score last, so that it stays
         if object_kinds[rows[row]] != _CORRECT:
             object_kinds[rows[row]], object_rows[rows[row]] = kinds[row], row
     return (kinds, rows, ious, order), (object_kinds, object_rows)
@@ -206,7 +206,7 @@ def _classify(
 
 
 def in_regions(sample: Sample, result: "Detections", boxes: Array, labels: Array) -> NDArray[np.bool_]:
-    """(N,) detections of which half lies in a region of their class, as in `coco.score`."""
+    """(N,) whether at least half of each detection lies in a region of its class, as in `coco.score`."""
     regions, region_labels = class_regions(sample, result)
     crowd = sample.crowd & (sample.labels >= 0)
     regions = np.concatenate([sample.boxes[crowd], regions])
@@ -217,7 +217,7 @@ def in_regions(sample: Sample, result: "Detections", boxes: Array, labels: Array
 
 
 def pairwise_iou(boxes: Array, others: Array) -> NDArray[np.float64]:
-    """(N, 4), (M, 4) xyxy -> (N, M)."""
+    """(N, 4), (M, 4) xyxy -> IoU (N, M)."""
     inter = intersections(boxes, others)
     iou: NDArray[np.float64] = inter / np.maximum(areas(boxes)[:, None] + areas(others)[None] - inter, 1e-9)
     return iou
@@ -233,7 +233,7 @@ def intersections(boxes: Array, others: Array) -> NDArray[np.float64]:
 
 
 def areas(boxes: Array) -> NDArray[np.float64]:
-    """(N, 4) xyxy px -> (N,) px."""
+    """(N, 4) xyxy px -> areas (N,) in px."""
     sides: NDArray[np.float64] = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
     product: NDArray[np.float64] = np.prod(sides, axis=1)
     return product

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 
-MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
-MAX_CLASSES = 100  # of the confusion matrix; the others share a row and a column
+MAX_CURVES = 12  # classes with their own curve; other classes only count in the mean
+MAX_CLASSES = 100  # classes in the confusion matrix; other classes share a row and a column
 MAX_LABELED = 25  # classes up to which the confusion matrix shows its counts
 
 
@@ -99,7 +99,7 @@ def confusion(
 ) -> Array:
     """The confusion matrix, (K + 1, K + 1) counts: row = true class, column = predicted class, last = background.
 
-    With `shown`, it has rows and columns for these labels, for all others together, if any, and for the background.
+    With `shown`, it has rows and columns for these labels, for all other classes together, if any, and for background.
 
     A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `MIN_IOU`. Of
     the detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule), others are false positives.
@@ -108,10 +108,10 @@ def confusion(
 
     Args:
         samples: The ground truth.
-        detections: Of each sample.
+        detections: The detections of each sample.
         classes: Number of classes K.
         threshold: Minimum score.
-        shown: Labels in their order; () for all.
+        shown: Labels to show, in this order; () for all.
     """
     shown = shown or range(classes)
     number = np.full(classes, len(shown))  # of the row and column of each label
@@ -167,8 +167,8 @@ def disable_math(texts: Sequence["Text"]) -> None:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure of this many inches."""
-    from matplotlib.figure import Figure  # a third of a second that predictions do not need
+    """A figure of `width` x `height` inches."""
+    from matplotlib.figure import Figure  # slow to import, and not needed for predictions
 
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 
-MAX_RESAMPLES, MIN_RESAMPLES = 1000, 64  # of 64, 19 times of 20 the standard deviation is right within 18 %
-DETECTIONS_TIMES_RESAMPLES = 32_000_000  # which take about as long as the metrics (benchmarks/bench_evaluate.py)
+MAX_RESAMPLES, MIN_RESAMPLES = 1000, 64  # with 64, the standard deviation is right within 18 %, 19 times of 20
+DETECTIONS_TIMES_RESAMPLES = 32_000_000  # takes about as long as the metrics (benchmarks/bench_evaluate.py)
 SEED = 0
-LEVEL, DEVIATIONS = 0.95, 1.959964  # the share of a normal distribution within so many standard deviations
-# With fewer images an interval is rough: the spread of n values is itself known to 1 / sqrt(2 n) of it, so with 50
-# images the width is right within a fifth, 19 times of 20.
+LEVEL, DEVIATIONS = 0.95, 1.959964  # the fraction of a normal distribution within this many standard deviations
+# With fewer images an interval is rough: the standard deviation of n values has a relative standard error of
+# 1 / sqrt(2 n), so with 50 images the width is right within a fifth, 19 times of 20.
 FEW = 50
 
 
@@ -52,7 +52,7 @@ class Intervals:
     Attributes:
         summary: Metric -> interval; metrics that are not defined are missing.
         classes: Metric -> class -> interval, likewise.
-        groups: Number of what was resampled: images, or groups of images that belong together.
+        groups: Number of resampled units: images, or groups of images that belong together.
         images: Number of images.
         resamples: B.
     """
@@ -65,26 +65,26 @@ class Intervals:
 
     @property
     def unit(self) -> str:
-        """What was resampled."""
+        """The name of the resampled units."""
         return "images" if self.groups == self.images else "groups of images"
 
     @property
     def note(self) -> str:
-        """What the intervals are."""
+        """A line that explains the intervals."""
         if self.groups < 2:
             return "no intervals: the images are one group, such as the tiles of one scene; they need at least 2"
-        few = f"; from fewer than {FEW} the intervals themselves are rough" if self.groups < FEW else ""
-        return f"in brackets: 95 % intervals, bootstrap over {self.groups} {self.unit}{few}"
+        caveat = f"; from fewer than {FEW} the intervals themselves are rough" if self.groups < FEW else ""
+        return f"in brackets: 95 % intervals, bootstrap over {self.groups} {self.unit}{caveat}"
 
 
 def after(metric: str, ends: Intervals | None) -> str:
-    """` [0.412, 0.455]` behind a metric; "" without an interval."""
+    """The text ` [0.412, 0.455]` after a metric; "" without an interval."""
     found = ends.summary.get(metric) if ends else None
     return f" {found}" if found else ""
 
 
 def note_lines(ends: Intervals | None) -> list[str]:
-    """The line that says what the intervals are, if there are any."""
+    """The lines that explain the intervals, if there are any."""
     return ["", ends.note] if ends else []
 
 
@@ -122,22 +122,22 @@ def class_json(name: str, ends: Intervals | None) -> dict[str, object]:
 
 
 def resamples_for(detections: int) -> int:
-    """The number of resamples for a data set with so many detections: as many as take about as long as the metrics."""
+    """The number of resamples for this number of detections: as many as take about as long as the metrics."""
     return min(MAX_RESAMPLES, max(MIN_RESAMPLES, DETECTIONS_TIMES_RESAMPLES // max(1, detections)))
 
 
 def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int = SEED) -> NDArray[np.float32]:
-    """How often each image is in each resampled data set.
+    """Draw how often each image is in each resampled data set.
 
     A resample draws as many groups as there are, with replacement, each with all its images.
 
     Args:
-        groups: (N,) the number of each image's group, from 0 to G - 1.
-        resamples: B.
-        seed: Of the random numbers. Two models that are compared need the same resamples.
+        groups: (N,) the index of each image's group, from 0 to G - 1.
+        resamples: Number of resamples, B.
+        seed: Random seed. Two models that are compared need the same resamples.
 
     Returns:
-        (N, B) whole numbers.
+        (N, B) integers as float32.
     """
     total = int(groups.max(initial=-1)) + 1
     rng = np.random.default_rng(seed)
@@ -150,13 +150,13 @@ def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int = SEED) ->
 def interval(value: float, values: Array, lowest: float = 0.0) -> Interval | None:
     """The interval of a metric.
 
-    It is `value` and 1.96 standard deviations of the resampled values to both sides. Not their quantiles: these need
-    ten times as many resamples, and lie too high where few images make a curve that is fitted to them, as AP's is.
+    It is `value` +- 1.96 standard deviations of the resampled values. Quantiles would need ten times as many resamples,
+    and are too high for few images, since a curve such as that of AP is fitted to them.
 
     Args:
-        value: As measured.
-        values: (B,) of the resamples; NaN where there is none.
-        lowest: The least possible value; 0, or -1 for a difference. The highest is 1.
+        value: The measured value.
+        values: (B,) values of the resamples; NaN where there is none.
+        lowest: Lower bound of the metric: 0, or -1 for a difference. The upper bound is 1.
 
     Returns:
         The interval; None where fewer than two resamples have a value.
@@ -179,9 +179,9 @@ def intervals(
 
     Args:
         resampled: The metrics of the resamples.
-        summary: Metric -> value as measured.
-        classes: Metric -> class -> value as measured, likewise.
-        names: Of the K classes.
+        summary: Metric -> measured value.
+        classes: Metric -> class -> measured value.
+        names: Names of the K classes.
         groups: As in `draw_weights`.
     """
     number = int(groups.max(initial=-1)) + 1
@@ -201,7 +201,7 @@ def intervals(
 
 
 def _found(ends: Mapping[str, Interval | None]) -> dict[str, Interval]:
-    return {key: one for key, one in ends.items() if one is not None}
+    return {key: pair for key, pair in ends.items() if pair is not None}
 
 
 def mean_of_valid(values: Array) -> Array:

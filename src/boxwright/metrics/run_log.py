@@ -18,14 +18,14 @@ def read(file: Path) -> list[tuple[bytes, JsonObject]]:
         name, all others are numbers.
 
     Raises:
-        InputError: The file cannot be read, or another line is not one of a log.
+        InputError: The file cannot be read, or another line is not a valid line of a log.
     """
     lines = []
     for number, line in enumerate(files.read_input(file).split(b"\n")[:-1], 1):
         location = f"{file}: line {number}"
         values = json_text.parse(line, location)
         if not _is_valid(values):
-            raise InputError(f"{location}: no line of a run's log; remove it, or name another folder")
+            raise InputError(f"{location}: not a line of a run's log; remove it, or name another folder")
         lines.append((line + b"\n", values))
     return lines
 

@@ -8,7 +8,7 @@ from boxwright.metrics.resampling import Intervals, summary_json
 
 
 class Summary(Protocol):
-    """`Metrics` or `TopK`."""
+    """The interface of `Metrics` and `TopK`."""
 
     @property
     def summary(self) -> dict[str, float]: ...
@@ -29,7 +29,7 @@ def set_lines(sets: Sequence[tuple[str, Summary]]) -> list[str]:
 
 
 def set_summaries(sets: Sequence[tuple[str, Summary]]) -> dict[str, object]:
-    """For `metrics.json`: the key `sets` if there are several."""
+    """The key `sets` of `metrics.json`, if there are several."""
     rows = [
         {"data": title, "images": found.info["images"], "summary": found.summary, **summary_json(found.intervals)}
         for title, found in sets

@@ -1,4 +1,4 @@
-"""Sheets of images: rows that fill the width, with boxes drawn at the size at which they are shown.
+"""Sheets of images: rows that fill the width, with boxes drawn at display size.
 
 N boxes of a view
 """
@@ -20,12 +20,12 @@ from boxwright.metrics.matching import Kind, Matches
 from boxwright.types import Detections
 
 WIDTH = 1800  # px of a sheet
-ROW = 440  # px: height of a row, about which all rows are
+ROW = 440  # px: approximate height of a row
 MAX_ROW = 800  # px; a row of few narrow images does not fill the width
 GAP = 14  # px between images
 LINE, FONT = 2, 13  # px of lines and text on the sheet
 SMALL_FONT, SMALL = 10, 40  # px of the text where the median box is shorter than SMALL px
-KEPT = (1400, 1000)  # px: maximum width, height of an image that waits for its sheet
+KEPT = (1400, 1000)  # px: maximum width, height of an image that is kept for a sheet
 MAX_CLASSES = 12  # in a legend
 KIND_COLORS: dict[Kind, Color] = {
     Kind.CORRECT: (0, 158, 115),  # the colors of Okabe and Ito, which most color-blind people can tell apart
@@ -43,14 +43,14 @@ NO_ERRORS = (Kind.CORRECT, Kind.IGNORED, Kind.NOT_COUNTED)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is drawn on an image.
+    """Boxes and texts to draw on an image.
 
     Attributes:
-        title: Above the image; "" for none.
+        title: Title above the image; "" for none.
         boxes: (N, 4) xyxy px of the panel's image.
-        colors: Of each box.
-        texts: Of each box; "" for none.
-        scores: Of each box, the highest on top.
+        colors: Color of each box.
+        texts: Text of each box; "" for none.
+        scores: Score of each box; the highest is drawn on top.
     """
 
     title: str
@@ -66,9 +66,9 @@ class Panel:
 
     Attributes:
         image: (h, w, 3) uint8 RGB.
-        views: At least one.
-        captions: Lines below it.
-        legend: The meaning of its colors.
+        views: At least one view.
+        captions: Lines of text below the image.
+        legend: The meaning of the colors.
     """
 
     image: Array
@@ -78,7 +78,7 @@ class Panel:
 
 
 def fitted(image: Array) -> tuple[Array, Array]:
-    """An image that fits `KEPT`, smaller if need be, and the (4,) factors of boxes in px."""
+    """The image, reduced to `KEPT` if it is larger, and the (4,) factors of boxes in px."""
     height, width = image.shape[:2]
     scale = min(1.0, KEPT[0] / width, KEPT[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -105,7 +105,7 @@ def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -
 
 
 def errors(image: Array, sample: Sample, matches: Matches, names: Sequence[str]) -> Panel:
-    """A panel of what is wrong, with colors by kind of error. matches: of this image alone."""
+    """A panel of the errors in an image, with colors by kind of error. matches: of this image only."""
     small, factors = fitted(image)
     found, objects = matches.found, matches.objects
     texts = []
@@ -120,7 +120,7 @@ def errors(image: Array, sample: Sample, matches: Matches, names: Sequence[str])
     boxes = np.concatenate([found.boxes, objects.boxes[missed]]) * factors
     kinds = [*map(Kind, found.kinds.tolist()), *[Kind.MISSED] * int(missed.sum())]
     texts += [name_of(names, label) for label in objects.labels[missed].tolist()]
-    # errors above what is right, and missed objects above both, as none of them has a score
+    # errors are drawn above correct detections, and missed objects, which have no score, above both
     scores = tuple({Kind.CORRECT: 0.0, Kind.MISSED: 2.0}.get(kind, 1.0) for kind in kinds)
     view = View("", boxes, tuple(KIND_COLORS[kind] for kind in kinds), tuple(texts), scores)
     number = sum(kind not in NO_ERRORS for kind in kinds)
@@ -135,7 +135,7 @@ def kind_legend() -> tuple[tuple[str, Color], ...]:
 def write(panels: Sequence[Panel], file: Path, legend: Sequence[tuple[str, Color]] = ()) -> None:
     """Write a sheet as JPEG; without panels remove the one of an earlier evaluation.
 
-    legend: Above it; () for that of the panels.
+    legend: Shown above the sheet; () for the legends of the panels.
     """
     if panels:
         write_bytes(file, encode_image(draw_sheet(panels, legend), ".jpg", 90))
@@ -168,7 +168,7 @@ def _rows(aspects: Sequence[float]) -> list[list[int]]:
 
 
 def _row(panels: Sequence[Panel]) -> Array:
-    """Panels side by side, as high as fills the width."""
+    """Panels side by side, scaled to fill the width."""
     inner = sum((len(panel.views) - 1) * GAP // 2 for panel in panels)
     free = WIDTH - GAP * (len(panels) + 1) - inner
     height = max(1, min(MAX_ROW, round(free / sum(map(_aspect, panels)))))
@@ -201,7 +201,7 @@ def _draw(panel: Panel, height: int) -> Array:
 
 
 def _text(lines: Sequence[str], width: int) -> Array:
-    """Lines of text on a band of `width` px, each cut at its end."""
+    """Lines of text on a band of `width` px, each truncated at its end."""
     step = FONT * 3 // 2
     band = Image.new("RGB", (width, step * len(lines)), (BACKGROUND,) * 3)
     write = ImageDraw.Draw(band)

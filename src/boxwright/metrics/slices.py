@@ -1,4 +1,4 @@
-"""AP50 of the darkest, the most blurred and the most crowded quarter of the images, and of the others.
+"""AP50 by quarters of the images: by brightness, sharpness and objects per image.
 
 P images
 """
@@ -25,11 +25,11 @@ class Slice:
     """A quarter of the images.
 
     Attributes:
-        low: The least value of the property in it.
-        high: The greatest.
-        images: Number of images; not a quarter of all where values are equal.
-        objects: Number of their objects.
-        ap50: In [0, 1]; -1 without objects.
+        low: The smallest value of the property in this quarter.
+        high: The largest value.
+        images: Number of images; not exactly a quarter of all if values are equal.
+        objects: Number of objects in these images.
+        ap50: AP50 in [0, 1]; -1 without objects.
         recall: Fraction of the objects that are detected with any score; -1 without objects.
     """
 
@@ -68,7 +68,7 @@ def quartiles(matches: Matches, looks: Mapping[int, tuple[float, float]]) -> dic
 
 
 def _slices(matches: Matches, indices: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[Slice, ...]:
-    """Of images at `indices` with `values` of a property."""
+    """The slices of images at `indices` with `values` of a property."""
     found, objects = matches.found, matches.objects
     correct = found.kinds == Kind.CORRECT
     order = np.argsort(-found.scores, kind="stable")

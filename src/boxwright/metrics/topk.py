@@ -35,7 +35,7 @@ class ClassRow:
     """The metrics of a class with images.
 
     Attributes:
-        name: Of the class.
+        name: Name of the class.
         images: Number of its images.
         predicted: Number of images for which it is predicted.
         top1: Fraction of its images for which it is predicted.
@@ -61,11 +61,11 @@ class TopK:
 
     Attributes:
         summary: top1 and top5 accuracy, in [0, 1].
-        classes: Those with images, in label order.
+        classes: The metrics of classes with images, in label order.
         confusion: (C, C) counts, row = true class, column = predicted class.
         info: Recipe, versions and number of images.
-        sets: Of several sets evaluated together: the title and the metrics of each.
-        intervals: Of the summary and of each class; None if they were not asked for.
+        sets: The title and the metrics of each of several sets that were evaluated together.
+        intervals: Intervals of the summary and of each class; None if they were not requested.
     """
 
     summary: dict[str, float]
@@ -126,8 +126,8 @@ def score(
         truth: (N,) the label of each image.
         results: The top-k classes of each image, at least 5 or all.
         names: The C classes of the model.
-        info: For `TopK.info`.
-        groups: (N,) the group of each image, as in `resampling.draw_weights`, for intervals; None for none.
+        info: The content of `TopK.info`.
+        groups: (N,) the group of each image, as in `resampling.draw_weights`, for intervals; None for no intervals.
     """
     ranked = _ranked(results)
     confusion = np.zeros((len(names), len(names)), np.int64)

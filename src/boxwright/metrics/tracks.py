@@ -2,8 +2,8 @@
 
 HOTA: Luiten et al., IJCV 2021, "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking". CLEAR: Bernardin and
 Stiefelhagen 2008, "Evaluating Multiple Object Tracking Performance". Identity: Ristani et al. 2016, "Performance
-Measures and a Data Set for Multi-Target, Multi-Camera Tracking". All are sums over frames and sequences, so the metrics
-of several sequences are those of the sum of their counts.
+Measures and a Data Set for Multi-Target, Multi-Camera Tracking". All counts are sums over frames and sequences, so the
+metrics of several sequences follow from the sums of their counts.
 
     n, m boxes of the ground truth and of the tracker in one frame; G, T ids of a sequence; A = 19 thresholds
 """
@@ -21,12 +21,12 @@ from boxwright.tracking.mot import MotRows
 ALPHAS = np.arange(1, 20) / 20  # localization thresholds of HOTA
 IOU = 0.5  # of CLEAR and Identity, and of distractors
 EPS = np.finfo(np.float64).eps  # an IoU that differs from a threshold by rounding reaches it
-# Classes of MOT16 and MOT17 that are neither right nor wrong to find, where their boxes do not count: person on
-# vehicle, static person, distractor, reflection.
+# Classes of MOT16 and MOT17 whose detection is neither right nor wrong, if their boxes do not count: person on vehicle,
+# static person, distractor, reflection.
 DISTRACTORS = (2, 7, 8, 12)
 MOSTLY_TRACKED, MOSTLY_LOST = 0.8, 0.2  # fractions of a track's boxes, as in the MOT challenge
-# Dense tables of pairs, and an assignment whose time grows with the third power.
-MAX_BOXES, MAX_IDS = 2000, 10_000  # of a frame, of a sequence
+# Limits, since tables of pairs are dense and the assignment takes cubic time.
+MAX_BOXES, MAX_IDS = 2000, 10_000  # per frame, per sequence
 
 Boxes = tuple[Array, Array, Array]  # of a frame: (n,) and (m,) indices of ids, (n, m) IoU
 
@@ -43,12 +43,12 @@ class TrackMetrics:
         hota_tp: (A,) matched boxes at each threshold.
         hota_loc: (A,) the sum of their IoU.
         hota_ass: (A,) the sum over them of the association Jaccard index of their pair of ids.
-        truth, found: Boxes of the ground truth and of the tracker.
-        truth_ids, found_ids: Their tracks.
+        truth, found: Number of boxes of the ground truth and of the tracker.
+        truth_ids, found_ids: Number of tracks of both.
         tp: Matched boxes at IoU 0.5.
         iou: The sum of their IoU.
-        switches: Matches with another id than the object's match before.
-        fragments: Times that a track of the ground truth is found again after a gap.
+        switches: Matches whose id differs from the object's previous match.
+        fragments: Times that a track of the ground truth is detected again after a gap.
         mostly_tracked, partly_tracked, mostly_lost: Tracks of the ground truth, by the fraction of boxes matched.
         idtp: Boxes matched by the best assignment of whole tracks.
     """
@@ -70,7 +70,7 @@ class TrackMetrics:
     idtp: int = 0
 
     def __add__(self, other: "TrackMetrics") -> "TrackMetrics":
-        return TrackMetrics(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return TrackMetrics(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     @property
     def fp(self) -> int:
@@ -102,7 +102,7 @@ class TrackMetrics:
 
     @property
     def mota(self) -> float:
-        """At most 1, and negative where there are more errors than objects."""
+        """MOTA: at most 1, and negative if there are more errors than objects."""
         return (self.tp - self.fp - self.switches) / max(1, self.truth)
 
     @property
@@ -142,13 +142,13 @@ class TrackMetrics:
 def score(truth: MotRows, found: MotRows, name: str = "sequence") -> TrackMetrics:
     """Compare the tracks of one sequence with its ground truth, without regard to classes.
 
-    Boxes of the ground truth with confidence 0 do not count, and found boxes that match one of a class in `DISTRACTORS`
-    neither, as in the MOT challenge.
+    As in the MOT challenge, boxes of the ground truth with confidence 0 do not count, nor do boxes of the tracker that
+    match one with a class in `DISTRACTORS`.
 
     Args:
         truth: The ground truth.
         found: The tracks.
-        name: Of the sequence, for errors.
+        name: Name of the sequence, for errors.
 
     Raises:
         InputError: More than `MAX_BOXES` boxes in a frame or `MAX_IDS` tracks, or SciPy is not installed.
@@ -157,8 +157,8 @@ def score(truth: MotRows, found: MotRows, name: str = "sequence") -> TrackMetric
         ids, boxes = len(np.unique(rows.ids)), int(np.unique(rows.frames, return_counts=True)[1].max(initial=0))
         if ids > MAX_IDS or boxes > MAX_BOXES:
             raise InputError(
-                f"{name}, {what}: found {ids:,} ids and up to {boxes:,} boxes a frame, needed at most {MAX_IDS:,} and "
-                f"{MAX_BOXES:,}; split the sequence"
+                f"{name}, {what}: found {ids:,} ids and up to {boxes:,} boxes per frame, needed at most {MAX_IDS:,} "
+                f"and {MAX_BOXES:,}; split the sequence"
             )
     found = _without_distractors(truth, found)
     truth = truth[truth.scores != 0]
@@ -187,17 +187,17 @@ class _Pairs:
         _, self._found_ids, self.found_counts = np.unique(found.ids, return_inverse=True, return_counts=True)
 
     def __iter__(self) -> Iterator[Boxes]:
-        """Each frame with boxes. IoU is computed anew each time, as all of it at once could fill the memory."""
+        """Yield each frame with boxes. IoU is recomputed in each iteration, since storing it could fill the memory."""
         for a, b in _frames(self._truth, self._found):
             yield self._truth_ids[a], self._found_ids[b], overlaps(self._truth.boxes[a], self._found.boxes[b])
 
     def zeros(self) -> Array:
-        """(G, T)"""
+        """A table (G, T) of zeros."""
         return np.zeros((len(self.truth_counts), len(self.found_counts)))
 
 
 def _frames(truth: MotRows, found: MotRows) -> Iterator[tuple[slice, slice]]:
-    """The rows of each frame that has boxes, in both."""
+    """The rows of each frame with boxes, in the ground truth and in the tracks."""
     numbers = np.union1d(truth.frames, found.frames)
     sides = [np.searchsorted(rows.frames, numbers, side) for rows in (truth, found) for side in ("left", "right")]
     for a, b, c, d in zip(*(side.tolist() for side in sides), strict=True):
@@ -205,7 +205,7 @@ def _frames(truth: MotRows, found: MotRows) -> Iterator[tuple[slice, slice]]:
 
 
 def _without_distractors(truth: MotRows, found: MotRows) -> MotRows:
-    """The found boxes that match no distractor; all boxes of the ground truth take part."""
+    """The tracker's boxes that match no distractor; all boxes of the ground truth take part in the matching."""
     distractor = (truth.scores == 0) & np.isin(truth.classes, DISTRACTORS)
     keep = np.ones(len(found), np.bool_)
     if distractor.any():
@@ -217,7 +217,7 @@ def _without_distractors(truth: MotRows, found: MotRows) -> MotRows:
 
 
 def _hota(pairs: _Pairs) -> TrackMetrics:
-    """The counts of HOTA: the matching maximizes IoU times how well two ids fit over the sequence."""
+    """The counts of HOTA: the matching maximizes IoU times the alignment of two ids over the sequence."""
     common = pairs.zeros()
     for truth, found, iou in pairs:
         union = iou.sum(1, keepdims=True) + iou.sum(0, keepdims=True) - iou
@@ -248,10 +248,10 @@ def _clear(pairs: _Pairs) -> TrackMetrics:
     tp = switches = 0
     total = 0.0
     for truth, found, iou in pairs:
-        if not iou.size:  # the pairs then stay those of the frame before
+        if not iou.size:  # the pairs of the frame before stay
             continue
         kept = current[truth][:, None] == found
-        # 1000: more than all IoUs of the frame, so that a pair that stands is only given up for another that stands
+        # 1000: more than the sum of a frame's IoUs, so that the number of kept pairs is maximized first
         rows, columns = assign(np.where(iou < IOU - EPS, 0, 1000 * kept + iou))
         objects, tracks = truth[rows], found[columns]
         switches += int(((last[objects] >= 0) & (last[objects] != tracks)).sum())
@@ -276,7 +276,7 @@ def _clear(pairs: _Pairs) -> TrackMetrics:
 
 
 def _identity(pairs: _Pairs) -> int:
-    """`idtp`: each object has one track and each track one object, so that most boxes match."""
+    """`idtp`: the one-to-one assignment of objects to tracks with the most matching boxes."""
     common = pairs.zeros()
     for truth, found, iou in pairs:
         common[np.ix_(truth, found)] += iou >= IOU

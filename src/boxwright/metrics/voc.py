@@ -43,12 +43,12 @@ class ClassAP:
     """The metrics of a class, in [0, 1]; -1 if it has no objects.
 
     Attributes:
-        name: Of the class.
+        name: Name of the class.
         ap07: 11-point interpolated AP (VOC 2007).
         ap12: Area under the interpolated precision-recall curve (VOC 2010 and later).
         recall: Fraction of the objects that are detected at any score.
         objects: Number of ground-truth boxes.
-        ignored: Number of ignored ones (difficult, crowd).
+        ignored: Number of ignored boxes (difficult, crowd).
         detections: Number of detections.
     """
 
@@ -71,12 +71,12 @@ class VocMetrics:
 
     @property
     def ap07(self) -> float:
-        """Mean over the classes with objects; -1 if there are none."""
+        """Mean VOC 2007 AP over the classes with objects; -1 if there are none."""
         return self._mean("ap07")
 
     @property
     def ap12(self) -> float:
-        """Mean over the classes with objects; -1 if there are none."""
+        """Mean VOC 2012 AP over the classes with objects; -1 if there are none."""
         return self._mean("ap12")
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ class VocMetrics:
         ]
 
     def _ends_of_mean(self) -> Intervals | None:
-        """As those of a class with the name of the last line."""
+        """The intervals of the mean, as those of a class `mean`, the last line of the table."""
         ends = self.intervals
         pairs = (("ap07", "VOC07"), ("ap12", "VOC12"))
         rows = {key: {"mean": ends.summary[name]} for key, name in pairs if name in ends.summary} if ends else {}
@@ -137,19 +137,19 @@ def score(
     """Compute the VOC metrics.
 
     A detection is assigned to the ground-truth box of its class with the highest IoU, if that is at least `iou`. Of the
-    detections assigned to an object, the best-scoring one is a true positive and the others are false positives, as are
+    detections assigned to an object, the best-scoring one is a true positive and the rest are false positives, as are
     unassigned ones. Difficult objects and the detections assigned to them are ignored, as are crowd regions and
     unassigned detections that lie in one with at least the fraction `iou`; and so are those of `class_regions`.
 
     Args:
         samples: The ground truth, with labels 0 to K - 1.
-        detections: Of each sample, in the same px.
+        detections: The detections of each sample, in the same px.
         names: The class names.
         iou: Minimum IoU.
         plus_one: Boxes include their right and bottom px, as in the development kits of VOC and DOTA, whose coordinates
             are pixel indices. Increases the IoU of small boxes.
-        info: For `VocMetrics.info`.
-        groups: The group of each sample, as in `resampling.draw_weights`, for intervals; None for none.
+        info: The content of `VocMetrics.info`.
+        groups: The group of each sample, as in `resampling.draw_weights`, for intervals; None for no intervals.
     """
     regions = [class_regions(sample, result) for sample, result in zip(samples, detections, strict=True)]
     found = [_class(samples, regions, detections, label, name, iou, plus_one) for label, name in enumerate(names)]
@@ -163,8 +163,8 @@ def score(
 
 
 class _Ranked(NamedTuple):
-    """Of one class: (N,) the sample of each detection that counts, best score first, and whether it is a true positive;
-    (M,) the sample of each object that counts."""
+    """The ranking of one class: (N,) the sample of each detection that counts, best score first, and whether it is a
+    true positive; (M,) the sample of each object that counts."""
 
     samples: NDArray[np.int64]
     correct: NDArray[np.bool_]
@@ -228,7 +228,7 @@ def _class(
         offset, crowds = offset + int(truth.sum()), crowds + int(in_crowd.sum())
     score, match, ignore = np.concatenate(scores), np.concatenate(matches), np.concatenate(ignored)
     order = np.argsort(-score, kind="stable")
-    order = order[match[order] > -2]  # without those in a crowd region
+    order = order[match[order] > -2]  # without detections in a crowd region
     order = order[~np.append(ignore, False)[match[order]]]  # keeps unmatched ones: -1 indexes the appended element
     match = match[order]
     correct = np.zeros(len(match), np.bool_)

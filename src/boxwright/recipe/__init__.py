@@ -1,7 +1,7 @@
 """Recipes: a complete experiment as checked, frozen values.
 
-Every field says its unit. A recipe is read from `recipes/NAME.yaml` or a file of the user's, changed by overrides,
-and written into every run folder and every checkpoint.
+A comment on each field gives its unit. A recipe is read from `recipes/NAME.yaml` or a user's file, changed by
+overrides, and written into every run folder and every checkpoint.
 """
 
 import difflib
@@ -40,55 +40,55 @@ __all__ = [
 class NMSConfig(Config):
     """Non-maximum suppression: by score, within each class of an image."""
 
-    # A box that overlaps a better one by more than `iou` is dropped. standard: overlap is IoU. diou: IoU less the
-    # squared distance of the centers over the squared diagonal of the enclosing box. greedy: that ratio to the power of
-    # 0.6 (Darknet's greedynms). The soft kinds lower its score instead. soft: by exp(-IoU^2 / sigma). soft_linear: by
-    # 1 - IoU.
+    # A box that overlaps a better one by more than `iou` is dropped. standard: overlap is IoU. diou: IoU minus the
+    # squared distance of the centers over the squared diagonal of the enclosing box. greedy: the same with that ratio
+    # to the power of 0.6 (Darknet's greedynms). The soft kinds multiply its score instead. soft: by
+    # exp(-IoU^2 / sigma). soft_linear: by 1 - IoU.
     kind: Literal["standard", "diou", "greedy", "soft", "soft_linear"] = "standard"
     iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
-    sigma: Positive = 0.5  # of kind soft, which has no `iou`; larger lowers less (Soft-NMS, arXiv:1704.04503)
+    sigma: Positive = 0.5  # for kind soft, which ignores `iou`; larger lowers less (Soft-NMS, arXiv:1704.04503)
     plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
-    # to what boxes are clipped before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or
+    # what boxes are clipped to before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or
     # the image on it (torchvision's)
     clip: Literal["none", "canvas", "image"] = "none"
     pre_nms_top_k: Annotated[int, Field(ge=1, le=100_000)] = (
-        30000  # best boxes an image before, over all classes (YOLOv5's)
+        30000  # boxes per image that enter NMS, over all classes (YOLOv5's)
     )
-    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # best boxes an image after (YOLOv5's)
+    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # boxes per image after NMS (YOLOv5's)
 
     @pydantic.model_validator(mode="after")
     def _pixels_are_counted_in_pixels(self) -> Self:
         if self.kind == "greedy" and self.plus_one:
-            raise ValueError("plus_one counts pixels, kind greedy shares of the image; set plus_one to false")
+            raise ValueError("plus_one counts pixels, kind greedy fractions of the image; set plus_one to false")
         return self
 
 
 class EvaluateConfig(Config):
-    threshold: Fraction = 0.001  # lowest score that counts, before `predict.temperatures`, which then change no AP
-    plus_one: bool = False  # boxes count one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
+    threshold: Fraction = 0.001  # lowest score that counts, before `predict.temperatures`: they do not change AP
+    plus_one: bool = False  # boxes are one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
     nms: NMSConfig = NMSConfig()
-    batch: BatchSize = 8  # images a forward pass
+    batch: BatchSize = 8  # images per forward pass
 
 
 class PredictConfig(Config):
     threshold: Fraction = 0.25  # lowest score that is reported (Darknet's)
     nms: NMSConfig = NMSConfig()
-    batch: BatchSize = 8  # images a forward pass
-    # logits of the scores of each class are divided by these, those of a classifier by one; (): by 1. They belong to
-    # the weights: `boxwright calibrate` finds them
+    batch: BatchSize = 8  # images per forward pass
+    # what the logits of the scores are divided by: one number per class, a single one for a classifier; (): 1. They
+    # belong to the weights: `boxwright calibrate` finds them
     temperatures: tuple[Annotated[float, Field(ge=0.125, le=8)], ...] = ()
 
 
 class Expect(Config):
     """A published claim; nothing here was measured by this project."""
 
-    metric: str = ""  # its name, such as AP50 or top1
+    metric: str = ""  # name of the metric, such as AP50 or top1
     value: float | None = None  # 0 to 1; null: nothing is published
     source: str = ""  # who published it, and where
     hardware: str = ""  # what it was trained on
 
     def beside(self, measured: Mapping[str, float]) -> str:
-        """`AP50 0.442 here, published 0.331 (source)`; "" where nothing is claimed, or the metric was not measured."""
+        """A line `AP50 0.442 here, published 0.331 (source)`; "" if nothing is published or the metric not measured."""
         if self.value is None or self.metric not in measured:
             return ""
         origin = ", ".join(word for word in (self.source, self.hardware) if word)
@@ -96,7 +96,7 @@ class Expect(Config):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines, such as that of a .cfg, as blocks."""
+    """A YAML dumper that writes multi-line strings, such as a .cfg, as blocks."""
 
 
 _Dumper.add_representer(
@@ -108,7 +108,7 @@ _Dumper.add_representer(
 class Recipe(Config):
     """A complete experiment: network, data, training, evaluation and prediction, as checked, frozen values."""
 
-    name: FileName  # of a shipped recipe or a file, without its suffix; names the run
+    name: FileName  # shipped name, or name of the file without its suffix; names the run
     summary: str = ""  # one line, shown by `boxwright list`
     model: pydantic.SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()
@@ -137,7 +137,7 @@ class Recipe(Config):
         if data.bands is not None and model.task != "detect":
             raise ValueError(f"data.bands: found {data.bands}, {model.name} reads RGB; leave it out for classifiers")
         if data.background and model.task != "detect":
-            raise ValueError(f"data.background: {model.name} learns a class of each image; leave it out")
+            raise ValueError(f"data.background: {model.name} is a classifier; leave it out")
         if model.input_channels != (channels := len(data.bands) if isinstance(data.bands, tuple) else RGB):
             raise ValueError(
                 f"model.input_channels: found {model.input_channels}, needed {channels}; it follows data.bands"
@@ -158,11 +158,11 @@ class Recipe(Config):
 
     @staticmethod
     def load(name_or_path: str | Path, overrides: Overrides = ()) -> "Recipe":
-        """The recipe of a name or a file.
+        """Load a recipe by its name, or from a file.
 
         Args:
             name_or_path: A shipped name (see `boxwright.list_recipes`), or the path of a YAML or a Darknet .cfg file.
-            overrides: Changes by dotted key, as `{"train.epochs": 3}` or `["train.epochs=3"]`.
+            overrides: Changes by dotted key, e.g. `{"train.epochs": 3}` or `["train.epochs=3"]`.
 
         Raises:
             InputError: For an unknown name, with the nearest one, an unknown key, or a value that does not fit.
@@ -173,18 +173,18 @@ class Recipe(Config):
         return load(name_or_path, overrides)
 
     def with_names(self, names: Sequence[str]) -> "Recipe":
-        """This recipe for other classes, `names` in label order."""
+        """A copy of this recipe for other classes, `names` in label order."""
         tree = self.tree()
         tree["model"]["classes"], tree["data"]["names"] = len(names), list(names)
         tree["predict"]["temperatures"] = []
         return from_tree(tree, self.name, allow_import=True)
 
     def with_overrides(self, changes: Overrides) -> "Recipe":
-        """This recipe with `changes` by dotted key, as in `load`."""
+        """A copy of this recipe with `changes` by dotted key, as in `load`."""
         return from_tree(config.override(self.tree(), changes), self.name, allow_import=True)
 
     def tree(self) -> Tree:
-        """Plain values, as YAML and a checkpoint's metadata hold them."""
+        """The recipe as plain values, as in YAML and in a checkpoint's metadata."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
@@ -193,12 +193,12 @@ class Recipe(Config):
 
 
 def names() -> list[str]:
-    """The shipped recipes."""
+    """The names of the shipped recipes."""
     return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
 
 
 def summaries() -> dict[str, str]:
-    """Shipped recipe -> its one line. Builds nothing and does not import torch."""
+    """Name of each shipped recipe -> its one-line summary. Does not import torch."""
     return {name: str(_read(name)[0].get("summary", "")) for name in names()}
 
 
@@ -206,7 +206,7 @@ def of_cfg(path: str | Path, class_names: str | Path | Sequence[str] | None = No
     """The recipe of a Darknet .cfg file.
 
     Args:
-        path: The file.
+        path: Path of the .cfg file.
         class_names: A .names file, or the names; None for classes without names.
 
     Raises:
@@ -221,8 +221,7 @@ def of_cfg(path: str | Path, class_names: str | Path | Sequence[str] | None = No
 
 
 def load(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
-    """The shipped recipe of that name, or that of the YAML or .cfg file at that path, with overrides applied.
-
+    """Load the shipped recipe `name_or_path`, or the YAML or .cfg file at this path, and apply the overrides.
     Raises InputError for an unknown name (with the nearest one), an unknown key, or a value that does not fit.
     """
     tree, source = _read(name_or_path)
@@ -236,7 +235,7 @@ def from_tree(tree: Mapping[str, object], source: str, *, allow_import: bool = F
 
     Args:
         tree: The values.
-        source: Names where they came from in an error.
+        source: Origin of the values, named in errors.
         allow_import: Whether a dotted `model.name` may be imported; see `models.module`.
 
     Raises:
@@ -256,7 +255,7 @@ def from_tree(tree: Mapping[str, object], source: str, *, allow_import: bool = F
     model = dict(model)
     if model.get("anchors") == config.AUTO and "anchors" not in kind.model_fields:
         raise InputError(f"{source}: model.anchors: {model['name']} has no list of anchors; leave it out")
-    if isinstance(tree["data"], Mapping) and "bands" in tree["data"]:  # the channels follow them
+    if isinstance(tree["data"], Mapping) and "bands" in tree["data"]:  # they set the number of channels
         bands = tree["data"]["bands"]
         model["input_channels"] = (len(bands) if isinstance(bands, list | tuple) else 0) or RGB
     tree["model"] = config.validate(kind, model, source, "model")

@@ -1,4 +1,4 @@
-"""The recipe of a Darknet .cfg file: its network, with what Darknet does before and behind it."""
+"""The recipe of a Darknet .cfg file: its network, with Darknet's preprocessing and postprocessing."""
 
 import logging
 import re
@@ -15,10 +15,10 @@ from boxwright.files import read_input
 
 logger = logging.getLogger(__name__)
 
-# Those of AlexeyAB's `detector test`: -thresh, and the overlap of its NMS (detector.c)
+# Defaults of AlexeyAB's `detector test`: -thresh, and the IoU threshold of its NMS (detector.c)
 THRESHOLD = 0.25
 NMS_IOU = 0.45
-GREEDY_BETA = 0.6  # exponent of `greedynms`, and what `beta_nms` is by default
+GREEDY_BETA = 0.6  # exponent of `greedynms`, and default of `beta_nms`
 NMS_KINDS = {"greedynms": "greedy", "diounms": "diou"}
 
 
@@ -52,7 +52,7 @@ def recipe_of_cfg(path: str | Path) -> Tree:
 def with_training(recipe: Tree, source: str, data: object) -> Tree:
     """`recipe_of_cfg` with what the file says about training; keys without a counterpart are logged in one line.
 
-    data: The section `data` as it will be: sizes to train at are about `canvas.size` there.
+    data: The section `data` with overrides; the sizes to train at depend on its `canvas.size`.
 
     Raises:
         InputError: With line and section, for a schedule or a loss that is not supported.
@@ -61,7 +61,7 @@ def with_training(recipe: Tree, source: str, data: object) -> Tree:
     network = plan(text, source)
     match data:
         case {"canvas": {"size": [int(height), int(width)]}} if (height, width) != network.image[1:]:
-            with suppress(InputError):  # of a size that does not fit: the recipe's own check names the key
+            with suppress(InputError):  # the size does not fit: the check of the recipe names the key
                 network = plan(with_size(text, height, width), source)
     train, own_data, model = training(network)
     if others := not_taken_over(network):
@@ -70,21 +70,21 @@ def with_training(recipe: Tree, source: str, data: object) -> Tree:
 
 
 def read_names(path: str | Path, classes: int) -> list[str]:
-    """The first `classes` lines of a .names file; further ones are logged.
+    """The first `classes` lines of a .names file; a warning is logged if there are more.
 
-    Names that occur twice, as `crane` in Darknet's list of ImageNet, get the number of their class: `crane (428)`.
+    Names that occur twice, such as `crane` in Darknet's list of ImageNet, get the number of their class: `crane (428)`.
 
     Raises:
-        InputError: For a file that cannot be read, has fewer lines, or a line that is no name, by its number.
+        InputError: For a file that cannot be read, has fewer lines, or a line that is not a name, with its number.
     """
     try:
-        text = read_input(path, ", needed a class name a line", MAX_YAML).decode("utf-8-sig")
+        text = read_input(path, ", needed one class name per line", MAX_YAML).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
     if len(names) < classes:
         raise InputError(
-            f"{path}: holds {len(names)} names, the .cfg has classes={classes}; needed a name a line for each"
+            f"{path}: holds {len(names)} names, the .cfg has classes={classes}; needed a line for each class"
         )
     if len(names) > classes:
         logger.warning("%s: holds %d names, the .cfg has classes=%d; the first are used", path, len(names), classes)
@@ -96,7 +96,7 @@ def read_names(path: str | Path, classes: int) -> list[str]:
 
 
 def _fit(network: Plan) -> dict[str, object]:
-    """How images come on the canvas. A classifier sees the middle: the shorter side becomes the input's width."""
+    """The keys of `canvas` that place images on it. A classifier crops the center of the resized image."""
     if not network.heads:
         _, height, width = network.image
         return {"fit": "crop", "short_side": 0 if height == width else max(height, width)}
@@ -104,7 +104,7 @@ def _fit(network: Plan) -> dict[str, object]:
 
 
 def _nms(network: Plan) -> Tree:
-    """NMS of the last head, which decides for all."""
+    """The NMS of the last head, which is used for all heads."""
     kind, iou = "standard", {"iou": NMS_IOU}
     if network.heads and network.heads[-1].section.kind != "region":
         last = network.heads[-1].section

@@ -1,7 +1,7 @@
-"""The keys of a .cfg that a recipe decides: the way back from `recipe/of_cfg.py` and `darknet_cfg/training.py`.
+"""The keys of a .cfg for a recipe: the inverse of `recipe/of_cfg.py` and `darknet_cfg/training.py`.
 
-What has no counterpart is left out: schedules that count epochs, whose length in steps depends on the data, and what
-Darknet draws from other distributions.
+Settings without a counterpart are left out: schedules that count epochs, whose length in steps depends on the data, and
+augmentation that Darknet draws from other distributions.
 """
 
 import math
@@ -15,16 +15,16 @@ NMS_KINDS: dict[str, Keys] = {
     "greedy": {"nms_kind": "greedynms", "beta_nms": 0.6},
     "diou": {"nms_kind": "diounms", "beta_nms": 1},
 }
-LOSS = {  # of `model.loss` -> of [yolo]
+LOSS = {  # key of `model.loss` -> key of [yolo]
     "ignore_iou": "ignore_thresh", "assign_iou": "iou_thresh", "label_smoothing": "label_smooth_eps",
     "box": "iou_normalizer", "objectness": "obj_normalizer", "classes": "cls_normalizer",
 }  # fmt: skip
-BOX_LOSSES = {"zoo_giou": "giou"}  # the others have Darknet's names
-SCALED = ("box", "objectness", "classes")  # by the weight of the scale
+BOX_LOSSES = {"zoo_giou": "giou"}  # the other losses have Darknet's names
+SCALED = ("box", "objectness", "classes")  # multiplied by the weight of the scale
 
 
 def net_keys(recipe: Recipe) -> Keys:
-    """Those of [net]."""
+    """The keys of [net]."""
     train, optimizer = recipe.train, recipe.train.optimizer
     height, width = recipe.data.canvas.size
     keys: Keys = {
@@ -50,7 +50,7 @@ def net_keys(recipe: Recipe) -> Keys:
 
 
 def head_keys(recipe: Recipe, scale: int) -> Keys:
-    """Those of a [yolo] that are no part of the network. scale: of the head, from 0, coarse to fine."""
+    """The keys of a [yolo] that do not define the network. scale: index of the head, coarse to fine."""
     keys: Keys = {"truth_thresh": 1}
     match recipe.model:
         case yolov3.Config(loss=loss) | yolov4.Config(loss=loss):
@@ -94,7 +94,7 @@ def _class_augment(recipe: Recipe) -> Keys:
     augment, (height, width) = recipe.train.class_augment, recipe.data.canvas.size
     keys: Keys = {"angle": 0, "hue": augment.hue}
     keys |= {"saturation": 1 + augment.saturation, "exposure": 1 + augment.brightness}
-    if augment.area is not None:  # of a square crop, whose side after resizing the image [net] names
+    if augment.area is not None:  # of a square crop of the size in [net], from an image resized to these sides
         side = math.sqrt(height * width)
         largest, smallest = (round(side / math.sqrt(share)) for share in augment.area)
         keys |= {"min_crop": smallest, "max_crop": largest, "aspect": round(augment.aspect[1], 4)}

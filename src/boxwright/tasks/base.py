@@ -27,10 +27,10 @@ from boxwright.types import Batch, ClassBatch, Frame
 D = TypeVar("D", bound="ImageSet")  # data set
 B = TypeVar("B")  # batch
 W = TypeVar("W", Batch, ClassBatch)
-R = TypeVar("R", bound="Result")  # of one image
-M = TypeVar("M", bound="Score")  # of a data set
+R = TypeVar("R", bound="Result")  # result of one image
+M = TypeVar("M", bound="Score")  # metrics of a data set
 
-TOP_K = 5  # classes of an image, as in Darknet's output and ImageNet's second score
+TOP_K = 5  # classes per image, as in Darknet's output and ImageNet's top-5
 
 
 class ImageSet(Protocol):
@@ -76,7 +76,7 @@ class Result(Protocol):
 
 
 def with_image(result: R, image: Array | None) -> R:
-    """A copy of the result with other pixels, uint8 (h, w, C), or without any."""
+    """A copy of the result with other pixels, uint8 (h, w, C), or without pixels."""
     return replace(result, image=image)  # type: ignore[type-var]
 
 
@@ -102,8 +102,8 @@ class PostprocessArgs:
 
     Attributes:
         threshold: Minimum score, in [0, 1].
-        before_calibration: The threshold applies to the network's scores, before `predict.temperatures`. A complete
-            file has only scores after them.
+        before_calibration: Whether the threshold is for the network's scores before `predict.temperatures`; a complete
+            file outputs only scores after them.
         nms: Non-maximum suppression.
         labels: Classes to keep; None for all.
         top_k: Classes per image.
@@ -120,7 +120,7 @@ class RawOutputs(NamedTuple):
     """The outputs of a network for a batch.
 
     Attributes:
-        tensors: As in `Detector` or `Classifier`.
+        tensors: Raw outputs as in `Detector` or `Classifier`.
         canvas: (height, width) px of the canvases.
     """
 
@@ -129,12 +129,12 @@ class RawOutputs(NamedTuple):
 
 
 class Examples(ABC):
-    """Images for the sheets of an evaluation, kept while their pixels are in memory, and what else pixels are for.
+    """Images for the sheets of an evaluation, collected while their pixels are in memory, and statistics of pixels.
 
     Attributes:
         limits: Maximum number of panels of each sheet.
         panels: Sheet -> image index -> rank and panel; the lowest ranks are kept.
-        looks: Image index -> `slices.appearance`, where a task needs it.
+        looks: Image index -> `slices.appearance`, if the task needs it.
     """
 
     limits: ClassVar[Mapping[str, int]]
@@ -150,11 +150,11 @@ class Examples(ABC):
 
     @abstractmethod
     def ranks(self, index: int, result: Any) -> Mapping[str, float]:
-        """The rank of an image on each sheet that may show it, the lowest first."""
+        """The rank of an image on each sheet that may show it; the lowest ranks are shown."""
 
     @abstractmethod
     def panel(self, sheet: str, index: int, result: Any) -> Panel:
-        """The image for a sheet. `result.image` contains the pixels."""
+        """The panel of an image on a sheet. `result.image` contains the pixels."""
 
     def add(self, index: int, result: Any) -> None:
         """Keep the image for each sheet on which it ranks among the first so far. Thread-safe."""
@@ -187,7 +187,7 @@ class Task(ABC, Generic[D, B, R, M]):
     graph.
 
     Attributes:
-        title: With its article, for messages.
+        title: What the task's models are, with an article, for messages.
         measure: The metric that training maximizes.
         options: Arguments of a predictor's call and command-line options that only this task has.
         results_file: The JSON file of `predict`.
@@ -210,7 +210,7 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def open(self, root: Root, split: str, config: DataConfig) -> D:
-        """Open a split with its labels; `data.val_fraction` may make it (`datatools/val_fraction.py`).
+        """Open a split with its labels; `data.val_fraction` may create it (`datatools/val_fraction.py`).
 
         Raises InputError if it cannot be read or has labels of another task.
         """
@@ -239,7 +239,7 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def augment(self, batch: B, recipe: Recipe, epoch: int, number: int, rank: int) -> B:
-        """Augment a batch on its device. number: index of the batch in this process; rank: that of the process."""
+        """Augment a batch on its device. number: index of the batch in this process; rank: index of the process."""
 
     @abstractmethod
     def draw_sample(self, dataset: D, index: int, image: Array | None = None) -> Array:
@@ -256,7 +256,7 @@ class Task(ABC, Generic[D, B, R, M]):
         classes: Sequence[str | int] | None = None,
         top_k: int | None = None,
     ) -> PostprocessArgs:
-        """The recipe's settings, replaced by those that are given. Raises InputError for an invalid value."""
+        """The recipe's settings, replaced by arguments that are not None. Raises InputError for an invalid value."""
 
     @abstractmethod
     def postprocess(
@@ -288,7 +288,7 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def line(self, result: R) -> str | None:
-        """The line to print for an image; None for none."""
+        """The line to print for an image; None to print nothing."""
 
     # Evaluation
 
@@ -314,7 +314,8 @@ class Task(ABC, Generic[D, B, R, M]):
         args: PostprocessArgs,
         groups: NDArray[np.int64] | None = None,
     ) -> M:
-        """Compute the metrics. info: how they were measured. groups: of the images, for intervals; None for none."""
+        """Compute the metrics. info: settings to store with them. groups: (N,) group of each image, for intervals;
+        None for no intervals."""
 
     @abstractmethod
     def resample(self, dataset: D, results: Sequence[R], weights: NDArray[np.float32]) -> Resampled:
@@ -367,10 +368,10 @@ def class_weights(recipe: Recipe) -> Array | None:
 
     Raises InputError for a class that the data does not have.
     """
-    given, names = recipe.train.class_weights, recipe.data.names
-    if unknown := [name for name in given if name not in names]:
+    weights, names = recipe.train.class_weights, recipe.data.names
+    if unknown := [name for name in weights if name not in names]:
         raise InputError(f"train.class_weights: {no_such_class(unknown[0], names)}")
-    return np.array([given.get(name, 1.0) for name in names], np.float32) if given else None
+    return np.array([weights.get(name, 1.0) for name in names], np.float32) if weights else None
 
 
 def fraction(name: str, value: float) -> float:

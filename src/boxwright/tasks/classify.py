@@ -66,7 +66,7 @@ class ClassPrediction(Classes):
     image: Array | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        """`malamute 0.35, husky 0.21, ...`"""
+        """Names and scores: `malamute 0.35, husky 0.21, ...`"""
         return ", ".join(f"{name} {score:.2f}" for name, score in zip(self.class_names, self.scores, strict=True))
 
     def draw(self, image: Array | None = None) -> Array:
@@ -74,12 +74,12 @@ class ClassPrediction(Classes):
         return draw_classes(pixels_of(self, image), self)
 
     def _repr_png_(self) -> bytes:
-        """For notebooks."""
+        """The drawn image as PNG, for notebooks."""
         return encode_image(self.draw(), ".png")
 
 
 class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
-    """See `Task`."""
+    """The task of classifiers; see `Task`."""
 
     title = "a classifier"
     measure = "top-1"
@@ -200,8 +200,8 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return f"{result.path}: {result}"
 
     def to_score(self, dataset: ClassSet, recipe: Recipe) -> ClassSet:
-        """With the model's classes. If its recipe has no class names, the first classes take the data set's names, and
-        the others are numbered."""
+        """The data set with the model's classes. If the recipe has no class names, the first classes take the data
+        set's names, and the remaining ones are numbered."""
         if recipe.data.names:
             return dataset.ordered(recipe.data.names)
         classes, names = recipe.model.classes, dataset.names

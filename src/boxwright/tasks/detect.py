@@ -56,7 +56,7 @@ from boxwright.types import Batch, Detections, Detector, Frame
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction(Detections):
-    """The detections of one image: boxes in its px, clipped to it, best score first. Notebooks display the image.
+    """The detections of one image: boxes in px of the image, clipped to it, best first. Notebooks display the image.
 
     Attributes:
         path: The image file; "" for other images.
@@ -73,12 +73,12 @@ class Prediction(Detections):
         return draw(pixels_of(self, image), self)
 
     def _repr_png_(self) -> bytes:
-        """For notebooks."""
+        """The drawn image as PNG, for notebooks."""
         return encode_image(self.draw(), ".png")
 
 
 class Detect(Task[Dataset, Batch, Prediction, Metrics]):
-    """See `Task`."""
+    """The task of detectors; see `Task`."""
 
     title = "a detector"
     measure = "AP"
@@ -181,9 +181,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def postprocess(
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[Prediction]:
-        """Boxes are clipped before NMS as `nms.clip` says, and to the image after it; empty ones are dropped.
+        """Boxes are clipped by `nms.clip` before NMS, and to the image after it; empty boxes are dropped.
 
-        Temperatures come last: they keep the order within a class, and so what NMS does.
+        Temperatures are applied last: they keep the order within a class, so NMS has the same result.
         """
         temperatures = recipe.predict.temperatures
         lowest = args.threshold if args.before_calibration else lowest_before(args.threshold, temperatures)
@@ -252,10 +252,10 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         if faulty.size:
             path = dataset.path(int(dataset.image_indices()[faulty[0]]))
             raise InputError(
-                f"{path}: a label of unknown category or a box that is no number; "
+                f"{path}: a label of unknown category or a box that is not finite; "
                 f"see `boxwright data check {dataset.root}`"
             )
-        if unread := [found for found in dataset.findings if found.index is not None and found.level == "error"]:
+        if unread := [each for each in dataset.findings if each.index is not None and each.level == "error"]:
             raise InputError(f"{dataset.root}: {unread[0].brief(dataset.root)}; list all with `boxwright data check`")
         dataset_labels(dataset, recipe)
         return dataset.without_group()
@@ -364,16 +364,16 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
         sets = dataset.members.sets if dataset.members else ()
         title = next((member.title for member in sets if unknown[0] in member.dataset.names), dataset.root)
         raise InputError(
-            f"{title}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
+            f"{title}: the model lacks {len(unknown)} of the data set's {len(dataset.names)} classes "
             f"({', '.join(unknown[:3])}), needed some of {', '.join(names[:3])} ... ({len(names)}); for other "
-            "spellings say data.names"
+            "spellings set data.names"
         )
     labels = {name: label for label, name in enumerate(dataset.names)}
     return torch.tensor([labels.get(name, -1) for name in names])
 
 
 def calibrated(result: Detections, temperatures: Sequence[float], least: float) -> Detections:
-    """With scores scaled by the temperature of their class, from the score `least` on, best first."""
+    """Scale scores by the temperature of their class, drop scores below `least`, and sort: best first."""
     scores = scale(result.scores, result.scores.new_tensor(temperatures)[result.labels])
     scaled = replace(result, scores=scores)[scores.argsort(descending=True, stable=True)]
     return scaled[scaled.scores >= least]

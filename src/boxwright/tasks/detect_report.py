@@ -47,8 +47,8 @@ class DetectionExamples(Examples):
         matches = self._matches(index, result)
         errors = sum(kind not in sheet.NO_ERRORS for kind in matches.found.kinds.tolist())
         errors += int((matches.objects.kinds == Kind.MISSED).sum())
-        found = {EXAMPLES: float(index)} if index in self.indices else {}
-        return found | ({WORST: -float(errors)} if errors else {})
+        ranks = {EXAMPLES: float(index)} if index in self.indices else {}
+        return ranks | ({WORST: -float(errors)} if errors else {})
 
     def panel(self, sheet_name: str, index: int, result: "Prediction") -> Panel:
         assert result.image is not None
@@ -63,9 +63,9 @@ class DetectionExamples(Examples):
 def write_detections(
     file: Path, samples: Sequence[Sample], results: Sequence[Detections], category_ids: Sequence[int], *, files: bool
 ) -> None:
-    """Write the rows of `interop.to_coco` as JSON, without making them: that would take twice as long as all metrics.
+    """Write the rows of `interop.to_coco` as JSON without creating them, which takes twice as long as all metrics.
 
-    files: With the path of each image, where several sets have new image ids.
+    files: Add the path of each image, for several sets, whose image ids are new.
     """
     with atomic_write(file) as tmp, tmp.open("w", encoding="utf-8") as stream:
         separator = "["
@@ -92,7 +92,7 @@ def write_report(
     examples: Examples,
     threshold: float,
 ) -> None:
-    """Write `FILES`. Drawings and the confusion matrix use the detections from the score `threshold` on."""
+    """Write `FILES`. Drawings and the confusion matrix use the detections with a score of `threshold` or more."""
     samples = [dataset[index] for index in range(len(dataset))]
     json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
     write_detections(folder / "detections.json", samples, results, dataset.category_ids, files=bool(dataset.members))

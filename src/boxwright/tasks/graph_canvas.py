@@ -89,7 +89,8 @@ def _sizes(size: Pair, canvas: CanvasConfig) -> list[Pair]:
 
 
 def _turning(size: Pair, canvas: CanvasConfig) -> Pair:
-    """In float64, as outside; a runtime without it may differ by a px where the product is at a limit of rounding."""
+    """The size for a limit of the shorter and the longer side, in float64 like `images/canvas.py`; a runtime without
+    float64 may differ by 1 px where the product is at a rounding boundary."""
     (h, w), (height, width) = [side.double() for side in size], canvas.size
     short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
     if canvas.fit == "detectron2_corner":
@@ -106,7 +107,7 @@ def _turning(size: Pair, canvas: CanvasConfig) -> Pair:
 
 
 def _offset(new: Pair, canvas: CanvasConfig) -> Pair:
-    """() px each of the image's corner, negative if it is larger than the canvas; rounded as in preprocessing."""
+    """Top and left px of the image on the canvas, () each; negative if it is larger; rounded as in preprocessing."""
     rows, columns = (_number(side) - extent for side, extent in zip(canvas.size, new, strict=True))
     if canvas.fit not in ("letterbox", "crop"):
         return torch.zeros_like(rows), torch.zeros_like(columns)

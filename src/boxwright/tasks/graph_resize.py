@@ -65,7 +65,7 @@ def _linear(planes: Tensor, rows: Side, columns: Side) -> Tensor:
 
 
 def _position(side: Side) -> Tensor:
-    """(S,) the center of a new px in old px, from center to center; negative before the first."""
+    """(S,) the center of each new px, in px from the center of the first old px."""
     return ((2 * side.index + 1) * side.old - side.new).float() / (2 * side.new).float()
 
 
@@ -77,7 +77,7 @@ def _neighbors(position: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weights(position: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the px before and after, in STEPS."""
+    """The weights of the px before and after, in units of 1 / STEPS."""
     fraction = position - position.floor()
     return ((1 - fraction) * STEPS).round(), (fraction * STEPS).round()
 
@@ -127,7 +127,7 @@ def _area_weights(side: Side, count: int) -> Tensor:
 
 
 def _zoo(planes: Tensor, rows: Side, columns: Side, bilinear: bool) -> Tensor:
-    """Pillow's bicubic, nearest or bilinear resizing, which rounds after each side. bilinear: always that."""
+    """Pillow's bicubic, nearest or bilinear resizing, which rounds after each side. bilinear: always bilinear."""
     grows = (rows.new > rows.old) & (columns.new > columns.old) & (not bilinear)
     shrinks = (rows.new < rows.old) & (columns.new < columns.old) & (not bilinear)
     wide = _bytes(planes @ _pillow(columns, planes.shape[3], grows, shrinks).T)
@@ -152,7 +152,8 @@ def _pillow(side: Side, count: int, grows: Tensor, shrinks: Tensor) -> Tensor:
 
 
 def _nearest(side: Side) -> Tensor:
-    """(S,) the old px under the center of a larger new px, the second on a border, unless Pillow's sum is short."""
+    """(S,) the old px at the center of each new px, for shrinking. If the center is on a border: the second px, or the
+    first one where Pillow's rounding error requires it."""
     numerator = (2 * side.index + 1) * side.old
     index = floored(numerator, 2 * side.new)
     if side.fixed is None:
