@@ -37,7 +37,7 @@ def size_fault(size: Size) -> str:
         return ""
     return (
         f"{size[1]} x {size[0]} px, more than the {MAX_PIXELS} that are decoded at once; make a tiled TIFF of it for "
-        f"`predict --tile`, or set {ENV_VARIABLE} in the environment, up to {OPENCV_LIMIT} (6 bytes of memory a px)"
+        f"`predict --tile`, or set {ENV_VARIABLE} in the environment, up to {OPENCV_LIMIT} (6 bytes of memory per px)"
     )
 
 

@@ -19,10 +19,10 @@ COPIED = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}  # that players k
 
 
 class Sound:
-    """The first sound stream of a video file. It is read as far as the frames are written, so memory is flat."""
+    """The first sound stream of a video file, read only as far as frames are written, so that memory stays constant."""
 
     def __init__(self, container: InputContainer, name: str) -> None:
-        """container: with sound, opened for this object, which closes it. name: of the file in messages."""
+        """Read the opened `container` with sound, closed with this object. name: of the file in messages."""
         self.container, self.name = container, name
         self.stream: AudioStream = container.streams.audio[0]
         self.copied = self.stream.codec_context.codec.canonical_name in COPIED
@@ -64,7 +64,7 @@ class Sound:
             self._packets = iter(())
 
     def close(self) -> None:
-        """Write what the encoder keeps, and close the file."""
+        """Write the samples that the encoder still keeps, and close the file."""
         if not self.copied:
             self.output.mux(self.target.encode(None))
         self.container.close()
