@@ -358,9 +358,9 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
 @pytest.mark.parametrize(
     ("truth", "said"),
     [
-        ("449\n1001\n", "line 2: '1001' names none of ImageNet's 1000 classes"),
-        ("449\n0\n", "line 2: '0' names none"),
-        ("449\ntench\n", "line 2: 'tench' names none"),
+        ("449\n1001\n", "line 2: '1001' is not one of ImageNet's 1000 classes"),
+        ("449\n0\n", "line 2: '0' is not one"),
+        ("449\ntench\n", "line 2: 'tench' is not one"),
         ("449\n", "says nothing of this image"),
         ("449\n1\n", f"says class {KIT_FOX}, which is not in train"),
     ],
@@ -451,7 +451,7 @@ def test_boxes_of_a_set_without_splits_are_cut_out_to_be_opened(tmp_path: Path) 
     assert open_classes(tmp_path / "cut", "all").counts().tolist() == [1]
     assert [file.name for file in (tmp_path / "cut").iterdir()] == ["a"]
     said = refusal(lambda: class_crops.crop(yolo(tmp_path / "odd", "summer"), tmp_path / "none"))
-    assert "split 'summer' would not be found" in said
+    assert "split 'summer' is not a split of classification data" in said
     assert not (tmp_path / "none").exists()
 
 

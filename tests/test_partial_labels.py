@@ -127,7 +127,10 @@ def test_a_data_yaml_says_it_for_the_set_or_for_splits(tmp_path: Path) -> None:
         assert labeled is not None
         assert labeled.tolist() == expected
     assert opened(file, "val").images.labeled.tolist() == [[True, False, False]] * 2  # type: ignore[union-attr]
-    for text, told in (("[van]", "'van' is no class, needed some of car, truck"), ("{test: [car]}", "no split 'test'")):
+    for text, told in (
+        ("[van]", "'van' is not a class, needed some of car, truck"),
+        ("{test: [car]}", "no split 'test'"),
+    ):
         file.write_text(f"train: annotations/train.json\nlabelled_classes: {text}\n")
         with pytest.raises(InputError, match=rf"data\.yaml: labelled_classes: {told}"):
             opened(file)

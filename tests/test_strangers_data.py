@@ -127,7 +127,7 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
         refusal(partial(check_folder, root, report=file))
     assert labels.read_bytes() == before
     (tmp_path / "link.json").symlink_to(labels)
-    assert "no report of a check" in refusal(lambda: check_folder(root, report=tmp_path / "link.json"))
+    assert "not a report of a check" in refusal(lambda: check_folder(root, report=tmp_path / "link.json"))
     for _ in range(2):  # the second in the place of the first
         check_folder(root, report=tmp_path / "check.json")
     assert json.loads((tmp_path / "check.json").read_text())["errors"] == 0

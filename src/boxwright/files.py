@@ -242,7 +242,7 @@ def remove_folder(path: str | Path) -> None:
 
 @contextmanager
 def atomic_write_group(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_write`, for a file with companions (OpenVINO's .xml and .bin).
+    """Write a file with companions (OpenVINO's .xml and .bin) atomically, as `atomic_write`.
 
     Yields a path of the same name in a temporary folder. All files in that folder are renamed into the folder of
     `path` when the block succeeds. With companions, `path` is removed first and renamed last, so that it never stands
@@ -306,7 +306,7 @@ def write_errors(target: Path, tmp: Path, shown: Path | None = None, what: str =
 
 
 def _disk_full(tmp: Path) -> str | None:
-    """Why the file `tmp`, or the newest file in the folder `tmp`, cannot grow; None where it can."""
+    """The reason why the file `tmp`, or the newest file in the folder `tmp`, cannot grow; None if it can."""
     try:
         files = [file for file in tmp.rglob("*") if file.is_file()] if tmp.is_dir() else [tmp]
         if files:

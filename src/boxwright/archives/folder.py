@@ -21,15 +21,7 @@ logger = logging.getLogger(__name__)
 
 READERS = {".zip": zip_members.members, ".tar": tar_members.members}
 SUFFIXES = tuple(READERS)
-COMPRESSED = (
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".tar.zst",
-)  # recognized for the error message, not read
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")  # recognized, not read
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in bash and WebDataset: data-{000000..000099}.tar
 MAX_SHARDS = 100_000
 

@@ -124,7 +124,7 @@ def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tupl
 
 
 def name_fault(name: str) -> str:
-    """Why a name of a member is not safe; empty if it is. Separators are `/`."""
+    """The reason why a member's name is not safe; empty if it is. Separators are `/`."""
     parts = name.split("/")
     if not name or name.startswith("/") or (os.sep != "/" and (":" in name or os.sep in name)):
         return "an absolute name" if name else "an empty name"

@@ -30,7 +30,7 @@ Polygon = Annotated[tuple[float, ...], AfterValidator(_polygon)]
 
 
 class CountingConfig(Config):
-    """Where to count; all coordinates are px of the video as it is shown.
+    """Lines and zones to count at; all coordinates are px of the video as displayed.
 
     Attributes:
         lines: Name -> x1, y1, x2, y2. Looking from the first point to the second, a crossing from left to right is

@@ -67,7 +67,7 @@ class ClassSet:
         return self.path(index) if self.pixels is None else self.pixels[index].transpose(1, 2, 0)
 
     def label_paths(self) -> list[str]:
-        """All label files: none."""
+        """An empty list, since there are no label files."""
         return []
 
     def folders(self) -> set[str]:

@@ -54,15 +54,15 @@ def check_keys(
 ) -> None:
     """Raise InputError if a key is neither in `names`, the classes of a split, nor in `others`, those of all splits."""
     unknown = [key for key in class_map if key not in names]
-    known = others() if unknown else ()
-    if unknown := [key for key in unknown if key not in known]:
-        raise InputError(f"{title}: class_map: {no_such_class(unknown[0], known)}")
+    existing = others() if unknown else ()
+    if unknown := [key for key in unknown if key not in existing]:
+        raise InputError(f"{title}: class_map: {no_such_class(unknown[0], existing)}")
 
 
-def no_such_class(name: str, known: Collection[str]) -> str:
-    """The message for an unknown class `name`. known: the existing classes."""
-    near = difflib.get_close_matches(name[:60], known, n=1)
-    listed = ", ".join([*known][:5]) + (", ..." if len(known) > 5 else "")
+def no_such_class(name: str, existing: Collection[str]) -> str:
+    """The message for an unknown class `name`, with some of the existing ones."""
+    near = difflib.get_close_matches(name[:60], existing, n=1)
+    listed = ", ".join([*existing][:5]) + (", ..." if len(existing) > 5 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"there are {listed}"
     return f"there is no class '{name[:60]}'; {hint}"
 
@@ -72,10 +72,8 @@ def _map_boxes(dataset: Dataset, new: NDArray[np.int64], names: tuple[str, ...],
     rows = dataset.rows
     labels = np.where(rows.labels >= 0, new[np.maximum(rows.labels, 0)], rows.labels)
     ids = tuple(dataset.category_ids[int(np.flatnonzero(new == label)[0])] for label in range(len(names)))
-    has_class, ignored = labels >= 0, (labels == ANY_CLASS) & (rows.labels != ANY_CLASS)
-    categories = np.where(
-        has_class, np.array(ids)[np.maximum(labels, 0)], np.where(ignored, ANY_CLASS, rows.categories)
-    )
+    valid, ignored = labels >= 0, (labels == ANY_CLASS) & (rows.labels != ANY_CLASS)
+    categories = np.where(valid, np.array(ids)[np.maximum(labels, 0)], np.where(ignored, ANY_CLASS, rows.categories))
     crowd, difficult = rows.crowd | ignored, rows.difficult & ~ignored
     mapped = replace(rows, labels=labels, categories=categories, crowd=crowd, difficult=difficult)
     notes = _notes(dataset, labels, rows.labels, title, "labels")

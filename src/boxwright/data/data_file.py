@@ -25,17 +25,9 @@ from boxwright.remote.folders import local_data
 DARKNET = ".data"
 SUFFIXES = (".yaml", ".yml", DARKNET)
 PATHS = {"root", "path", "images"}  # keys with a path as the value
-DARKNET_KEYS = {
-    "backup",
-    "eval",
-    "results",
-    "labels",
-    "top",
-    "map",
-    "hier",
-}  # used by its programs, not part of the data set
+DARKNET_KEYS = {"backup", "eval", "results", "labels", "top", "map", "hier"}  # for its programs, not for the data set
 MAX_SHOWN = 60  # characters of a value in a message
-MIN_LIKENESS = 0.75  # similarity of an unknown key to a known one of a typo; `roboflow` and `root` have 0.5
+MIN_LIKENESS = 0.75  # similarity to a known key from which an unknown key is a typo; `roboflow` and `root` have 0.5
 KeypointShape = tuple[Annotated[int, Field(ge=0, le=10_000)], Annotated[int, Field(ge=0, le=3)]]
 
 
@@ -86,7 +78,7 @@ class DataFile(config.Config):
 
     @property
     def keypoints(self) -> int:
-        """How many numbers of keypoints follow a box in YOLO's label files."""
+        """Count of the numbers of keypoints after a box in YOLO's label files."""
         return self.kpt_shape[0] * self.kpt_shape[1]
 
     def notes(self) -> list[str]:

@@ -69,9 +69,7 @@ def _folders(source: Source) -> list[Path]:
     """The folders that a reader searches for labels and images."""
     paths = [source.root, source.path, *source.more, *source.others, *([source.images] if source.images else [])]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    return [
-        folder for folder in folders if not any(folder != other and folder.is_relative_to(other) for other in folders)
-    ]
+    return [inner for inner in folders if not any(inner != outer and inner.is_relative_to(outer) for outer in folders)]
 
 
 def _is_inside(dataset: Dataset, folders: Sequence[Path]) -> bool:

@@ -54,7 +54,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """How to write a layout, and what it supports besides images, boxes and classes.
+    """The writer of a layout, and the features that it supports besides images, boxes and classes.
 
     Labels are written where `Layout.find` finds them, with enough digits to restore the same float32.
     """

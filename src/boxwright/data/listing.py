@@ -46,9 +46,9 @@ def listed_once() -> Iterator[None]:
 
 def listing(folder: str | Path) -> Listing:
     """The entries of a folder, in no order. Raises OSError if it cannot be listed."""
-    known = _known.get()
-    if known is not None and str(folder) in known:
-        return known[str(folder)]
+    listings = _known.get()
+    if listings is not None and str(folder) in listings:
+        return listings[str(folder)]
     with os.scandir(folder) as entries:  # which returns the types of entries without a call for each
         names, folders = [], []
         for entry in entries:
@@ -56,6 +56,6 @@ def listing(folder: str | Path) -> Listing:
             if entry.is_dir():
                 folders.append(entry.name)
     found = Listing(names, folders)
-    if known is not None:
-        known[str(folder)] = found
+    if listings is not None:
+        listings[str(folder)] = found
     return found

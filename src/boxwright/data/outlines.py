@@ -17,7 +17,7 @@ MAX_COORDINATE = 1e12  # px; larger values are invalid
 
 
 def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
-    """For each of T rows x1, y1, ..., y4 px as decimals.
+    """Corners x1, y1, ..., y4 px, as decimals, of each of T rows.
 
     They are the corners of the outline in `extras` if that is a quadrilateral with the bounds of the box,
     else of the box.

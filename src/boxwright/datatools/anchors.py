@@ -48,7 +48,7 @@ class Anchors:
 
     @property
     def quality(self) -> str:
-        """How well the anchors fit, as text."""
+        """A description of how well the anchors fit."""
         return f"mean IoU {self.iou.mean():.4f}, {(self.iou > MATCHED).mean():.1%} of the boxes above {MATCHED:g}"
 
     def __str__(self) -> str:

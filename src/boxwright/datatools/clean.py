@@ -22,7 +22,7 @@ UNUSABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """How errors are handled.
+    """Settings for the handling of errors.
 
     Attributes:
         skip_bad: Leave out faulty labels and images; the area of a label that is left out is ignored.

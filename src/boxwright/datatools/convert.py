@@ -156,7 +156,7 @@ def _summary(
     if len(split.dataset.rows) < len(dataset.rows):
         _add(lost, len(dataset.rows) - len(split.dataset.rows), "ignore region[s] (left out)")
     if lost:
-        yield f"  {to} cannot store: {', '.join(f'{count} {what}' for what, count in lost.items())}"
+        yield f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}"
 
 
 def _counts(dataset: Dataset) -> str:
@@ -244,8 +244,8 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     # ids of several sets are not kept, and those of layouts with ids are counted by `_numbers`
     ids = {"id"} if split.dataset.members is not None or formats.layout(split.dataset.kind).has_ids else set[str]()
     if writer.row_keys is not None:
-        known = {*writer.row_keys, "segmentation"} | ids
-        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
+        kept = {*writer.row_keys, "segmentation"} | ids
+        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in kept)
         _add(counts, _outlines(split, writer), "outline[s]")
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
         counts.update(f"'{key}' of the data set" for key in extras.dataset)

@@ -14,9 +14,7 @@ from boxwright.ops.iou import pairwise_iou
 MIN_IOU = 0.9  # of two boxes of a class that are probably the same object
 EQUAL = 2.0  # instead of the IoU, for identical boxes
 MAX_SHIFT = (1 - MIN_IOU) / MIN_IOU  # of an edge, relative to the smaller side
-MAX_STEPS = (
-    24  # number of following boxes that a box is compared with; more are in range along x only if boxes are stacked
-)
+MAX_STEPS = 24  # following boxes that each box is compared with; more are in range along x only if boxes are stacked
 MAX_ALL_PAIRS = 16  # boxes of a cell of which all pairs are compared
 
 Rows = NDArray[np.int64]

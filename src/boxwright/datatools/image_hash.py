@@ -73,7 +73,7 @@ def hashes_of(sources: Sequence[str | Array], cache: str | Path | None = None) -
             with files.atomic_write(files.make_folder(file.parent) / file.name) as tmp, tmp.open("wb") as stream:
                 np.save(stream, np.column_stack([hashes, readable.astype(np.uint8)]), allow_pickle=False)
         except InputError as error:
-            logger.warning("hashes of images cannot be kept, so they are computed every time: %s", error)
+            logger.warning("hashes of images cannot be cached, so they are computed every time: %s", error)
     return hashes, readable
 
 

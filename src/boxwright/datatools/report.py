@@ -27,7 +27,7 @@ class Report:
     """The findings of a data check.
 
     Attributes:
-        findings: In the order of TITLES, then of the data set.
+        findings: The findings, in the order of TITLES, then of the data set.
         checked: Split -> number of images, and of boxes or classes.
         unit: `boxes` or `classes`.
         title: The layout and location of each data set, one line each.

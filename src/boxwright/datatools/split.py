@@ -36,7 +36,7 @@ MAX_CLASSES = 20  # listed in the summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """How to divide a data set.
+    """Settings for the division of a data set.
 
     Attributes:
         parts: Name -> fraction of the images; the sum is 1.

@@ -45,7 +45,7 @@ Entry = JsonObject
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """How scenes are cut.
+    """Settings for cutting scenes into tiles.
 
     Attributes:
         window: Side of the tiles in px.
@@ -357,9 +357,7 @@ def _encode(pixels: Pixels, scale: float, suffix: str) -> bytes:
 def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> None:
     """Write the COCO JSON of a split, unless the file already has the same content."""
     if not cut.tiles:
-        raise InputError(
-            f"{dataset.root}: no window of {dataset.split} contains an object; write tiles without one, too"
-        )
+        raise InputError(f"{dataset.root}: no window of {dataset.split} holds an object; write tiles without one, too")
     images: list[Entry] = []
     annotations: list[Entry] = []
     for number, (image, boxes) in enumerate(cut.tiles, 1):

@@ -123,13 +123,13 @@ def open_dataset(
 
 
 def open_boxes(root: Root, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
-    """Like `open_dataset`, for boxes. Also raises InputError for classification data."""
+    """Open one split of detection data, as `open_dataset`. Also raises InputError for classification data."""
     dataset: Dataset = _open(root, split, kind, cache, Dataset)
     return dataset
 
 
 def open_classes(root: Root, split: str, kind: str = "auto") -> ClassSet:
-    """Like `open_dataset`, for images with one class each. Also raises InputError for detection data."""
+    """Open one split of classification data, as `open_dataset`. Also raises InputError for detection data."""
     dataset: ClassSet = _open(root, split, kind, None, ClassSet)
     return dataset
 
@@ -165,9 +165,7 @@ def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
 def splits(root: Root, kind: str = "auto") -> list[str]:
     """The splits of a data set: train, val, test first, then others by name. kind: as in `open_dataset`."""
     if isinstance(root := find_sets(root), Sets):
-        return canonical_names(
-            dict.fromkeys(canonical_name(n) for entry in root.sets for n in splits(entry.path, kind))
-        )
+        return canonical_names(dict.fromkeys(canonical_name(n) for s in root.sets for n in splits(s.path, kind)))
     return canonical_names(find(root, kind))
 
 
@@ -176,9 +174,7 @@ def holds_classes(root: Root, kind: str = "auto") -> bool:
     if isinstance(root := find_sets(root), Sets):
         types = {entry.path: holds_classes(entry.path, kind) for entry in root.sets}
         if len({*types.values()}) > 1:
-            boxes, classes = (
-                next(name for name, found in types.items() if found is is_one) for is_one in (False, True)
-            )
+            boxes, classes = (next(path for path, value in types.items() if value is type_) for type_ in (False, True))
             raise InputError(f"{boxes} has boxes, {classes} images with one class each; needed sets of one kind")
         return next(iter(types.values()))
     return dataset_type(find(root, kind)) is ClassSet
@@ -206,12 +202,7 @@ def _open(
     """One split of one or several sets. holds: the needed type of labels."""
     if isinstance(path := find_sets(root), Sets):
         same = holds or (ClassSet if holds_classes(path, kind) else Dataset)
-        return open_sets(
-            path,
-            split,
-            lambda member, name: _open(member, name, kind, cache, same),
-            partial(splits, kind=kind),
-        )
+        return open_sets(path, split, lambda s, name: _open(s, name, kind, cache, same), partial(splits, kind=kind))
 
     def open_split(name: str) -> Any:
         return _read(_source(path, name, kind, holds), cache)

@@ -97,7 +97,7 @@ def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
 
 
 def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """As `_read_binary`, from a pickled {"labels": [...], "data": array (R, PIXELS), ...}."""
+    """Labels and pixels as in `_read_binary`, from a pickled {"labels": [...], "data": array (R, PIXELS), ...}."""
     tree = _plain_values(_bytes(file), file)
     if not isinstance(tree, dict):
         raise InputError(f"{file}: holds {type(tree).__name__}, needed a dictionary of labels and data as in CIFAR-10")

@@ -136,14 +136,14 @@ def extras(dataset: Dataset) -> Extras:
     """All keys of the JSON file that are not in the data set, such as outlines, and ids that are not integers."""
     file = Path(dataset.label_file(0))
     tree = load(file, outlines=True)
-    known = {
+    read_keys = {
         "images": {"id", "file_name", "height", "width"},
         "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult"},
         "categories": {"id", "name"},
     }
 
     def further(entry: Keys, where: str) -> Keys:
-        return {key: value for key, value in entry.items() if key not in known[where]}
+        return {key: value for key, value in entry.items() if key not in read_keys[where]}
 
     _, _, category_ids = coco_json.categories(entries(tree, "categories", file), file)
     classes = {category_ids[id_text(entry["id"]) or ""]: further(entry, "categories") for entry in tree["categories"]}
@@ -163,7 +163,7 @@ def extras(dataset: Dataset) -> Extras:
         ],
         images,
         [classes[number] for number in dataset.category_ids],
-        {key: value for key, value in tree.items() if key not in known},
+        {key: value for key, value in tree.items() if key not in read_keys},
     )
 
 

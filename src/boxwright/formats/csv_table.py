@@ -80,15 +80,15 @@ def _columns(first: list[str]) -> Columns | None:
     names = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in first]
     if {*names} >= OPEN_IMAGES:
         return None
-    known = dict(FIELDS)
+    fields = dict(FIELDS)
     if {*names} & {*FIELDS["x2"]}:  # otherwise width and height are those of the box
-        known |= {"width": (*FIELDS["width"], "width", "w"), "height": (*FIELDS["height"], "height", "h"), "w": (),
+        fields |= {"width": (*FIELDS["width"], "width", "w"), "height": (*FIELDS["height"], "height", "h"), "w": (),
                   "h": ()}  # fmt: skip
     else:
-        known |= {"w": (*FIELDS["w"], "width"), "h": (*FIELDS["h"], "height")}
+        fields |= {"w": (*FIELDS["w"], "width"), "h": (*FIELDS["h"], "height")}
     found = {
         field: names.index(options[0])
-        for field, spellings in known.items()
+        for field, spellings in fields.items()
         if (options := [name for name in spellings if name in names])
     }
     has_box = found.keys() >= {"x1", "y1", "x2", "y2"} or found.keys() >= {"x1", "y1", "w", "h"}

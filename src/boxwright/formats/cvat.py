@@ -37,11 +37,7 @@ MAX_FOLDERS = 50  # folders that `find` searches
 CHUNK, MAX_TAG = 1 << 20, 1 << 12  # bytes
 SIDES = ("xtl", "ytl", "xbr", "ybr")
 GEOMETRY = {*SIDES, "label", "points", "rotation", "cx", "cy", "rx", "ry", "left", "top", "width", "height", "rle"}
-DEFAULTS = {
-    "occluded": "0",
-    "source": "manual",
-    "z_order": "0",
-}  # attribute -> default value, which carries no information
+DEFAULTS = {"occluded": "0", "source": "manual", "z_order": "0"}  # attribute -> default value, which is left out
 ROW_KEYS = frozenset({*DEFAULTS, "group_id", "attributes", "segmentation"})
 
 
@@ -122,9 +118,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     written = ET.tostring(tree, encoding="unicode")
     if found := xml_text.INVALID.search(written):
         around = written[max(0, found.start() - 20) : found.end() + 20]
-        raise InputError(
-            f"{dataset.root}: {around!r} has characters that XML cannot contain; correct that name or value"
-        )
+        raise InputError(f"{dataset.root}: {around!r} has characters that XML cannot hold; correct that name or value")
     text.write_lines(folder / name / FILE, [written])
     return [folder / name / "images" / path for path in split.images]
 

@@ -121,9 +121,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     images = [PurePosixPath(name) / path for path in split.images]
     for index, path in enumerate(images):
         if path.stem != path.stem.rstrip():
-            raise InputError(
-                f"{dataset.path(index)}: VOC's lists cannot contain the space before the suffix; rename it"
-            )
+            raise InputError(f"{dataset.path(index)}: VOC's lists cannot hold the space before the suffix; rename it")
         tree = ET.Element("annotation")
         keys = {key: value for key, value in split.extras.images[index].items() if key in IMAGE_KEYS}
         depth = keys.pop("depth", "3")
@@ -234,11 +232,11 @@ def _image_keys(tree: ET.Element) -> Keys:
     return keys
 
 
-def _other_keys(element: ET.Element, known: set[str]) -> Keys:
+def _other_keys(element: ET.Element, excluded: set[str]) -> Keys:
     """The children of `element` except for the known ones; repeated ones as a list."""
     keys: Keys = {}
     for child in element:
-        if child.tag not in known:
+        if child.tag not in excluded:
             keys.setdefault(child.tag, []).append(
                 _other_keys(child, set()) if len(child) else (child.text or "").strip()
             )

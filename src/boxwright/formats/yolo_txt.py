@@ -33,10 +33,8 @@ from boxwright.progress import track
 
 MAX_BYTES = 1 << 24  # of a label file; a box takes about 40
 CVAT_FOLDER = re.compile(r"obj_(.+)_data")  # obj_train_data
-EACH_SPLIT = {
-    "train",
-    "val",
-}  # splits without label files whose images count as without objects; in `test` they count as unlabeled
+# Splits whose images count as without objects if no label files exist; those of `test` count as unlabeled.
+EACH_SPLIT = {"train", "val"}
 MANY_FOLDERS = 20  # folders, each of which may contain a split
 _Entry = tuple[str, tuple[str, bool]]  # an image, its label file and whether that exists
 
@@ -252,7 +250,7 @@ def _is_labeled(path: Path, source: Source) -> bool:
 
 
 def keypoints_of(source: Source) -> int:
-    """How many numbers of keypoints are in a line, from the data YAML that was opened or that is in the folder."""
+    """Count of the numbers of keypoints in a line, from the data YAML that was opened or that is in the folder."""
     if source.keypoints or not source.root.is_dir():
         return source.keypoints
     files = (source.root / name for name in text.NAME_FILES if text.is_yaml(Path(name)))

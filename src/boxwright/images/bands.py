@@ -41,7 +41,7 @@ MAX_BYTES = 6 * MAX_PIXELS  # of samples that are decoded at once: as many as an
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """Which bands of an image are read, and how.
+    """The bands of an image to read, and the ranges for stretching them.
 
     Attributes:
         numbers: Numbers of the bands, from 1, in the order of the channels.

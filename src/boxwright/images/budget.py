@@ -32,7 +32,7 @@ MAX_PIXELS = _max_pixels()
 
 
 def size_fault(size: Size) -> str:
-    """Why an image of this size is not decoded; empty if it is."""
+    """The reason why an image of this size is not decoded; empty if it is."""
     if math.prod(size) <= MAX_PIXELS:
         return ""
     return (

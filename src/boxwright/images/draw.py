@@ -46,7 +46,7 @@ def draw_boxes(
     line: int | None = None,
     size: int | None = None,
 ) -> Array:
-    """As `draw`, for boxes (N, 4) xyxy px with their colors and texts, "" for none.
+    """A copy of `image`, as in `draw`, with boxes (N, 4) xyxy px in their colors with their texts, "" for none.
 
     The highest-scoring boxes are drawn on top; `MAX_TEXTS` of them have a text. line, size: width of lines and size of
     the font in px; None for values that suit the image.

@@ -201,7 +201,7 @@ def _kind(source: str | bytes) -> str:
 
 
 def rgb_fault(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
-    """Why a TIFF is not read as RGB; empty if it is. OpenCV silently misreads others."""
+    """The reason why a TIFF is not read as RGB; empty if it is. OpenCV silently misreads others."""
     base = ExifTags.Base
     count, bits, kinds = (tags.get(tag) for tag in (base.SamplesPerPixel, base.BitsPerSample, SAMPLE_FORMAT))
     count = 1 if count is None else count  # the tag's default

@@ -68,7 +68,8 @@ def reject_rotated(path: str | Path, content: bytes | None = None) -> None:
 
 
 def damage(path: str | Path, content: bytes | None = None) -> str:
-    """Why not all pixels of a TIFF can be decoded; empty if they can, or without rasterio. Arguments as `open_tiff`."""
+    """The fault of a TIFF whose pixels cannot all be decoded; empty without a fault or without rasterio. Arguments as
+    in `open_tiff`."""
     if importlib.util.find_spec("rasterio") is None:
         return ""
     from rasterio.errors import RasterioError

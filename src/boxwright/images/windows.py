@@ -176,7 +176,7 @@ def georeference_of(path: str | Path) -> tuple[Georeference | None, tuple[int, i
 
 
 def scene_fault(path: str, *, rgb: bool = True) -> str:
-    """Why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would have to decode.
+    """The reason why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would decode.
 
     rgb: Whether it is read as RGB.
     """

@@ -75,9 +75,7 @@ def _load_exported(
         raise wrong_input(Path(path))
     chosen = metadata.recipe if given is None else recipe_of(path, given)
     if chosen.model != metadata.recipe.model:
-        raise InputError(
-            f"{path}: recipe {chosen.name} does not fit, it belongs to another network; leave --recipe out"
-        )
+        raise InputError(f"{path}: recipe {chosen.name} does not fit, it is for another network; leave --recipe out")
     if overrides:
         chosen = chosen.with_overrides(overrides)
     if chosen.model.input_channels != metadata.recipe.model.input_channels:

@@ -184,9 +184,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
             paths = sorted(path for path in matches if path.is_file())
         if not paths:
             if Path(source).is_dir() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
-                raise InputError(
-                    f"{source}: is the folder for the results, or lies in it; name another folder with --out"
-                )
+                raise InputError(f"{source}: is the folder for the results, or lies in it; name another with --out")
             what = _without_images(Path(source)) if Path(source).is_dir() else "there is no such image or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
         files |= dict.fromkeys(paths)

@@ -82,7 +82,7 @@ class FilePipeline(Generic[R]):
     """
 
     def __init__(self, recipe: Recipe, task: AnyTask, runtime: Runtime, metadata: Metadata) -> None:
-        """Raises InputError if the recipe needs other settings than those of the file."""
+        """Create the pipeline. Raises InputError if the recipe needs other settings than those of the file."""
         self.task, self.runtime, self.inside = task, runtime, metadata.recipe
         self.bands = Bands.of(recipe.data)
         if recipe.data.canvas != self.inside.data.canvas:

@@ -25,12 +25,8 @@ from boxwright.tasks.detect import Prediction
 from boxwright.types import Detections
 from boxwright.video.frames import Video
 
-LAYOUTS = {
-    "coco": "coco",
-    "yolo": "yolo_txt",
-    "cvat": "cvat",
-    "label-studio": "label_studio",
-}  # name -> module in `formats`
+# Name -> module in `formats`
+LAYOUTS = {"coco": "coco", "yolo": "yolo_txt", "cvat": "cvat", "label-studio": "label_studio"}
 SPLIT = "train"  # which every tool supports
 STAGING = "frames"  # folder of the frames of a video until they are moved to their final folder
 QUALITY = 95  # of their JPEG files

@@ -28,7 +28,7 @@ MAX_OVERVIEW = 4096  # px of the longer side: 50 MB, which image viewers open wi
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a scene is divided into windows. Objects up to `overlap * window` px long are complete in some window.
+    """The division of a scene into windows. Objects up to `overlap * window` px long are complete in some window.
 
     Attributes:
         window: Side of the square windows, at least 32 px.

@@ -28,7 +28,7 @@ def predict_frames(
 
     Args:
         predictor: The predictor.
-        frames: In the order of their times.
+        frames: The frames, in the order of their times.
         args: From `Predictor.args`.
         batch: Batch size, at least 1. With 1, each frame is read only after the previous result was consumed.
 

@@ -18,9 +18,7 @@ from boxwright.errors import InputError
 from boxwright.tracking.tracks import Tracks
 
 MIN_COLUMNS, MAX_COLUMNS = 6, 10  # up to the height; results end with world coordinates x, y and z
-MAX_ROWS = (
-    5_000_000  # each takes 40 bytes of memory, and about as many in the file; MOT20's longest sequence has 1.5 million
-)
+MAX_ROWS = 5_000_000  # of 40 bytes each in memory, and about as many in the file; MOT20's longest sequence: 1.5 million
 MAX_NUMBER = 2**53  # float64 represents all whole numbers up to this one
 NO_CLASS = -1
 

@@ -69,7 +69,7 @@ class Tracker:
         """Continue the tracks with the detections of the next frame.
 
         Args:
-            detections: With scores down to `low`; lower ones are ignored.
+            detections: The detections, with scores down to `low`; lower ones are ignored.
             frame: uint8 RGB (h, w, 3), for the motion of the camera; None: the camera counts as still.
             time: Time of the frame in s; not before that of the last frame.
 

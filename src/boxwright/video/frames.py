@@ -66,7 +66,7 @@ class Video(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which frames are read.
+    """Settings that select the frames to read.
 
     Attributes:
         stride: Every n-th frame, at least 1.

@@ -85,7 +85,7 @@ class CameraConnection:
     """A camera of this machine, read by OpenCV, whose builds support cameras on all systems, unlike PyAV's."""
 
     def __init__(self, number: int) -> None:
-        """Raises InputError if there is no such camera."""
+        """Open the camera. Raises InputError if there is no such camera."""
         self.capture = cv2.VideoCapture(number)
         if not self.capture.isOpened():
             raise InputError(f"camera {number}: cannot be opened; is it there, and may this user read it?")

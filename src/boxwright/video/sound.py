@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COPIED = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}  # that players know in MP4; others become AAC
+COPIED = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}  # supported by players in MP4; others become AAC
 
 
 class Sound:
