@@ -132,7 +132,7 @@ def test_splits_with_other_classes_are_refused(pets: Path) -> None:
     (pets / "train" / "emu").mkdir()
     assert open_classes(pets, "val").counts().tolist() == [2, 2, 1]
     said = refusal(lambda: open_classes(pets, "train"))  # nothing to learn it from
-    assert said.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 such classes)")
+    assert said.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 classes without images)")
 
 
 def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:

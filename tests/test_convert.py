@@ -334,12 +334,12 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
     [
         ({"annotations": [labels()["annotations"][0] | {"category_id": 77}]}, "voc", "category 77 is not defined"),
         ({"annotations": [labels()["annotations"][0] | {"image_id": 77}]}, "coco", "there is no image 77"),
-        ({"categories": [{"id": 2, "name": "a "}, {"id": 9, "name": "c"}]}, "yolo_txt", "line of its own"),
+        ({"categories": [{"id": 2, "name": "a "}, {"id": 9, "name": "c"}]}, "yolo_txt", "cannot be one line of a list"),
         ({"categories": [{"id": 2, "name": "a b"}, {"id": 9, "name": "a-b"}]}, "dota", "only in white space"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "in/a.png"}]}, "dota", "same label file"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "a.jpg"}]}, "voc", "same label file"),
         ({"annotations": [labels()["annotations"][0] | {"bbox": [9, 9, -5, 5]}]}, "dota", "negative side"),
-        ({"annotations": []}, "line_txt", "has no box, and line_txt without any"),
+        ({"annotations": []}, "line_txt", "has no box, needed one or more for line_txt"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "a .jpg"}]}, "voc", "space before the suffix"),
         (
             {"annotations": [labels()["annotations"][0] | {"pose": "a\x07"}]},
@@ -370,7 +370,7 @@ def test_split_that_would_not_be_found_again_is_refused(tmp_path: Path, layout: 
 
 def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
     root = make(make(tmp_path / "from"), labels(categories=[{"id": 2, "name": "x"}, {"id": 9, "name": "y"}]), "val")
-    with pytest.raises(InputError, match=r"classes of val are x, y, before car, delivery truck"):
+    with pytest.raises(InputError, match=r"classes of val are x, y, of other splits car, delivery truck"):
         convert(root, "dota", tmp_path / "to")
     convert(root, "coco", tmp_path / "to")
 

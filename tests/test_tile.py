@@ -108,13 +108,13 @@ def test_what_the_tiles_say_of_an_object(tmp_path: Path) -> None:
     assert plain(("s0", 0, 40, 1)) == [kept | {"bbox": [44, 40, 16, 10], "area": 24}]
     assert plain(("s0", 48, 40, 1)) == [kept | {"bbox": [0, 40, 16, 10], "area": 24}]
     assert "3 objects in the scenes, 0 of them in no tile" in report
-    assert "5 boxes in the tiles: 4 objects, 1 to ignore; 0 cut parts" in report
+    assert "5 boxes in the tiles: 4 objects, 1 to ignore; 0 truncated" in report
 
 
 @pytest.mark.parametrize(
     ("settings", "objects", "ignored", "said"),
     [
-        ({"min_visible": 0.8}, 2, 0, "0 cut parts"),
+        ({"min_visible": 0.8}, 2, 0, "0 truncated"),
         ({"min_visible": 0.81}, 0, 2, "1 of them in no tile"),
         ({"min_visible": 0.81, "cut": "drop"}, 0, 0, "0 objects, 0 to ignore; 2 truncated below min_visible dropped"),
         ({"min_visible": 0}, 2, 0, "0 of them in no tile"),

@@ -234,7 +234,7 @@ def test_labelme_reports_broken_files(tmp_path: Path) -> None:
     assert len(dataset) == 1
     assert len(errors(dataset)) == 1
     assert "b.json" in errors(dataset)[0]
-    assert any("no LabelMe file" in note for note in notes(dataset))
+    assert any("not a LabelMe file" in note for note in notes(dataset))
     assert ["later.png" in finding.file for finding in dataset.findings if "not labeled" in finding.text] == [True]
 
 

@@ -257,7 +257,7 @@ def test_images_by_name_elsewhere_and_without_xml(tmp_path: Path) -> None:
     assert [Path(dataset.path(index)).name for index in range(3)] == ["a0.jpg", "a1.JPG", "a2.jpg"]
     assert notes(dataset) == [
         "image is not at the named path; found by the last part of the name",
-        "an image without an XML file is not in the set",
+        "an image without an XML file is not in the data set",
     ]
     assert not check(dataset).errors
 

@@ -142,7 +142,7 @@ def test_a_split_of_a_yaml_that_is_not_there(tmp_path: Path) -> None:
         ("path: .\ntrain:\n  - images/a\n  - images/b\nval:\n  - images/c\n", {"train": (2, 2), "val": (1, 1)}, ""),
         ("path: .\nTrain: Train.txt\nValidation: c.txt\n", {"train": (2, 2), "val": (1, 1)}, ""),
         ("train: images/a\nvalid: images/c\ntest: # none\n", {"train": (1, 1), "val": (1, 1)}, ""),
-        ("path: .\ntrain: images/a\ndownload: https://example.org/x.zip\n", {"train": (1, 1)}, "passed over: download"),
+        ("path: .\ntrain: images/a\ndownload: https://example.org/x.zip\n", {"train": (1, 1)}, "ignored: download"),
         (
             "path: /content/sets/mine\ntrain: images/a\n",
             {"train": (1, 1)},

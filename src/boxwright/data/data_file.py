@@ -1,6 +1,6 @@
-"""The file that describes a data set: a YAML file (docs/data.md) such as Ultralytics' `data.yaml`, or `obj.data`.
+"""The file that describes a data set: YAML (docs/data.md), such as Ultralytics' `data.yaml`, or Darknet's `obj.data`.
 
-`obj.data` is Darknet's. Such files often come from other machines: missing paths are also searched beside the file.
+Such files often come from other machines: missing paths are also searched beside the file.
 """
 
 import difflib

@@ -244,8 +244,8 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     # ids of several sets are not kept, and those of layouts with ids are counted by `_numbers`
     ids = {"id"} if split.dataset.members is not None or formats.layout(split.dataset.kind).has_ids else set[str]()
     if writer.row_keys is not None:
-        kept = {*writer.row_keys, "segmentation"} | ids
-        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in kept)
+        read_back = {*writer.row_keys, "segmentation"} | ids
+        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in read_back)
         _add(counts, _outlines(split, writer), "outline[s]")
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
         counts.update(f"'{key}' of the data set" for key in extras.dataset)
@@ -283,7 +283,7 @@ def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras
     """The arguments of a writer. Raises InputError if the names in the data set cannot be written."""
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
-            raise InputError(f"{title}: class {name!r} cannot be written on one line; rename it")
+            raise InputError(f"{title}: class {name!r} cannot be one line of a list of classes; rename it")
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
         raise InputError(f"{title}: two classes differ only in white space, which {to} cannot write; rename one")
     images = _image_names(dataset, writer)

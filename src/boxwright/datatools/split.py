@@ -205,7 +205,7 @@ def _choose(root: str | Path, division: Division) -> tuple[list[str], list[str]]
         )
     divided = [name if name in names else canonical_name(name) for name in chosen] or names
     if missing := [name for name in divided if name not in names]:
-        raise InputError(f"{root}: has no split '{missing[0]}', only {', '.join(names)}")
+        raise InputError(f"{root}: no split '{missing[0]}'; it holds {', '.join(names)}")
     divided = list(dict.fromkeys(divided))
     others = [name for name in names if name not in divided]
     if clash := [name for name in others if canonical_name(name) in map(canonical_name, division.parts)]:

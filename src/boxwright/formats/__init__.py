@@ -257,7 +257,7 @@ def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] |
     if not matching:
         notes = (note for source in sources.values() for _, note in source.notes)
         hint = next((f" ({note})" for note in notes if canonical_name(note.partition(":")[0]) == split), "")
-        raise MissingSplitError(f"{root}: no split '{split}'; there are {', '.join(canonical_names(sources))}{hint}")
+        raise MissingSplitError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}{hint}")
     source = _single(root, split, matching)
     others = tuple(path for other in sources.values() if other is not source for path in (other.path, *other.more))
     return replace(source, split=split, others=others)

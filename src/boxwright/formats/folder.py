@@ -50,7 +50,7 @@ def read(source: Source) -> ClassSet:
     if canonical_name(split) in {"train", "all"} and 0 in counts:
         empty = folder / classes[counts.index(0)]
         raise InputError(
-            f"{empty}: holds no image (like {counts.count(0)} classes in total), needed one or more; put "
+            f"{empty}: holds no image ({counts.count(0)} classes without images), needed one or more; put "
             f"{', '.join(SUFFIXES)} there, or remove the class from all splits"
         )
     if not any(counts):
