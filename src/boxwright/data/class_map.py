@@ -59,10 +59,10 @@ def check_keys(
         raise InputError(f"{title}: class_map: {no_such_class(unknown[0], existing)}")
 
 
-def no_such_class(name: str, existing: Collection[str]) -> str:
-    """The message for an unknown class `name`, with some of the existing ones."""
-    near = difflib.get_close_matches(name[:60], existing, n=1)
-    listed = ", ".join([*existing][:5]) + (", ..." if len(existing) > 5 else "")
+def no_such_class(name: str, known: Collection[str]) -> str:
+    """The message for an unknown class `name`. known: the existing classes."""
+    near = difflib.get_close_matches(name[:60], known, n=1)
+    listed = ", ".join([*known][:5]) + (", ..." if len(known) > 5 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"there are {listed}"
     return f"there is no class '{name[:60]}'; {hint}"
 
