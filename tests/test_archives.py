@@ -422,9 +422,9 @@ def overlapping(file: Path) -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "cut zip": (lambda at: cut(made_zip(at / "s.zip", content=bytes(500)), 300), "no complete ZIP file"),
-    "empty zip": (lambda at: cut(made_zip(at / "s.zip"), 0), "no complete ZIP file"),
-    "no zip": (lambda at: made_tar(at / "s.zip"), "no complete ZIP file"),
+    "cut zip": (lambda at: cut(made_zip(at / "s.zip", content=bytes(500)), 300), "not a complete ZIP file"),
+    "empty zip": (lambda at: cut(made_zip(at / "s.zip"), 0), "not a complete ZIP file"),
+    "no zip": (lambda at: made_tar(at / "s.zip"), "not a complete ZIP file"),
     "zip with ..": (lambda at: made_zip(at / "s.zip", "../x.png"), "with a part '..'"),
     "zip with an absolute name": (lambda at: made_zip(at / "s.zip", "/tmp/x.png"), "an absolute name"),
     "zip with a control character": (lambda at: made_zip(at / "s.zip", "a\x1b]0;x\x07.png"), "control characters"),
@@ -439,10 +439,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "outside of the file": (lambda at: patched(made_zip(at / "s.zip"), 42, b"\xff\xff"), "overlaps another|damaged"),
     "overlap": (lambda at: overlapping(at / "s.zip"), "overlap"),
     "bomb": (lambda at: bomb(at / "s.zip"), "as in a ZIP bomb"),
-    "cut tar": (lambda at: cut(made_tar(at / "s.tar"), 514), "s.tar/x.png: is cut off|no complete tar"),
+    "cut tar": (lambda at: cut(made_tar(at / "s.tar"), 514), "s.tar/x.png: is cut off|not a complete tar"),
     "tar without end": (lambda at: cut(made_tar(at / "s.tar"), 1024), "is cut off"),
-    "empty tar": (lambda at: cut(made_tar(at / "s.tar"), 0), "no complete tar file"),
-    "no tar": (lambda at: made_zip(at / "s.tar", content=bytes(900)), "no complete tar file"),
+    "empty tar": (lambda at: cut(made_tar(at / "s.tar"), 0), "not a complete tar file"),
+    "no tar": (lambda at: made_zip(at / "s.tar", content=bytes(900)), "not a complete tar file"),
     "tar with ..": (lambda at: made_tar(at / "s.tar", "in/../../x.png"), "with a part '..'"),
     "tar with an absolute name": (lambda at: made_tar(at / "s.tar", "/tmp/x.png"), "an absolute name"),
     "tar with a line break": (lambda at: made_tar(at / "s.tar", "a\nb.png"), "control characters"),

@@ -459,7 +459,7 @@ def test_what_cannot_be_audited_is_one_line(
 def test_results_are_not_written_over_the_labels(tmp_path: Path) -> None:
     copy = write_set(tmp_path / "data", {"train": 4})
     (copy / "annotations" / "train.json").rename(tmp_path / "data" / "train" / "audit.json")
-    with pytest.raises(InputError, match="would be written over"):
+    with pytest.raises(InputError, match="would be overwritten"):
         audit(tmp_path / "data" / "train" / "audit.json", tmp_path / "data" / "train")
 
 

@@ -364,7 +364,7 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
     for words, message in (
         ({"predict__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
         ({"predict__nms__iou": 0.9}, "nms: found .* it is inside the file"),
-        ({"data__canvas__size": [96, 96]}, "data.canvas: found other numbers than the file has inside; .*--raw"),
+        ({"data__canvas__size": [96, 96]}, "data.canvas: found other values than those in the file; .*--raw"),
         ({"evaluate__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
         ({"evaluate__nms__iou": 0.9}, "nms: found .* it is inside the file"),
     ):

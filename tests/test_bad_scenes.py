@@ -66,7 +66,7 @@ def test_a_quadrilateral_outside_the_scene(dota: Path, capsys: pytest.CaptureFix
 def test_a_quadrilateral_over_the_edge_is_cut_there(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LABELS.write_text("90 10 120 10 120 30 90 30 car 0\n")
     assert run(*CUT) == 0
-    assert "1 cut at the scene's edge" in capsys.readouterr().out
+    assert "1 clipped at the scene's edge" in capsys.readouterr().out
     (box,) = [row["bbox"] for row in json.loads(Path("tiles/annotations/val.json").read_text())["annotations"]
               if not row["iscrowd"]][:1]  # fmt: skip
     assert box == [90 - 36, 10, 10, 20]

@@ -245,7 +245,7 @@ def test_complete_exports_have_no_others_than_those_inside() -> None:
     other = chosen.with_overrides({"predict.temperatures": []})
     runtime: Any = None
     FilePipeline(chosen, tasks.of(chosen), runtime, metadata)
-    with pytest.raises(InputError, match=r"predict\.temperatures: found other numbers than the file has inside"):
+    with pytest.raises(InputError, match=r"predict\.temperatures: found other values than those in the file"):
         FilePipeline(other, tasks.of(chosen), runtime, metadata)
 
 

@@ -242,7 +242,7 @@ def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
     labels, pixels = np.array([3, 10, 200]), records(0)[1]
     file = tmp_path / ("data_batch_1.bin" if form == "binary" else "data_batch_1")
     file.write_bytes((binary if form == "binary" else python2)(labels, pixels))
-    assert "record 1: label is 10, needed 0 to 9 (2 such records)" in rejection(file)
+    assert "record 1: label is 10, needed 0 to 9 (in 2 records)" in rejection(file)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_splits_with_other_classes_are_rejected(pets: Path) -> None:
     (pets / "train" / "emu").mkdir()
     assert open_classes(pets, "val").counts().tolist() == [2, 2, 1]
     message = rejection(lambda: open_classes(pets, "train"))  # nothing to learn it from
-    assert message.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 such classes)")
+    assert message.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 classes without images)")
 
 
 def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
@@ -358,9 +358,9 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
-        ("449\n1001\n", "line 2: '1001' names none of ImageNet's 1000 classes"),
-        ("449\n0\n", "line 2: '0' names none"),
-        ("449\ntench\n", "line 2: 'tench' names none"),
+        ("449\n1001\n", "line 2: '1001' is not one of ImageNet's 1000 classes"),
+        ("449\n0\n", "line 2: '0' is not one"),
+        ("449\ntench\n", "line 2: 'tench' is not one"),
         ("449\n", "says nothing of this image"),
         ("449\n1\n", f"says class {KIT_FOX}, which is not in train"),
     ],
@@ -453,7 +453,7 @@ def test_boxes_of_a_set_without_splits_are_cut_out_to_be_opened(tmp_path: Path) 
     assert open_classes(tmp_path / "cut", "all").counts().tolist() == [1]
     assert [file.name for file in (tmp_path / "cut").iterdir()] == ["a"]
     message = rejection(lambda: class_crops.crop(yolo(tmp_path / "odd", "summer"), tmp_path / "none"))
-    assert "split 'summer' would not be found" in message
+    assert "split 'summer' is not a split of classification data" in message
     assert not (tmp_path / "none").exists()
 
 

@@ -112,9 +112,9 @@ HARMLESS: dict[str, tuple[Callable[[Tree], object], str]] = {  # the change, a p
     ),
     "box as text": (second("annotations", bbox=["10", "8.0", "30", "22"]), "numbers are written as text (4 times"),
     "iscrowd as text": (second("annotations", iscrowd="0"), "numbers are written as text"),
-    "annotation ids as text": (second("annotations", id="6f1c-2"), "boxes are numbered anew"),
-    "no annotation ids": (without("annotations", "id"), "boxes are numbered anew (3 times"),
-    "annotation ids of 20 digits": (each("annotations", id=10**19), "boxes are numbered anew (3 times"),
+    "annotation ids as text": (second("annotations", id="6f1c-2"), "boxes are renumbered"),
+    "no annotation ids": (without("annotations", "id"), "boxes are renumbered (3 times"),
+    "annotation ids of 20 digits": (each("annotations", id=10**19), "boxes are renumbered (3 times"),
     "image ids of 20 digits": (of_20_digits, ""),
     "mixed image ids": (lambda c: (c["images"][1].update(id="x"), c["annotations"][1].update(image_id="x")), ""),
     "category ids of 20 digits": (
@@ -259,7 +259,7 @@ def test_repeated_annotation_ids_are_a_note(tmp_path: Path) -> None:
     assert note.file.endswith("annotations[1]")
     assert note.text.startswith("2 boxes have the id of an earlier one, here that of annotations[0]")
     summary = convert(root, "coco", tmp_path / "to")
-    assert "3 ids of boxes, since some repeat (numbered anew)" in summary
+    assert "3 ids of boxes, since some repeat (renumbered)" in summary
     after = open_boxes(tmp_path / "to", "train")
     assert (found(after), after.rows.ids.tolist()) == (ALL, [1, 2, 3])
     assert len(COCO(str(tmp_path / "to/annotations/train.json")).anns) == 3
@@ -294,7 +294,7 @@ def test_images_are_found_by_the_last_part_of_their_name(tmp_path: Path, name: s
             continue
         (note,) = dataset.findings
         more = f" ({same.count(False)} times, here first)" if same.count(False) > 1 else ""
-        assert note.text == f"image is not where its name says; found by the last part of the name{more}"
+        assert note.text == f"image is not at the named path; found by the last part of the name{more}"
         assert note.file == f"{tmp_path}/result.json images[{same.index(False)}]"
 
 
@@ -311,7 +311,7 @@ def test_a_name_of_two_files_is_an_error_that_names_both(tmp_path: Path) -> None
     error = dataset.findings[0]
     assert (error.kind, error.index, error.image_id) == ("ambiguous_image", 1, 2)
     assert error.file.endswith("images[1]")
-    assert error.text == "'/home/me/a1.jpg' may be more/a/a1.jpg or more/b/a1.jpg; write the path that is meant"
+    assert error.text == "'/home/me/a1.jpg' may be more/a/a1.jpg or more/b/a1.jpg; write the path"
     assert [finding.kind for finding in check(dataset).errors] == ["ambiguous_image", "missing_image"]
 
 
@@ -380,7 +380,7 @@ def test_a_class_that_names_the_group_of_all_others_is_left_out(tmp_path: Path) 
         dataset = open_boxes(root, split)
         assert (dataset.names, dataset.group, dataset.rows.labels.tolist()) == (("vehicles", "car"), 0, [1, 1, 1])
         (note,) = check(dataset).findings
-        assert "'vehicles' only names the group of the others" in note.text
+        assert "'vehicles' is only the supercategory of the others" in note.text
         opened = TASK.open(root, split, small(root).data)
         assert (opened.names, opened.category_ids, opened.rows.labels.tolist()) == (("car",), (1,), [0, 0, 0])
     crop(root, tmp_path / "crops")

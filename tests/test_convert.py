@@ -196,12 +196,12 @@ def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None
     summary = convert(root, "voc", tmp_path / "voc")
     changed = ("truncated", "occluded", "point", "part", "pose")
     for key in changed:
-        assert f"1 '{key}' of boxes as they were" in summary
-    assert summary.count("as they were") == len(changed)
+        assert f"1 '{key}' of boxes unchanged (they" in summary
+    assert summary.count("unchanged (they") == len(changed)
     assert ET.parse(tmp_path / "voc/Annotations/train/in/b c.xml").findtext("object/truncated") == "1"
     summary = convert(root, "dota", tmp_path / "dota")
-    assert "1 'gsd' of images as they were" in summary
-    assert "1 'imagesource' of images as they were" in summary
+    assert "1 'gsd' of images unchanged (they" in summary
+    assert "1 'imagesource' of images unchanged (they" in summary
     first = (tmp_path / "dota/train/labelTxt/a.txt").read_text().splitlines()[:2]
     assert first == ["imagesource:a b", "gsd:0.5"]
 
@@ -270,7 +270,7 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
         ("coco", []),
         ("yolo_txt", ["1 crowd region (left out)", "1 mark of difficult objects", "2 areas", "2 outlines",
                       "3 ids of images", "4 ids of boxes", "2 ids of classes", "1 'pose' of boxes",
-                      "1 'supercategory' of classes", "1 'info' of the whole", "1 'gsd' of images",
+                      "1 'supercategory' of classes", "1 'info' of the data set", "1 'gsd' of images",
                       "1 'license' of images"]),
         ("line_txt", ["1 mark of difficult objects", "2 areas", "2 outlines", "1 'license' of images"]),
         ("voc", ["1 crowd region (written as difficult)", "2 areas", "2 outlines", "1 'license' of images"]),
@@ -301,8 +301,8 @@ def test_ids_of_boxes_never_repeat(tmp_path: Path) -> None:
     tree = labels()
     del tree["annotations"][0]["id"]
     tree["annotations"][1]["id"], tree["annotations"][2]["id"] = 1, 2
-    said = convert(make(tmp_path / "from", tree), "coco", tmp_path / "to")
-    assert "3 ids of boxes, since some repeat (numbered anew)" in said
+    summary = convert(make(tmp_path / "from", tree), "coco", tmp_path / "to")
+    assert "3 ids of boxes, since some repeat (renumbered)" in summary
     written = json.loads((tmp_path / "to/annotations/train.json").read_text())["annotations"]
     assert [each["id"] for each in written] == [1, 2, 3]
 
@@ -311,9 +311,9 @@ def test_ids_of_boxes_never_repeat(tmp_path: Path) -> None:
 def test_ignore_regions_that_are_written_are_no_loss(tmp_path: Path, layout: str) -> None:
     tree = labels()
     tree["annotations"][1] |= {"ignore": 1, "iscrowd": 1}
-    said = convert(make(tmp_path / "from", tree), layout, tmp_path / "to")
+    summary = convert(make(tmp_path / "from", tree), layout, tmp_path / "to")
     assert open_dataset(tmp_path / "to", "train").rows.ignored.sum() == 1
-    assert "'ignore'" not in said
+    assert "'ignore'" not in summary
 
 
 def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
@@ -356,12 +356,12 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
     [
         ({"annotations": [labels()["annotations"][0] | {"category_id": 77}]}, "voc", "category 77 is not defined"),
         ({"annotations": [labels()["annotations"][0] | {"image_id": 77}]}, "coco", "there is no image 77"),
-        ({"categories": [{"id": 2, "name": "a "}, {"id": 9, "name": "c"}]}, "yolo_txt", "line of its own"),
+        ({"categories": [{"id": 2, "name": "a "}, {"id": 9, "name": "c"}]}, "yolo_txt", "cannot be one line of a list"),
         ({"categories": [{"id": 2, "name": "a b"}, {"id": 9, "name": "a-b"}]}, "dota", "only in white space"),
-        ({"images": [*labels()["images"], {"id": 8, "file_name": "in/a.png"}]}, "dota", "same file of labels"),
-        ({"images": [*labels()["images"], {"id": 8, "file_name": "a.jpg"}]}, "voc", "same file of labels"),
+        ({"images": [*labels()["images"], {"id": 8, "file_name": "in/a.png"}]}, "dota", "same label file"),
+        ({"images": [*labels()["images"], {"id": 8, "file_name": "a.jpg"}]}, "voc", "same label file"),
         ({"annotations": [labels()["annotations"][0] | {"bbox": [9, 9, -5, 5]}]}, "dota", "negative side"),
-        ({"annotations": []}, "line_txt", "has no box, and line_txt without any"),
+        ({"annotations": []}, "line_txt", "has no box, needed one or more for line_txt"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "a .jpg"}]}, "voc", "space before the suffix"),
         (
             {"annotations": [labels()["annotations"][0] | {"pose": "a\x07"}]},
@@ -387,14 +387,14 @@ def test_split_that_would_not_be_found_again_is_rejected(tmp_path: Path, layout:
     convert(make(tmp_path / "coco"), "yolo_txt", root)
     for part in ("images", "labels"):
         (root / part / "train").rename(root / part / split)
-    with pytest.raises(InputError, match=f"split '{split}': in {layout} that name stands for something else"):
+    with pytest.raises(InputError, match=f"split '{split}': in {layout} that name has another meaning"):
         convert(root, layout, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 
 def test_splits_of_different_classes_are_rejected(tmp_path: Path) -> None:
     root = make(make(tmp_path / "from"), labels(categories=[{"id": 2, "name": "x"}, {"id": 9, "name": "y"}]), "val")
-    with pytest.raises(InputError, match=r"classes of val are x, y, before car, delivery truck"):
+    with pytest.raises(InputError, match=r"classes of val are x, y, of other splits car, delivery truck"):
         convert(root, "dota", tmp_path / "to")
     convert(root, "coco", tmp_path / "to")
 

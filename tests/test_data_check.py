@@ -257,7 +257,7 @@ def test_every_finding_is_listed(tmp_path: Path) -> None:
 
 def test_classes_of_one_name_are_rejected(tmp_path: Path) -> None:
     make(tmp_path, entry("categories", 1, name="car"))
-    with pytest.raises(InputError, match=r"train.json: 1 class names stand more than once \(car\)"):
+    with pytest.raises(InputError, match=r"train.json: 1 class names are repeated \(car\)"):
         open_dataset(tmp_path, "train")
 
 

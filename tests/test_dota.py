@@ -169,7 +169,7 @@ def test_mmrotate(tmp_path: Path) -> None:
 
 def test_scenes_that_cannot_be_matched(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS).rename(tmp_path / "train/labelTxt/b.txt")
-    with pytest.raises(InputError, match=r"no scene has a file of labels; looked for a\.txt"):
+    with pytest.raises(InputError, match=r"no scene has a label file; looked for a\.txt"):
         open_dataset(tmp_path, "train")
     (tmp_path / "train/images/a.png").unlink()
     with pytest.raises(InputError, match="holds no scene"):

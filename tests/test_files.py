@@ -169,7 +169,7 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     read = [tmp_path / "other" / "sheet.jpg", tmp_path / "linked" / "sheet.jpg"]
     files.check_outputs(tmp_path, ["metrics.json"], read)
     files.check_outputs(tmp_path / "new", ["sheet.jpg"], read)
-    with pytest.raises(InputError, match=r"linked/sheet\.jpg: is read, and would be written over"):
+    with pytest.raises(InputError, match=r"linked/sheet\.jpg: is an input, and would be overwritten"):
         files.check_outputs(tmp_path, ["sheet.jpg", "metrics.json"], read)
 
 
@@ -180,7 +180,7 @@ def test_a_companion_of_something_else_stays(tmp_path: Path) -> None:
             tmp.with_suffix(".bin").write_text(text)
 
     (tmp_path / "ww.bin").write_text("mine")
-    with pytest.raises(InputError, match=rf"^{tmp_path}/ww\.bin: is there without ww\.xml, and would be written over"):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/ww\.bin: exists without ww\.xml, and would be overwritten"):
         write("ww.xml", "new")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"ww.bin": "mine"}
     for text in ("first", "second"):  # an earlier one is replaced

@@ -116,7 +116,7 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
         (np.zeros((4, 4)), {}, r"found float64 of shape \(4, 4\)"),
         (b"no image", {}, "not a readable image"),
         (b"", {}, "image"),
-        ("a.png", {"bgr": True}, "bgr: found str, goes with arrays"),
+        ("a.png", {"bgr": True}, "bgr: found str, needed an array"),
     ],
 )
 def test_what_is_no_image_is_one_line(source: object, words: dict[str, bool], message: str) -> None:

@@ -64,7 +64,7 @@ def test_every_faulty_line_is_reported(tmp_path: Path) -> None:
     ]
     assert [finding.text for finding in dataset.findings[-2:]] == [
         "a score in column 16 was not used",
-        "an image without a file of labels was read as one without objects",
+        "an image without a label file was read as one without objects",
     ]
     assert [len(sample) for sample in dataset] == [2, 0]
 
@@ -135,13 +135,13 @@ def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None
         file.read_text().replace('"alpha": 2.13', '"alpha": "left"').replace('"occluded": 1.0', '"occluded": -1')
     )
     summary = convert(tmp_path / "1", "kitti", tmp_path / "2")
-    assert "1 'alpha' of boxes as they were" in summary
-    assert "1 'occluded' of boxes as they were" in summary
-    assert summary.count("as they were") == 2
+    assert "1 'alpha' of boxes unchanged (they" in summary
+    assert "1 'occluded' of boxes unchanged (they" in summary
+    assert summary.count("unchanged (they") == 2
 
 
 def test_a_set_without_matching_names(tmp_path: Path) -> None:
     kitti(tmp_path, CAR).rename(tmp_path / "label_2/other.txt")
     assert find(tmp_path).keys() == {"all"}
-    with pytest.raises(InputError, match=r"none of 1 images in .*image_2 has a file of labels; looked for NAME\.txt"):
+    with pytest.raises(InputError, match=r"none of 1 images in .*image_2 has a label file; looked for NAME\.txt"):
         open_boxes(tmp_path, "all")

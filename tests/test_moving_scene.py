@@ -124,7 +124,7 @@ def test_tentative_tracks_have_no_id_in_the_files(tmp_path: Path) -> None:
     assert mot.read(tmp_path / "out" / "tracks.txt").frames.min() >= 3
     with open_video(str(path)) as video:
         summary = predict_video(predictor(), video, tmp_path / "out", draw=False)
-    assert "tracks.txt, tracks.json: of an earlier run into this folder, not of this one" in summary.lines()
+    assert "tracks.txt, tracks.json: from an earlier run into this folder, not from this one" in summary.lines()
 
 
 def test_detections_of_low_score_are_in_the_files_if_they_belong_to_a_track(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_it_is_asked_where_both_are_possible(tmp_path: Path) -> None:
 
 def test_fractions_are_not_read_as_px(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(3, [[[0.5, 0.5, 0.25, 0.25]]]), FEATURES["lists"])
-    with pytest.raises(InputError, match="at most 1, as of fractions of the image; needed px"):
+    with pytest.raises(InputError, match="at most 1, as in fractions of the image; needed px"):
         open_boxes(tmp_path, "train")
 
 
@@ -186,8 +186,8 @@ def _damaged(folder: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "another kind": (_not_parquet, "no complete Parquet file"),
-    "cut off": (_cut, "no complete Parquet file"),
+    "another kind": (_not_parquet, "not a complete Parquet file"),
+    "cut off": (_cut, "not a complete Parquet file"),
     "damaged": (_damaged, "row group 0 is damaged"),
     "no images": (
         lambda at: write(at / "train.parquet", [{"objects": {"bbox": [[1.0] * 4], "category": [0]}}]),
@@ -228,7 +228,9 @@ def test_a_row_group_that_is_too_large(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path / "train.parquet", rows(4), FEATURES["lists"], group=1)
     assert len(open_boxes(tmp_path, "train")) == 4
     write(tmp_path / "train.parquet", rows(5), FEATURES["lists"], group=5)
-    with pytest.raises(InputError, match=r"its row group 0 has .* bytes of images, of 20,000 that are read at once"):
+    with pytest.raises(
+        InputError, match=r"row group 0 has .* bytes of images, more than the 20,000 that are read at once"
+    ):
         open_boxes(tmp_path, "train")
 
 

@@ -128,7 +128,7 @@ def test_labelled_classes_in_a_data_yaml_for_the_set_or_for_splits(tmp_path: Pat
         assert labeled.tolist() == expected
     assert opened(file, "val").images.labeled.tolist() == [[True, False, False]] * 2  # type: ignore[union-attr]
     for text, message in (
-        ("[van]", "'van' is no class, needed some of car, truck"),
+        ("[van]", "'van' is not a class, needed some of car, truck"),
         ("{test: [car]}", "no split 'test'"),
     ):
         file.write_text(f"train: annotations/train.json\nlabelled_classes: {text}\n")

@@ -224,7 +224,7 @@ def test_bad_sources_and_bad_folders_are_rejected_before_any_work(tmp_path):
         ([tmp_path / "empty"], tmp_path / "out", "empty: this folder holds no image"),
         ([image], tmp_path / "file", "file: results cannot be written there"),
         ([image], tmp_path / "file/below", "results cannot be written there"),
-        ([image], tmp_path / "in", "would be drawn over"),
+        ([image], tmp_path / "in", "would be overwritten"),
     ]:
         with pytest.raises(bw.InputError, match=message):
             predict_to_folder(predictor, sources, out)

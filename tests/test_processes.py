@@ -78,7 +78,7 @@ def test_a_copy_predicts_the_same(way, weights: Path, monkeypatch: pytest.Monkey
 def test_a_predictor_around_a_backend_of_ones_own_says_why_it_cannot_be_pickled() -> None:
     model, small = network()
     predictor = Predictor(model.eval(), small, runtime=TorchRuntime(model.eval(), RuntimeOptions()))
-    with pytest.raises(TypeError, match="make it with boxwright"):
+    with pytest.raises(TypeError, match="create it with boxwright"):
         pickle.dumps(predictor)
 
 
@@ -113,7 +113,7 @@ def test_spawned_processes_get_it_and_forked_ones_say_what_to_do(weights: Path) 
     script.write_text(ELSEWHERE)
     done = subprocess.run([sys.executable, script, weights], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("this predictor was made before the process was forked")
+    assert done.stdout.startswith("this predictor was created before the process was forked")
     assert "spawn" in done.stdout
 
 

@@ -168,7 +168,7 @@ class TestWhatIsTheUsers:
         file.write_text(text)
         (tmp_path / "link.yaml").symlink_to(file)
         for path in (file, tmp_path / "link.yaml"):
-            with pytest.raises(InputError, match=r"\.yaml: is read, and would be written over"):
+            with pytest.raises(InputError, match=r"\.yaml: is an input, and would be overwritten"):
                 training.train(str(path), tmp_path / "nowhere", file.parent)
         assert [path.name for path in file.parent.iterdir()] == ["recipe.yaml"]
         assert file.read_text() == text
@@ -526,6 +526,6 @@ def test_an_evaluation_does_not_write_over_what_it_reads(finished: Path, tiny_co
     (data / "annotations" / "val.json").write_text(json.dumps(labels))
     (data / "val" / "1.png").rename(data / "val" / "sheet.jpg")
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"sheet\.jpg: is read, and would be written over"):
+    with pytest.raises(InputError, match=r"sheet\.jpg: is an input, and would be overwritten"):
         evaluate(load(finished), open_dataset(data, "val"), data / "val")
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before

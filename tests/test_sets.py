@@ -174,13 +174,13 @@ def test_a_class_may_be_called_drop(here: Path) -> None:
 def test_missing_classes_and_splits_are_noted(here: Path) -> None:
     train, val = (open_boxes(["a", "b"], split) for split in ("train", "val"))
     assert train.notes == (
-        "a: has no class truck (train); nobody looked for them in its images",
-        "b: has no classes lorry, sign (train); nobody looked for them in its images",
+        "a: has no class truck (train); its images were not searched for them",
+        "b: has no classes lorry, sign (train); its images were not searched for them",
     )
     assert val.names == train.names  # also those of a set without this split
     assert val.notes == (
         "b: has no split val",
-        "a: has no class truck (val); nobody looked for them in its images",
+        "a: has no class truck (val); its images were not searched for them",
     )
     assert len(val) == 1
 
@@ -229,7 +229,7 @@ def test_errors_name_the_set_and_what_to_do(here: Path, lines: tuple[str, ...], 
         ("{path: b, class_map: {lorry: truck}}", "b: class_map: there is no class 'lorry'; there are truck, car"),
         ("{path: b, weight: 0}", "x.yaml: sets.1.weight: "),
         ("{path: b, weight: 1000}", "x.yaml: sets.1.weight: "),
-        ("{path: x.yaml}", "x.yaml: x.yaml: lists several sets itself, needed a single one; list its sets here"),
+        ("{path: x.yaml}", "x.yaml: x.yaml: itself lists several sets, needed a single one; list its sets here"),
         ("nowhere", "nowhere: there is no such folder"),
         ("{weight: 2}", "x.yaml: sets.1.path: missing"),
     ],
@@ -248,7 +248,7 @@ def test_no_set_has_the_split_and_sets_of_two_kinds(here: Path) -> None:
     with pytest.raises(InputError, match=r"^a has boxes, c images with one class each; needed sets of one kind$"):
         open_dataset(["a", "b", "c"], "train")
     write_yaml("both.yaml", "sets: [a, b]")
-    with pytest.raises(InputError, match=r"^both.yaml: lists several sets itself; name it alone"):
+    with pytest.raises(InputError, match=r"^both.yaml: itself lists several sets; use it alone"):
         open_boxes(["both.yaml", "b"], "train")
 
 
@@ -592,7 +592,7 @@ def test_images_outside_a_merged_set(here: Path) -> None:
     image(here / "elsewhere.png", 1)
     (here / "b" / "images" / "train" / "3.png").unlink()
     (here / "b" / "images" / "train" / "3.png").symlink_to(here / "elsewhere.png")
-    with pytest.raises(InputError, match=r"3.png: lies outside .*/b, like 1 of the 2 images of train; say --outside"):
+    with pytest.raises(InputError, match=r"3.png: lies outside .*/b, like 1 of the 2 images of train; use --outside"):
         convert(["a", "b"], "coco", "new")
     assert not Path("new").exists()
     convert(["a", "b"], "coco", "new", outside=True)
@@ -609,7 +609,7 @@ def test_images_outside_a_merged_set(here: Path) -> None:
         ),
         (
             ["a", "b", "--class-map", "car=x", "--class-map", "car=y"],
-            "--class-map car=y: car was already given the name",
+            "--class-map car=y: car was already renamed to",
         ),
     ],
 )
@@ -643,9 +643,7 @@ def test_sets_of_classes(here: Path) -> None:
     assert [finding.index for finding in errors] == [7]
     assert open_dataset(["c", "d"], "val").names == ("blue", "green", "red", "black")
     write_yaml("y.yaml", "sets: [c, d]", "class_map: {blue: ignore}")
-    with pytest.raises(
-        InputError, match=r"^c: class_map: blue: found ignore, which is for boxes; needed a new name or"
-    ):
+    with pytest.raises(InputError, match=r"^c: class_map: blue: found ignore, which needs boxes; needed a new name or"):
         open_dataset("y.yaml", "train")
     one = map_classes(open_dataset("c", "train"), {"red": "rot"}, "c")
     task = tasks.of(recipe.load("tiny_darknet_cifar10"))

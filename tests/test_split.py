@@ -343,10 +343,12 @@ def test_everything_in_a_coco_file_survives(tmp_path: Path) -> None:
 def test_several_splits_are_divided_together_and_others_stay(tmp_path: Path) -> None:
     """train and val number their images and boxes from 1 alike."""
     root = coco(coco(coco(tmp_path / "from", "train", list("abcd")), "val", list("efgh")), "test", list("ij"))
-    with pytest.raises(InputError, match="holds the splits train, val, test; say which to divide by --split") as caught:
+    with pytest.raises(
+        InputError, match="holds the splits train, val, test; name those to divide with --split"
+    ) as caught:
         split.split(root, tmp_path / "to", Division(parts=HALVES))
     assert len(str(caught.value)) - len(str(root)) <= 160
-    with pytest.raises(InputError, match=r"--parts: val is a split of .* that would stay as it is"):
+    with pytest.raises(InputError, match=r"--parts: val is a split of .* that would stay unchanged"):
         split.split(root, tmp_path / "to", Division(parts=HALVES, splits=["train"]))
     with pytest.raises(InputError, match="no split 'nix'; it holds train, val, test"):
         split.split(root, tmp_path / "to", Division(parts=HALVES, splits=["nix"]))

@@ -127,7 +127,7 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
         rejection(partial(check_folder, root, report=file))
     assert labels.read_bytes() == before
     (tmp_path / "link.json").symlink_to(labels)
-    assert "no report of a check" in rejection(lambda: check_folder(root, report=tmp_path / "link.json"))
+    assert "not a report of a check" in rejection(lambda: check_folder(root, report=tmp_path / "link.json"))
     for _ in range(2):  # the second in the place of the first
         check_folder(root, report=tmp_path / "check.json")
     assert json.loads((tmp_path / "check.json").read_text())["errors"] == 0
@@ -201,7 +201,7 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "Annotations/a.xml").write_text("<annotation/>")
     (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"a\nb\0c\n")
-    assert "train.txt line 2: holds a NUL" in rejection(lambda: open_dataset(tmp_path, "train", "voc"))
+    assert "train.txt line 2: contains a NUL" in rejection(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 5000 + "\n")
     assert "train.txt line 2: " in rejection(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 300 + "\n")  # longer than a name may be
@@ -268,7 +268,7 @@ def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
     (root / "images" / name).rename(root / "images" / name.replace("\x1b[31m", ""))
     convert(root, "coco", tmp_path / "out")
     assert Path(open_dataset(tmp_path / "out", "train").path(0)).is_file()
-    assert "is no UTF-8" in rejection(lambda: convert(root, "line_txt", tmp_path / "lines"))
+    assert "is not UTF-8" in rejection(lambda: convert(root, "line_txt", tmp_path / "lines"))
 
 
 LONG = 150  # characters of a name; file systems allow 255 bytes

@@ -190,7 +190,7 @@ def test_merging_wants_finished_disjoint_shards_of_one_run(
     predict_table(predictor, [images], tmp_path / "plain")
     assert rows(file) == rows(tmp_path / "plain" / "detections.parquet")
     first, second = (out / f"detections-0000{index}-of-00002.parquet" for index in (1, 2))
-    with pytest.raises(InputError, match="is read, and would be written over"):
+    with pytest.raises(InputError, match="is an input, and would be overwritten"):
         merge_shards(out, first)
     with pytest.raises(InputError, match=r"all\.csv: found the suffix '\.csv', needed \.parquet"):
         merge_shards(out, tmp_path / "all.csv")

@@ -108,15 +108,15 @@ def test_what_the_tiles_say_of_an_object(tmp_path: Path) -> None:
     assert plain(("s0", 0, 40, 1)) == [kept | {"bbox": [44, 40, 16, 10], "area": 24}]
     assert plain(("s0", 48, 40, 1)) == [kept | {"bbox": [0, 40, 16, 10], "area": 24}]
     assert "3 objects in the scenes, 0 of them in no tile" in report
-    assert "5 boxes in the tiles: 4 objects, 1 to ignore; 0 cut parts" in report
+    assert "5 boxes in the tiles: 4 objects, 1 to ignore; 0 truncated" in report
 
 
 @pytest.mark.parametrize(
     ("settings", "objects", "ignored", "message"),
     [
-        ({"min_visible": 0.8}, 2, 0, "0 cut parts"),
+        ({"min_visible": 0.8}, 2, 0, "0 truncated"),
         ({"min_visible": 0.81}, 0, 2, "1 of them in no tile"),
-        ({"min_visible": 0.81, "cut": "drop"}, 0, 0, "0 objects, 0 to ignore; 2 cut parts below min_visible dropped"),
+        ({"min_visible": 0.81, "cut": "drop"}, 0, 0, "0 objects, 0 to ignore; 2 truncated below min_visible dropped"),
         ({"min_visible": 0}, 2, 0, "0 of them in no tile"),
     ],
 )
@@ -359,7 +359,7 @@ def test_dota_scenes(tmp_path: Path) -> None:
 def test_boxes_over_the_edge_of_a_scene_are_cut_there(tmp_path: Path) -> None:
     """Half of the box is in the scene, and that half is complete in a tile."""
     source = scenes(tmp_path / "in", [(140, 10, 20, 20)])
-    assert "1 objects in the scenes, 0 of them in no tile to min_visible, 1 cut" in tile.tile(
+    assert "1 objects in the scenes, 0 of them in no tile with min_visible, 1 clipped" in tile.tile(
         source, tmp_path / "out", Cutting(**SMALL)
     )
     (entry,) = labels(tmp_path / "out")["annotations"]
@@ -404,7 +404,7 @@ def test_scenes_must_have_names_of_their_own(tmp_path: Path) -> None:
     (source / "images" / "train" / "s1.png").rename(source / "images" / "train" / "s0.jpg")
     file = source / "annotations" / "train.json"
     file.write_text(file.read_text().replace("s1.png", "s0.jpg"))
-    with pytest.raises(InputError, match=r"s0\.jpg: its tiles would take the names of those of .*s0\.png"):
+    with pytest.raises(InputError, match=r"s0\.jpg: its tiles would have the same names as those of .*s0\.png"):
         tile.tile(source, tmp_path / "out", Cutting(**SMALL))
     with pytest.raises(InputError, match="holds the scenes"):
         tile.tile(source, source, Cutting(**SMALL))
@@ -438,7 +438,7 @@ def test_many_scenes_are_counted_in_one_go() -> None:
         ({"scales": (1.0, 1.0)}, "each once"),
         ({"scales": (1e-310,)}, "scale: found 1e-310"),
         ({"scales": (1e5,)}, "scale: found 100000"),
-        ({"window": 40, "scales": (1.0, 30.0)}, "shows 1.33 px of the scene, .* makes one of 30 px, needed 40"),
+        ({"window": 40, "scales": (1.0, 30.0)}, "would show 1.33 px of the scene, .* gives one of 30 px, needed 40"),
         ({"min_visible": 1.5}, "min_visible: found 1.5"),
     ],
 )

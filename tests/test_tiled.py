@@ -294,7 +294,7 @@ def test_what_a_file_loses_is_logged_once(tmp_path, command):
     [
         (
             ("x.png", "--tile", 128, "--geojson"),
-            "x.png: no georeference that leads to a place on the Earth, needed one for GeoJSON",
+            "x.png: no georeference that leads to a location on Earth, needed one for GeoJSON",
         ),
         (("x.png", "--tile", 128, "--overlap", 1.0), "overlap: found 1.0"),
         (("x.png", "--tile", 128, "--overlap", -0.1), "overlap: found -0.1"),

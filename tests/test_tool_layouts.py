@@ -234,7 +234,7 @@ def test_labelme_reports_broken_files(tmp_path: Path) -> None:
     assert len(dataset) == 1
     assert len(errors(dataset)) == 1
     assert "b.json" in errors(dataset)[0]
-    assert any("no LabelMe file" in note for note in notes(dataset))
+    assert any("not a LabelMe file" in note for note in notes(dataset))
     assert ["later.png" in finding.file for finding in dataset.findings if "not labeled" in finding.text] == [True]
 
 
@@ -304,7 +304,7 @@ def test_via_class(tmp_path: Path, attributes: dict[str, Any], label: str) -> No
 
 def test_via_class_that_is_not_clear(tmp_path: Path) -> None:
     tree = {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, color="red", size="big")]}}
-    with pytest.raises(InputError, match=r"any attribute of color, size; rename the one that is meant to 'class'"):
+    with pytest.raises(InputError, match=r"any attribute of color, size; rename the right one to 'class'"):
         open_boxes(write(tmp_path / "via.json", tree), "all")
 
 
@@ -597,7 +597,7 @@ def test_findings_of_a_set_whose_labels_are_all_faulty(tmp_path: Path, capsys: p
             assert (ended.value.code, message in capsys.readouterr().err) == (2, True), command
     (tmp_path / "a.json").unlink()
     write(tmp_path / "s.json", [{"id": 1, "data": {"image": "a.png"}, "annotations": []}])
-    with pytest.raises(InputError, match=r"no label has a class \(task that nobody labeled.*classes\.txt"):
+    with pytest.raises(InputError, match=r"no label has a class \(task without labels.*classes\.txt"):
         open_boxes(tmp_path, "all")
 
 

@@ -133,7 +133,7 @@ def test_one_split_names_both_ways(only_train: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         run(only_train, tmp_path / "out", {"train.evaluate_every": 1})
     assert str(caught.value) == (
-        f"{only_train}: holds only train, needed train and val; say --val-fraction 0.1, or "
+        f"{only_train}: holds only train, needed train and val; use --val-fraction 0.1, or "
         "`boxwright data split DIR -o NEW --parts train=0.8,val=0.2`"
     )
     assert not (tmp_path / "out").exists()

@@ -180,7 +180,7 @@ def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
     assert len(frames) == left
     assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(left)], abs=1e-3)
     (fault,) = video.faults
-    assert fault == f"{path}: ends at {left / 10:.1f} s, declared are 3.0 s; is it truncated?"
+    assert fault == f"{path}: ends at {left / 10:.1f} s of the declared 3.0 s; is it truncated?"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
@@ -374,7 +374,7 @@ def test_an_error_leaves_no_file(tmp_path):
     with pytest.raises(InputError), open_video(str(path), Selection(start=9)) as video:
         predict_video(rectangles_predictor(), video, out)
     assert list(out.iterdir()) == []
-    with pytest.raises(InputError, match="would be drawn over"), open_video(str(path)) as video:
+    with pytest.raises(InputError, match="would be overwritten"), open_video(str(path)) as video:
         predict_video(rectangles_predictor(), video, tmp_path)
 
 
@@ -397,7 +397,7 @@ def test_the_command_line(tmp_path, saved, capsys):
     path, left = truncated(write_video(tmp_path / "a.mp4", noise(30)))
     out = tmp_path / "out"
     assert run("predict", saved, path, "--out", out, "--stride", 4, "--no-draw") == 1
-    assert "declared are 3.0 s; is it truncated?" in capsys.readouterr().out
+    assert "of the declared 3.0 s; is it truncated?" in capsys.readouterr().out
     assert [file.name for file in out.iterdir()] == ["detections.json"]
     found = json.loads((out / "detections.json").read_text())
     assert [row["index"] for row in found["frames"]] == list(range(0, left, 4))

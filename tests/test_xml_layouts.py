@@ -104,7 +104,7 @@ def compare(root: Path, name: str, split: str, count: int, *, shift: int = 0) ->
          ["a size with decimals was read"]),
         ("<width>96</width><height>64</height>", "<width></width><height></height>", []),
         ("<width>96</width><height>64</height>", "<width>-1</width><height>-1</height>",
-         ["a size that is none; that of the image was taken"]),
+         ["an invalid size; that of the image was used"]),
     ],
 )  # fmt: skip
 def test_unusual_entries_are_read(tmp_path: Path, old: str, new: str, noted: list[str]) -> None:
@@ -256,8 +256,8 @@ def test_images_by_name_elsewhere_and_without_xml(tmp_path: Path) -> None:
     dataset = open_boxes(tmp_path, "all")
     assert [Path(dataset.path(index)).name for index in range(3)] == ["a0.jpg", "a1.JPG", "a2.jpg"]
     assert notes(dataset) == [
-        "image is not where its name says; found by the last part of the name",
-        "an image without an XML file is not in the set",
+        "image is not at the named path; found by the last part of the name",
+        "an image without an XML file is not in the data set",
     ]
     assert not check(dataset).errors
 
@@ -386,10 +386,10 @@ def test_what_cvat_has_besides_boxes(tmp_path: Path) -> None:
         ("annotations.xml line 6", "'points' has no box; delete it, or draw a box"),
         ("annotations.xml line 7", "'cuboid' has no box; delete it, or draw a box"),
         ("annotations.xml line 9", "'box' has xtl 'a', ytl '2', xbr '3', ybr '', needed numbers"),
-        ("annotations.xml line 10", "'polygon' has points '1,1;2,2', needed x,y;x,y;x,y and so on"),
+        ("annotations.xml line 10", "'polygon' has points '1,1;2,2', needed x,y;x,y;x,y;..."),
         ("annotations.xml line 12", "empty class name"),
     ]
-    assert notes(dataset) == ["a tag of a whole image was not read"]
+    assert notes(dataset) == ["a tag of an image was not read"]
     assert dataset.undefined == ("van",)
     assert "unknown_category" in [finding.kind for finding in check(dataset).errors]
 

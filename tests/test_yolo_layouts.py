@@ -100,7 +100,7 @@ def test_makesense_has_no_class_names(tmp_path: Path) -> None:
     for entry in expected["pictures"]:
         image(tmp_path / entry["file"], (entry["width"], entry["height"]))
     with pytest.raises(
-        InputError, match=r"no class names; .*write them in label order into classes\.txt there, one a line"
+        InputError, match=r"no class names; .*write them into classes\.txt there in label order, one per line"
     ):
         open_boxes(tmp_path, "all")
     write(tmp_path / "classes.txt", "table\n")
@@ -115,8 +115,8 @@ def test_data_yaml_of_roboflow(tmp_path: Path) -> None:
     assert counts(file) == {"train": (1, 1), "val": (1, 1), "test": (1, 1)}
     assert open_boxes(file, "val").names == ("car", "truck")
     found = notes(file)
-    assert found[0] == "keys of other tools, passed over: roboflow"
-    assert found[1] == "train: '../train/images' is not there, read train/images"
+    assert found[0] == "keys of other tools, ignored: roboflow"
+    assert found[1] == "train: '../train/images' does not exist, read train/images"
     assert len(found) == 4
     labeled(tmp_path.parent, "train/images/other.jpg")  # where there is such a folder, it is meant
     assert Path(open_boxes(file, "train").path(0)).name == "other.jpg"
@@ -162,11 +162,11 @@ def test_a_split_of_a_yaml_that_is_not_there(tmp_path: Path) -> None:
         ("path: .\ntrain:\n  - images/a\n  - images/b\nval:\n  - images/c\n", {"train": (2, 2), "val": (1, 1)}, ""),
         ("path: .\nTrain: Train.txt\nValidation: c.txt\n", {"train": (2, 2), "val": (1, 1)}, ""),
         ("train: images/a\nvalid: images/c\ntest: # none\n", {"train": (1, 1), "val": (1, 1)}, ""),
-        ("path: .\ntrain: images/a\ndownload: https://example.org/x.zip\n", {"train": (1, 1)}, "passed over: download"),
+        ("path: .\ntrain: images/a\ndownload: https://example.org/x.zip\n", {"train": (1, 1)}, "ignored: download"),
         (
             "path: /content/sets/mine\ntrain: images/a\n",
             {"train": (1, 1)},
-            "train: 'images/a' is not there, read images/a",
+            "train: 'images/a' does not exist, read images/a",
         ),
         ("train: /content/sets/mine/images/a\n", {"train": (1, 1)}, "read images/a"),
         ("train: 'C:\\me\\images\\a'\n", {"train": (1, 1)}, "read images/a"),
@@ -262,14 +262,14 @@ def test_confidences_and_keypoints_are_passed_over(tmp_path: Path) -> None:
     roboflow(tmp_path, label)
     assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1), "test": (1, 1)}
     np.testing.assert_allclose(open_boxes(tmp_path, "val")[0].boxes, [[10, 8, 40, 30]], atol=1e-4)
-    assert notes(tmp_path)[0] == "sixth number (confidence), passed over"
+    assert notes(tmp_path)[0] == "sixth number (confidence), ignored"
     # keypoints of two numbers look like an outline, unless the YAML says what they are
     file = roboflow(
         tmp_path, BOX.replace("\n", " 0.3 0.3 0.9 0.9\n"), "kpt_shape: [2, 2]\ntrain: train/images\nnames: [a]\n"
     )
     for root in (file, tmp_path):
         np.testing.assert_allclose(open_boxes(root, "train")[0].boxes, [[10, 8, 40, 30]], atol=1e-4)
-        assert notes(root)[-1] == "keypoints after the box, passed over"
+        assert notes(root)[-1] == "keypoints after the box, ignored"
 
 
 FAULTS = {
@@ -379,7 +379,7 @@ def test_lists_of_other_machines(tmp_path: Path, written: str, places: str) -> N
     shutil.rmtree(tmp_path / "extra")
     shutil.rmtree(tmp_path / "test")
     moved = written != places
-    assert [note.startswith("image is not where the list says") for note in notes(tmp_path)] == [True] * moved
+    assert [note.startswith("image is not at the path in the list") for note in notes(tmp_path)] == [True] * moved
 
 
 def test_a_name_in_a_list_that_fits_several_images(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_name_in_a_list_that_fits_several_images(tmp_path: Path) -> None:
     dataset = open_boxes(tmp_path, "train")
     report = check(dataset)
     (error,) = (error for error in report.errors if error.kind == "ambiguous_image")
-    assert error.text == "'/far/1.jpg' may be images/x/1.jpg or images/y/1.jpg; write the path that is meant"
+    assert error.text == "'/far/1.jpg' may be images/x/1.jpg or images/y/1.jpg; write the path"
     assert error.file == f"{tmp_path / 'train.txt'} line 1"
     assert [Path(sample.path).parts[-2:] for sample in skip_bad(dataset, report)] == [("y", "2.jpg"), ("y", "1.jpg")]
     file = write(tmp_path / "d.yaml", "train: [images/y, train.txt]\nnames: [car]\n")  # the image is counted from all
@@ -401,7 +401,7 @@ def test_a_list_without_its_images(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", "images/1.jpg\nimages/2.jpg\n")
     write(tmp_path / "classes.txt", "car\n")
     with pytest.raises(
-        InputError, match=r"train\.txt: none of its 2 images is there, .* folder with 'images' in a data YAML"
+        InputError, match=r"train\.txt: none of its 2 images exists, .* folder with 'images' in a data YAML"
     ):
         open_boxes(tmp_path, "train")
     labeled(tmp_path.parent / "far", "images/1.jpg", "images/2.jpg")
@@ -492,9 +492,9 @@ def test_an_image_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
     write(tmp_path / "labels/train/anim.txt", BOX)
     write(tmp_path / "classes.txt", "car\n")
     (error,) = check(open_boxes(tmp_path, "train")).errors
-    assert error.text == "its image anim.psd is not of a kind that is read; save it as PNG or JPEG"
+    assert error.text == "its image anim.psd is not in a supported format; save it as PNG or JPEG"
     write(tmp_path / "images/train/a.txt", BOX)  # not an orphan, and not read: the image has labels elsewhere
-    assert "not read, for the image has another label file" in notes(tmp_path)
+    assert "not read, since the image has another label file" in notes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_class_names_in_the_folders_of_labels(tmp_path: Path) -> None:
     assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1)}
     write(tmp_path / "labels/val/classes.txt", "truck\ncar\n")
     with pytest.raises(
-        InputError, match=r"labels/train/classes\.txt and labels/val/classes\.txt have other class names"
+        InputError, match=r"labels/train/classes\.txt and labels/val/classes\.txt have different class names"
     ):
         open_boxes(tmp_path, "val")
 

@@ -1,4 +1,4 @@
-"""The cache folder: what can be made again, and may be deleted at any time."""
+"""The cache folder: files that can be created again, and may be deleted at any time."""
 
 import os
 from pathlib import Path

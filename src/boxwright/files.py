@@ -21,21 +21,21 @@ from boxwright.errors import InputError, printable
 
 T = TypeVar("T")
 
-# A temporary name holds the machine, the process and a random word. Not the target's name, which may already have the
-# maximum length.
+# A temporary name contains the machine, the process and a random word, but not the target's name, which may already
+# have the maximum length.
 TEMPORARY = re.compile(r"\.boxwright-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.part")
 WEEK = 7 * 24 * 3600  # s after which a temporary file counts as abandoned
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota exceeded, file size limit
 PROBE = bytes(1 << 16)
 LOCAL = "local"  # folder in a mirror: copies of members
-SLICE = 16  # files that a thread takes at a time; to hand over one takes as long as to read a small one
+SLICE = 16  # files per task of a thread: submitting a task takes as long as reading a small file
 
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open `path` for reading. A member of an archive or a remote object is opened where it is (`mirrors.py`).
 
     Raises:
-        OSError: it cannot be opened, or is no regular file (FIFOs, devices and sockets could block for ever).
+        OSError: It cannot be opened, or is not a regular file (FIFOs, devices and sockets could block forever).
     """
     if (found := mirrors.find(path)) is not None:
         return mirrors.open_member(*found)
@@ -54,7 +54,7 @@ def open_regular(path: str | Path) -> BinaryIO:
             return os.fdopen(handle, "rb")
         os.close(handle)
         if found is None:
-            raise OSError(errno.ENXIO, "of another cache than that of this process; set BOXWRIGHT_CACHE", str(path))
+            raise OSError(errno.ENXIO, "a file of another cache than this process uses; set BOXWRIGHT_CACHE", str(path))
         return mirrors.open_member(*found)
     os.close(handle)
     code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
@@ -79,8 +79,8 @@ def read_input(path: str | Path, needed: str = "", limit: int | None = None) -> 
 
     Args:
         path: The file.
-        needed: The end of the errors' messages.
-        limit: Most bytes that the file may have; a larger one is not read whole.
+        needed: The end of the error messages.
+        limit: Maximum size of the file in bytes; a larger one is not read completely.
 
     Raises:
         InputError: It cannot be read, or is larger.
@@ -119,7 +119,7 @@ def local_file(path: str | Path) -> Path:
     if (member := mirrors.find(path)) is not None and (local := mirrors.local_member(*member)) is not None:
         return local
     target = Path(place[0], LOCAL, place[1])
-    with open_regular(path) as file:  # also where it is there: an archive that has changed is an error
+    with open_regular(path) as file:  # also if the copy exists, since an archive that has changed is an error
         if not target.exists():
             make_folder(target.parent)
             with atomic_write(target) as tmp, tmp.open("wb") as copy:
@@ -128,8 +128,8 @@ def local_file(path: str | Path) -> Path:
 
 
 def make_folder(path: str | Path, what: str = "results cannot be written there") -> Path:
-    """`path`, created with its parents where it is missing. Raises InputError, with `what` failed, where it cannot be
-    created."""
+    """Create the folder `path` and its parents if missing, and return it. Raises InputError if it cannot be created;
+    `what` says what failed."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def make_folder(path: str | Path, what: str = "results cannot be written there")
 
 @contextmanager
 def output_folder(path: str | Path, what: str = "results cannot be written there") -> Iterator[Path]:
-    """Yield a folder, created with its parents where it is missing. What stays empty is removed again.
+    """Yield a folder, created with its parents if missing. Created folders that stay empty are removed again.
 
     Raises:
         InputError: It cannot be created; `what` says what failed.
@@ -204,7 +204,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             tmp.mkdir()
             yield tmp
             if target.is_dir():
-                target.rmdir()  # Windows puts nothing in the place of a folder
+                target.rmdir()  # on Windows a rename does not replace a folder
             tmp.replace(target)
             sync(parent)
     finally:
@@ -213,7 +213,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path, what: str = "cannot be written") -> Iterator[Path]:
-    """Yield a new folder in `parent`, and remove it in the end. If this process is killed, another one removes it.
+    """Yield a new folder in `parent`, and remove it at the end. If this process is killed, a later one removes it.
 
     Raises:
         InputError: It cannot be created; `what` says what failed.
@@ -226,7 +226,7 @@ def temporary_folder(parent: Path, what: str = "cannot be written") -> Iterator[
 
 
 def link_or_copy(file: str | Path, target: Path) -> None:
-    """Hard-link a file, or copy it, on another file system or one without hard links. Raises OSError."""
+    """Hard-link a file; copy it to another file system or one without hard links. Raises OSError."""
     try:
         os.link(file, target)
     except OSError:
@@ -234,7 +234,7 @@ def link_or_copy(file: str | Path, target: Path) -> None:
 
 
 def remove_folder(path: str | Path) -> None:
-    """Remove a folder that others may look for: they find all of it or nothing. Raises OSError."""
+    """Remove a folder atomically: other processes see all of it or nothing. Raises OSError."""
     tmp = _temporary(Path(path).parent)
     Path(path).replace(tmp)
     shutil.rmtree(tmp, ignore_errors=True)
@@ -242,7 +242,7 @@ def remove_folder(path: str | Path) -> None:
 
 @contextmanager
 def atomic_write_group(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_write`, for a file with companions (OpenVINO's .xml and .bin).
+    """Write a file with companions (OpenVINO's .xml and .bin) atomically, as `atomic_write`.
 
     Yields a path of the same name in a temporary folder. All files in that folder are renamed into the folder of
     `path` when the block succeeds. With companions, `path` is removed first and renamed last, so that it never stands
@@ -260,14 +260,14 @@ def atomic_write_group(path: str | Path) -> Iterator[Path]:
             files = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
             places = [target.parent / file.name for file in files]
             for file, place in zip(files, places, strict=True):
-                file.chmod(folder.stat().st_mode & 0o666)  # the umask's, as the folder's
+                file.chmod(folder.stat().st_mode & 0o666)  # the umask's, as for the folder
                 sync(file)
                 if place.is_dir():
                     raise InputError(f"{place}: cannot be written, it is a folder; name another file")
             taken = [place for place in places if os.path.lexists(place)]
             if taken and target not in taken:
                 raise InputError(
-                    f"{taken[0]}: is there without {target.name}, and would be written over; name another file"
+                    f"{taken[0]}: exists without {target.name}, and would be overwritten; name another file"
                 )
             if len(files) > 1:
                 target.unlink(missing_ok=True)
@@ -306,7 +306,7 @@ def write_errors(target: Path, tmp: Path, shown: Path | None = None, what: str =
 
 
 def _disk_full(tmp: Path) -> str | None:
-    """Why the file `tmp`, or the newest file in the folder `tmp`, cannot grow; None where it can."""
+    """The reason why the file `tmp`, or the newest file in the folder `tmp`, cannot grow; None if it can."""
     try:
         files = [file for file in tmp.rglob("*") if file.is_file()] if tmp.is_dir() else [tmp]
         if files:
@@ -341,7 +341,7 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def _abandoned(path: Path, machine: str, process: int) -> bool:
-    """Whether the process that wrote `path` is gone. On other machines only the age of the file tells."""
+    """Whether the process that wrote `path` has ended; for another machine, whether the file is old."""
     try:
         if machine != _machine() or os.name == "nt":  # where signal 0 is Ctrl-C
             return time.time() - path.lstat().st_mtime > WEEK
@@ -355,7 +355,7 @@ def _abandoned(path: Path, machine: str, process: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """8 hex digits of the host and the container: equal for processes that see each other's ids."""
+    """8 hex digits of the host and the container: equal for processes that see each other's process ids."""
     space = Path("/proc/self/ns/pid")
     identity = f"{socket.gethostname()} {space.readlink() if space.is_symlink() else ''}"
     return f"{zlib.crc32(identity.encode()):08x}"
@@ -365,9 +365,9 @@ def sync(path: Path) -> None:
     """Flush a file, or the renames in a folder, to the disk."""
     is_folder = path.is_dir()
     try:
-        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what may be written
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only files opened for writing
     except PermissionError:
-        if is_folder:  # Windows opens none
+        if is_folder:  # Windows cannot open a folder
             return
         raise
     try:
@@ -382,7 +382,7 @@ def check_outputs(folder: Path, names: Iterable[str], inputs: Iterable[str | Pat
     real = os.path.realpath(folder)
     for path in map(str, inputs):
         if os.path.basename(path) in outputs and os.path.realpath(os.path.dirname(path)) == real:  # noqa: PTH119, PTH120
-            raise InputError(f"{path}: is read, and would be written over; name another folder for the results")
+            raise InputError(f"{path}: is an input, and would be overwritten; name another folder for the results")
 
 
 def check_outside(folder: str | Path, inputs: Iterable[str | Path]) -> None:

@@ -10,8 +10,8 @@ from boxwright.errors import InputError
 
 JsonObject = dict[str, Any]
 
-# An empty list takes two or three bytes in a file and 56 in memory. Label files have at most one list or object in 20
-# bytes, so a file with many more is not one.
+# An empty list takes two or three bytes in a file and 56 in memory. Label files have at most one list or object per 20
+# bytes, so a file with many more is not a label file.
 BYTES_PER_CONTAINER = 12
 SMALL = 1 << 20  # bytes; smaller files cannot take much memory
 
@@ -35,7 +35,7 @@ def parse(text: str | bytes, source: str, convert: Callable[[JsonObject], JsonOb
         convert: Applied to each object, innermost first.
 
     Raises:
-        InputError: The text is not JSON, repeats a key in an object, is nested deeper than some hundred levels, has a
+        InputError: The text is not JSON, repeats a key in an object, is nested deeper than a few hundred levels, has a
             number of more than 4300 digits, or many more lists than label files have.
     """
 

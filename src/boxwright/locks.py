@@ -1,4 +1,4 @@
-"""Locks on open files, which keep processes apart."""
+"""Locks on open files, between processes."""
 
 import errno
 import sys
@@ -15,11 +15,11 @@ def lock(
 
     Args:
         file: The file, or its descriptor.
-        shared: Others may have it locked as well, if theirs is shared.
-        wait: Until others release it.
-        inherited: By forked processes, of which the last one to close the file releases it (`flock`). Otherwise a lock
-            of this process only, which ends when any descriptor of the file is closed in it (`lockf`); it keeps out
-            only those of its kind.
+        shared: Allow other shared locks at the same time.
+        wait: Wait until conflicting locks are released.
+        inherited: Forked processes inherit the lock; the last one to close the file releases it (`flock`). Otherwise
+            the lock belongs to this process only, ends when any descriptor of the file is closed in it, and excludes
+            only locks of the same kind (`lockf`).
 
     Returns:
         Whether it is locked; None on Windows and on file systems without locks.

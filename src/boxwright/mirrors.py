@@ -1,11 +1,11 @@
-"""Reading mirrors: folders in the cache that stand for an archive, or for a folder of an object store.
+"""Reading mirrors: cache folders that stand for an archive or for a folder of an object store.
 
 A mirror is `<cache>/mirrors/<key>/`. Its `tree/` has an empty (sparse) file of the true size for each member, so that
-whatever lists folders works as on loose files. Its `index.sqlite` says where the content of each member is;
-`files.open_regular` reads it from there. `archives/mirror.py` makes mirrors; they never change afterwards.
-The folder's time of change is that of the last use, and those that were not used for long are removed.
+code that lists folders works as on ordinary files. Its `index.sqlite` stores where the content of each member is;
+`files.open_regular` reads it from there. `archives/mirror.py` creates mirrors; they never change afterwards.
+The folder's modification time is the time of its last use; mirrors that were not used for long are removed.
 
-Nothing here is shared between processes: the database and the archives are opened by the process that reads them.
+Nothing here is shared between processes: each process opens the database and the archives itself.
 """
 
 import errno
@@ -34,21 +34,21 @@ TREE, INDEX = "tree", "index.sqlite"
 FOREIGN = re.compile(rf"(.*/{FOLDER}/[0-9a-f]{{32}})/{TREE}/")
 STORED, DEFLATED = 0, 8  # how the bytes of a member are stored, as ZIP numbers it
 MAX_HANDLES = 64  # files that a process keeps open
-SMALL = 1 << 16  # bytes of a stored member that is read at once, which is faster than in pieces
-MAX_INFLATED = 1 << 28  # bytes of a compressed member that is read: the whole of it is kept in memory
-# Kind of a source -> the module that opens its members, a `Reader`; `file` is here. By name, since they are packages to
-# the right, which a loader's worker has not imported.
+SMALL = 1 << 16  # bytes; stored members up to this size are read at once, which is faster than in pieces
+MAX_INFLATED = 1 << 28  # bytes; limit for a compressed member, which is kept in memory completely
+# Kind of a source -> the module that opens its members, a `Reader`; `file` is in this module. Names, since the modules
+# are in packages to the right, which a data loader worker has not imported.
 READERS: Mapping[str, str] = {"parquet": "boxwright.archives.parquet", "remote": "boxwright.remote.members"}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What members are read from.
+    """A source that members are read from.
 
     Attributes:
         kind: `file` (bytes of a local file), `parquet` (rows of one), or `remote` (objects below a URI).
         address: Absolute path, or URI without credentials.
-        version: What identifies its content; of a local file `version_of`, of others as its reader wants it.
+        version: Identifies its content: `version_of` for a local file, otherwise defined by its reader.
     """
 
     kind: str
@@ -61,14 +61,14 @@ class Member:
     """A file of a mirror, and where its content is.
 
     Attributes:
-        name: Its path below the tree, with `/`.
-        size: Of the content, bytes.
+        name: Path below the tree, with `/`.
+        size: Size of the content in bytes.
         source: Index of its source.
         start: First byte in a local file; row of a Parquet file.
-        length: Bytes there, as stored.
-        method: `STORED` or `DEFLATED`, of a local file.
+        length: Number of bytes there, as stored.
+        method: `STORED` or `DEFLATED`, for a local file.
         crc: CRC-32 of the content; None if it is not known.
-        version: Of a remote object (its etag).
+        version: Version of a remote object (its etag).
     """
 
     name: str
@@ -82,17 +82,17 @@ class Member:
 
 
 class Reader(Protocol):
-    """The module of a kind in `READERS`."""
+    """Interface of the modules in `READERS`."""
 
     def open_member(self, source: Source, member: Member) -> BinaryIO:
-        """The content of a member, which can be read and sought from several threads. Raises OSError."""
+        """Open the content of a member; several threads may read and seek. Raises OSError."""
 
     def local_member(self, source: Source, member: Member) -> Path:
-        """A file with the content of a member, of a reader that has one (`remote`). Raises OSError."""
+        """The path of a file with the content of a member; only `remote` has such files. Raises OSError."""
 
 
 def version_of(path: str | Path) -> str:
-    """What identifies the content of a local file without reading it. Raises OSError."""
+    """A string that identifies the content of a local file, without reading it. Raises OSError."""
     return _version(os.stat(path))  # noqa: PTH116
 
 
@@ -101,21 +101,21 @@ def _version(found: os.stat_result) -> str:
 
 
 def root() -> str:
-    """The folder of all mirrors, without links, so that a resolved path of a member is the same. Raises RuntimeError as
-    `cache_folder`."""
+    """The folder of all mirrors, with links resolved, so that resolving the path of a member does not change it. Raises
+    RuntimeError as `cache_folder` does."""
     return _root(*map(os.environ.get, (VARIABLE, "XDG_CACHE_HOME", "HOME")))
 
 
 @lru_cache(maxsize=8)
 def _root(*environment: str | None) -> str:
-    """For the variables that `cache_folder` reads, since it is asked for every file."""
+    """`root` for these values of the variables that `cache_folder` reads; cached, since it is called for every file."""
     return os.path.join(os.path.realpath(cache_folder()), FOLDER)  # noqa: PTH118
 
 
 def split(path: str | Path) -> tuple[str, str] | None:
     """The mirror of a path, and the path below its tree, with `/`, "" for the tree itself; None for other paths.
 
-    Fast, as it is asked for every file.
+    Fast, since it is called for every file.
     """
     text = os.fspath(path)
     if f"{os.sep}{FOLDER}{os.sep}" not in text:
@@ -148,7 +148,7 @@ def find(path: str | Path) -> tuple[Source, Member] | None:
 
 
 def origin(path: str) -> str:
-    """What a path stands for: the local file or the URI that its member is read from; other paths as they are."""
+    """The local file or the URI that the member at a path is read from; other paths are returned unchanged."""
     try:
         found = find(path)
     except OSError:
@@ -199,15 +199,15 @@ class Mirror:
     """An open mirror: the index of its members. It is not removed while it is open.
 
     Attributes:
-        title: What messages call its tree.
-        sources: What its members are read from.
+        title: Name of its tree in messages.
+        sources: The sources of its members.
     """
 
     def __init__(self, folder: str) -> None:
         path = os.path.join(folder, INDEX)  # noqa: PTH118
         if not os.path.isfile(path):  # noqa: PTH113  (sqlite's own message has no reason)
             raise OSError(errno.ENOENT, "the cache was removed while it was in use; start again", path)
-        uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"  # without locks, since nobody writes
+        uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"  # without locks, since mirrors never change
         self._lock = threading.Lock()
         self._kept = _Handle(path)
         lock(self._kept.number, shared=True)
@@ -223,12 +223,12 @@ class Mirror:
         self.retitle(self.title)
 
     def retitle(self, title: str) -> None:
-        """Have messages of this process call the tree so."""
+        """Set the name of the tree in messages of this process."""
         self.title = title
         errors.set_title(self._tree, title)
 
     def member(self, name: str, path: str) -> tuple[Source, Member]:
-        """A member by its name. path: for the error. Raises OSError if there is none."""
+        """A member by its name. path: named in the error. Raises OSError if there is none."""
         try:
             with self._lock:
                 row = self._database.execute("SELECT * FROM member WHERE name = ?", (os.fsencode(name),)).fetchone()
@@ -242,7 +242,7 @@ class Mirror:
 
 
 _opened: dict[str, Mirror] = {}
-_inherited: list[Mirror] = []  # of the process that forked this one: neither used nor closed
+_inherited: list[Mirror] = []  # mirrors of the parent process after a fork: neither used nor closed
 _opening = threading.Lock()
 
 
@@ -250,7 +250,7 @@ def mirror(folder: str) -> Mirror:
     """The mirror in a folder, opened once in this process. Messages then call its files by their names in the archive.
 
     Raises:
-        OSError: It is not there, or is damaged.
+        OSError: It is missing or damaged.
     """
     found = _opened.get(folder)
     if found is None:
@@ -326,7 +326,7 @@ class _Window(io.RawIOBase):
         return len(content)
 
     def readall(self) -> bytes:
-        """What is left; all of it, so that its checksum is compared."""
+        """The remaining bytes; from the start, all of them, so that the checksum is compared."""
         start, parts = self._position, []
         while part := self._read(1 << 30):
             parts.append(part)
@@ -345,7 +345,7 @@ class _Window(io.RawIOBase):
 
 
 def check(content: bytes, crc: int | None) -> None:
-    """Raise OSError if the content has another CRC-32."""
+    """Raise OSError if the CRC-32 of the content is not `crc`."""
     if crc is not None and zlib.crc32(content) != crc:
         raise OSError(errno.EIO, "damaged: its checksum is not the archive's; get the archive again")
 
@@ -353,7 +353,7 @@ def check(content: bytes, crc: int | None) -> None:
 def _inflated(raw: _Window, member: Member) -> bytes:
     """The content of a deflated member, never more than it declares."""
     if member.size > MAX_INFLATED:
-        reason = f"compressed, with {member.size:,} bytes, of {MAX_INFLATED:,} that are read at once"
+        reason = f"compressed, with {member.size:,} bytes, more than the {MAX_INFLATED:,} that are read at once"
         raise OSError(errno.EFBIG, f"{reason}; store it without compression (zip -0)")
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:

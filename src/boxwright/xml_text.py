@@ -9,7 +9,7 @@ from xml.parsers import expat
 
 from boxwright.files import length, open_regular
 
-MAX_BYTES = 1 << 24  # of a file that is read as a whole; an object takes about 300
+MAX_BYTES = 1 << 24  # bytes of a file that is read as a whole; an object takes about 300
 MAX_STREAM = 1 << 28  # bytes of a file that is read piece by piece
 MAX_ELEMENTS = 1 << 19  # at a time, 150 bytes of memory each; an object has about ten
 MAX_DEPTH = 32  # of nested elements; label files have 5
@@ -18,7 +18,8 @@ START = 256  # bytes, enough for `codec_of`
 LINE = " line"  # attribute of an element of `children`: its line in the file; no attribute in XML has this name
 INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that XML cannot contain
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""", re.ASCII)
-# Declared encoding -> codec. A UTF-16 that can be read byte by byte is none. GB 18030 contains the older Chinese ones.
+# Declared encoding -> codec. A declaration of UTF-16 that can be read byte by byte is wrong: such a file is UTF-8.
+# GB 18030 contains the older Chinese encodings.
 CODECS = (
     dict.fromkeys(("utf-8", "utf8", "utf-16", "unicode"), "utf-8-sig")
     | dict.fromkeys(("gb2312", "gbk", "gb18030", "cp936"), "gb18030")
@@ -31,7 +32,7 @@ MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-
 
 
 class XmlError(ValueError):
-    """Why a file cannot be read: the text for a message, without the name of the file."""
+    """A file cannot be read; the text is for a message, without the name of the file."""
 
 
 def read(file: str | Path, root: str) -> ET.Element:
@@ -50,7 +51,7 @@ def children(file: str | Path, root: str) -> Iterator[ET.Element]:
 
 
 class _Builder(ET.TreeBuilder):
-    """Builds elements, not too many and not too deeply nested."""
+    """Builds elements, with limits on their number and nesting."""
 
     def __init__(self, root: str, *, lines: bool = False) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ def _chunks(file: str | Path, max_bytes: int) -> Iterator[str]:
 
 
 def codec_of(start: bytes) -> str:
-    """The codec of a file that begins so. Raises XmlError for an encoding that is not read."""
+    """The codec of a file that begins with `start`. Raises XmlError for an unsupported encoding."""
     for mark, codec in MARKS.items():
         if start.startswith(mark):
             return codec

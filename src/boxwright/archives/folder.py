@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 READERS = {".zip": zip_members.members, ".tar": tar_members.members}
 SUFFIXES = tuple(READERS)
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")  # told apart, not read
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")  # recognized, not read
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in bash and WebDataset: data-{000000..000099}.tar
 MAX_SHARDS = 100_000
 
@@ -36,8 +36,8 @@ def as_folder(path: str | Path, title: str | None = None) -> Path:
 
     Args:
         path: A `.zip` or `.tar` file, a pattern of them (`data-{000000..000099}.tar`, `shard-*.tar`), or a folder that
-            holds nothing else. It may go on inside an archive (`set.zip/images/1.jpg`).
-        title: What messages call it; None for `path`.
+            contains nothing else. The path may continue inside an archive (`set.zip/images/1.jpg`).
+        title: Name in messages; None for `path`.
 
     Raises:
         InputError: An archive is missing, damaged, or not safe.
@@ -53,7 +53,7 @@ def as_folder(path: str | Path, title: str | None = None) -> Path:
 
 
 def _archive_of(path: Path) -> Path | None:
-    """The archive that a path goes on inside of; None if there is none."""
+    """The archive that a path leads into; None if there is none."""
     return next((above for above in path.parents if above.name.lower().endswith(SUFFIXES) and above.is_file()), None)
 
 
@@ -100,7 +100,7 @@ def _shards(path: str | Path, title: str) -> list[Path]:
 
 
 def _shards_in(folder: Path) -> list[Path]:
-    """The archives in a folder that holds nothing else; else []."""
+    """The archives in a folder that contains nothing else; otherwise []."""
     with os.scandir(folder) as entries:
         names = []
         for entry in entries:
@@ -130,7 +130,7 @@ def _expanded(pattern: str, title: str) -> list[str]:
 
 
 def _members(shards: Sequence[Path], places: Sequence[Path], title: str) -> Iterator[Member]:
-    """The files of all shards. places: where these are."""
+    """The files of all shards. places: local files with the content of the shards."""
     each = (
         READERS[shard.suffix.lower()](place, title if len(shards) == 1 else str(shard), number)
         for number, (shard, place) in enumerate(zip(shards, places, strict=True))
@@ -146,7 +146,7 @@ def _members(shards: Sequence[Path], places: Sequence[Path], title: str) -> Iter
 
 
 def _local(shard: Path, title: str) -> Path:
-    """The archive itself; a copy in the cache of one that is in another archive or a remote folder."""
+    """The archive itself, or a copy in the cache if it is in another archive or a remote folder."""
     try:
         return local_file(shard).resolve(strict=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Making mirrors (`mirrors.py`): folders in the cache that stand for archives, or for folders of an object store."""
+"""Creating mirrors (`mirrors.py`): cache folders that stand for archives or for folders of an object store."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from boxwright.files import make_folder, new_folder, remove_folder, sync
 from boxwright.locks import lock
 from boxwright.mirrors import INDEX, TREE, Member, Source
 
-FORMAT = 1  # of mirrors; another one has other keys
-UNUSED = 30 * 24 * 3600  # s without a use, after which a mirror is removed
-MODE = 0o666 if os.name == "nt" else 0o444  # of a file without content; Windows removes none that is read-only
+FORMAT = 1  # of mirrors; part of their keys
+UNUSED = 30 * 24 * 3600  # s; a mirror that was not used for that long is removed
+MODE = 0o666 if os.name == "nt" else 0o444  # of a file without content; Windows does not remove read-only files
 MAX_MEMBERS = 20_000_000
-MAX_NAME, MAX_PART = 2048, 255  # bytes of a name, and of a part of it; Linux's limits, the cache's path deducted
+MAX_NAME, MAX_PART = 2048, 255  # bytes of a name and of one part of it: Linux's limits less the path of the cache
 SCHEMA = """
 CREATE TABLE mirror (title TEXT);
 CREATE TABLE source (number INTEGER PRIMARY KEY, kind TEXT, address TEXT, version TEXT);
@@ -31,15 +31,15 @@ CREATE TABLE member (name BLOB PRIMARY KEY, size INTEGER, source INTEGER, start 
 
 
 def make_mirror(title: str, sources: Sequence[Source], members: Callable[[], Iterable[Member]]) -> Path:
-    """The tree of the mirror of these sources, made if there is none of these versions yet.
+    """The tree of the mirror of `sources`, created if there is none for their versions.
 
     Args:
-        title: What messages call the tree: the archive as the user named it, or a URI without credentials.
-        sources: What the members are read from.
-        members: Lists them; called only where the mirror is made. It may raise InputError.
+        title: Name of the tree in messages: the archive as the user named it, or a URI without credentials.
+        sources: The sources of the members.
+        members: Lists the members; called only if the mirror is created. It may raise InputError.
 
     Raises:
-        InputError: A name is not safe or stands twice, or the cache cannot be written. Nothing is left then.
+        InputError: A name is not safe or not unique, or the cache cannot be written. No files remain then.
     """
     try:
         folder = Path(mirrors.root(), _key(sources))
@@ -64,7 +64,7 @@ def make_mirror(title: str, sources: Sequence[Source], members: Callable[[], Ite
 
 
 def _remove_unused(root: Path) -> None:
-    """Remove the mirrors that no process has open and none has opened for long."""
+    """Remove the mirrors that no process has open and that were not used for `UNUSED` seconds."""
     for folder in root.iterdir():
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime < UNUSED:
@@ -104,7 +104,7 @@ def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tupl
         if count > MAX_MEMBERS:
             raise InputError(f"{title}: more than {MAX_MEMBERS:,} files; divide it")
         if fault := name_fault(member.name.removesuffix("/")):
-            raise InputError(f"{title}: a file called '{member.name[-80:]}', {fault}; pack it anew")
+            raise InputError(f"{title}: a file called '{member.name[-80:]}', {fault}; repack it")
         folder, _, last = member.name.rpartition("/")
         try:
             if folder not in made:
@@ -114,8 +114,8 @@ def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tupl
                 continue
             handle = os.open(base + member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
         except (FileExistsError, NotADirectoryError) as error:
-            other = "twice, as a file or a folder, or again in other case where case does not matter"
-            raise InputError(f"{title}: holds '{member.name[-80:]}' {other}; pack it anew") from error
+            other = "twice (or as a file and a folder, or in different case where the file system ignores case)"
+            raise InputError(f"{title}: holds '{member.name[-80:]}' {other}; repack it") from error
         try:
             os.truncate(handle, member.size)
         finally:
@@ -124,7 +124,7 @@ def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tupl
 
 
 def name_fault(name: str) -> str:
-    """Why a name of a member is not safe; empty if it is. Separators are `/`."""
+    """The reason why a member's name is not safe; empty if it is. Separators are `/`."""
     parts = name.split("/")
     if not name or name.startswith("/") or (os.sep != "/" and (":" in name or os.sep in name)):
         return "an absolute name" if name else "an empty name"
@@ -135,7 +135,7 @@ def name_fault(name: str) -> str:
     try:
         encoded = [len(os.fsencode(part)) for part in parts]
     except UnicodeEncodeError:
-        return "which is no text"
+        return "which is not text"
     if max(encoded) > MAX_PART or sum(encoded) + len(parts) > MAX_NAME:
         return f"with more than {MAX_PART} bytes in a part, or {MAX_NAME} in all"
     return ""

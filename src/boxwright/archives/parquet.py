@@ -1,6 +1,6 @@
 """Rows of Parquet files as members of a mirror: each image is read from its row group.
 
-pyarrow is the extra `parquet`. A process keeps the images of the row groups that it has read last.
+pyarrow comes with the extra `parquet`. A process keeps the images of the row groups that it read last.
 """
 
 import bisect
@@ -26,10 +26,10 @@ from boxwright.progress import track
 
 logger = logging.getLogger(__name__)
 
-MAX_GROUP = 1 << 27  # bytes of images in a row group, which is read as a whole and takes four times as much then
+MAX_GROUP = 1 << 27  # bytes of images per row group, which is read as a whole and then takes four times as much
 SLOW_GROUP = 1 << 25  # bytes above which training is slow, as it visits images in random order
 CACHE_BYTES = 1 << 27  # of row groups that a process keeps
-MAX_FILES = 64  # that a process keeps open
+MAX_FILES = 64  # files that a process keeps open
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif",
          b"GI": ".gif"}  # fmt: skip
 
@@ -39,7 +39,7 @@ class ParquetFile:
 
     Attributes:
         address: Its path.
-        version: As of its source.
+        version: The version of its source.
         column: The path of the column with the bytes of the images, such as `image.bytes`.
         starts: The first row of each row group.
     """
@@ -53,12 +53,12 @@ class ParquetFile:
         self.starts = [0, *itertools.accumulate(counts)]
 
     def group(self, number: int) -> Any:
-        """The images of a row group, a chunked array of bytes. Raises InputError if it cannot be read, or is large."""
+        """The images of a row group, a chunked array of bytes. Raises InputError if it is damaged or too large."""
         size = self.size(number)
         if size > MAX_GROUP:
             raise InputError(
-                f"{self.address}: its row group {number} has {size:,} bytes of images, of {MAX_GROUP:,} that are read "
-                "at once; write it anew with fewer rows a group"
+                f"{self.address}: row group {number} has {size:,} bytes of images, more than the {MAX_GROUP:,} that "
+                "are read at once; rewrite it with fewer rows per group"
             )
         compute = import_extra("pyarrow.compute", "parquet")
         arrow = import_extra("pyarrow", "parquet")
@@ -86,11 +86,11 @@ def open_parquet(path: str | Path, title: str) -> Any:
         open_regular(path).close()
         return parquet.ParquetFile(local_file(path), memory_map=False)
     except (arrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{title}: no complete Parquet file ({first_line(error)}); get it again") from error
+        raise InputError(f"{title}: not a complete Parquet file ({first_line(error)}); get it again") from error
 
 
 def image_column(schema: Any, title: str) -> str:
-    """The path of the column with the bytes of images: `image` itself, or its `bytes`. Raises InputError for none."""
+    """The path of the column with the bytes of images: `image` itself, or its `bytes`. Raises InputError if missing."""
     types = import_extra("pyarrow.types", "parquet")
     for name in ("image", "img"):
         if (index := schema.get_field_index(name)) < 0:
@@ -109,8 +109,8 @@ def make_parquet_mirror(title: str, files: Sequence[Path]) -> list[list[str]]:
     """The images of each file as paths in a mirror, `<file without suffix>/<row>.jpg`; "" where a row has none.
 
     Args:
-        title: What messages call the folder of the files.
-        files: Parquet files of different names.
+        title: Name of the folder of the files in messages.
+        files: Parquet files with different names.
 
     Raises:
         InputError: A file cannot be read, or has a row group that is too large.
@@ -125,13 +125,13 @@ def make_parquet_mirror(title: str, files: Sequence[Path]) -> list[list[str]]:
     largest = max((file.size(number) for file in opened for number in range(len(file.starts) - 1)), default=0)
     if largest > SLOW_GROUP:
         logger.warning(
-            "%s: row groups of up to %d MiB of images, each read as a whole for an image; before training, convert "
-            "it or write it with fewer rows a group", title, largest >> 20,
+            "%s: row groups of up to %d MiB of images, each read as a whole for one image; before training, convert "
+            "it or rewrite it with fewer rows per group", title, largest >> 20,
         )  # fmt: skip
-    for file, one in zip(files, opened, strict=True):
+    for file, table in zip(files, opened, strict=True):
         folder = tree / file.stem
         names = {path.stem: path for path in folder.iterdir()} if folder.is_dir() else {}
-        paths.append([str(names.get(_stem(row), "")) for row in range(one.starts[-1])])
+        paths.append([str(names.get(_stem(row), "")) for row in range(table.starts[-1])])
     return paths
 
 
@@ -146,7 +146,7 @@ def _members(files: Sequence[Path], sources: Sequence[Source]) -> Iterator[Membe
             for offset, value in enumerate(opened.group(group)):
                 content = value.as_buffer() if value.is_valid else None
                 if content is not None:
-                    suffix = MAGIC.get(bytes(content[:2]), ".jpg")  # what is no image is reported when it is read
+                    suffix = MAGIC.get(bytes(content[:2]), ".jpg")  # other content is reported when it is read
                     yield Member(f"{file.stem}/{_stem(start + offset)}{suffix}", content.size, number, start + offset)
 
 
@@ -161,12 +161,12 @@ def open_member(source: Source, member: Member) -> BinaryIO:
     except (InputError, IndexError) as error:
         raise OSError(errno.EIO, str(error), source.address) from error
     if content is None or len(content) != member.size:
-        raise OSError(errno.EIO, f"row {member.start} is not of {member.size:,} bytes; get the file again")
+        raise OSError(errno.EIO, f"row {member.start} does not have {member.size:,} bytes; get the file again")
     return cast(BinaryIO, io.BytesIO(content))
 
 
 class _Groups:
-    """The row groups that were read last, of up to `CACHE_BYTES`, or a single one."""
+    """The row groups that were read last, up to `CACHE_BYTES`, or a single larger one."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
@@ -191,7 +191,7 @@ _groups = _Groups()
 
 
 def _after_fork() -> None:
-    """Open files and locks of the other process are not used."""
+    """Drop open files and locks of the parent process."""
     global _groups
     _groups = _Groups()
     _file.cache_clear()

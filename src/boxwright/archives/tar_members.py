@@ -13,7 +13,7 @@ from boxwright.mirrors import Member
 BLOCK = tarfile.BLOCKSIZE
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 KINDS = {tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link", tarfile.GNUTYPE_SPARSE: "a sparse file"}
-REMEDY = "pack it anew (tar --dereference --hard-dereference)"
+REMEDY = "repack it (tar --dereference --hard-dereference)"
 KEPT = 1000  # headers that tarfile keeps in memory
 
 
@@ -41,7 +41,7 @@ def members(path: Path, title: str, source: int) -> Iterator[Member]:
     except InputError:
         raise
     except tarfile.TarError as error:
-        raise InputError(f"{title}: no complete tar file ({str(error)[:60]}); get it again") from error
+        raise InputError(f"{title}: not a complete tar file ({str(error)[:60]}); get it again") from error
     except Exception as error:  # tarfile raises many types of errors for damaged headers
         raise InputError(f"{title}: a damaged tar file ({str(error)[:60]}); get it again") from error
 
@@ -64,7 +64,7 @@ def _members(archive: tarfile.TarFile, title: str, source: int, size: int) -> It
 
 
 def _check_end(file: BinaryIO, offset: int, size: int, title: str) -> None:
-    """Raise InputError if the archive does not end by a block of zeros: tarfile takes any damage for its end."""
+    """Raise InputError if the archive does not end with a block of zeros: tarfile takes any damage for its end."""
     file.seek(offset)
     block = file.read(BLOCK)
     if len(block) < BLOCK or any(block):

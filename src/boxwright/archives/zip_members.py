@@ -17,7 +17,7 @@ SIGNATURE = b"PK\3\4"
 UTF8, ENCRYPTED = 0x800, 0x1  # flags of a member
 METHODS = {6: "imploded", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 WINDOWS = 0  # the system that has written a member; its names may have backslashes
-MAX_EXPANSION = 1032  # of Deflate
+MAX_EXPANSION = 1032  # the maximum of Deflate
 
 
 def members(path: Path, title: str, source: int) -> Iterator[Member]:
@@ -25,11 +25,11 @@ def members(path: Path, title: str, source: int) -> Iterator[Member]:
 
     Args:
         path: The archive.
-        title: What messages call it.
+        title: Its name in messages.
         source: Index of the archive among the sources of the mirror.
 
     Raises:
-        InputError: It is damaged, or holds what is not read: encrypted files, links, other compression, a ZIP bomb.
+        InputError: It is damaged or a ZIP bomb, or contains encrypted files, links or other compression.
     """
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
@@ -56,14 +56,14 @@ def members(path: Path, title: str, source: int) -> Iterator[Member]:
         raise InputError(f"{title}: cannot be read ({error.strerror or error})") from error
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"{title}: no complete ZIP file ({str(error)[:60]}); it is cut off or of another kind, get it again"
+            f"{title}: not a complete ZIP file ({str(error)[:60]}); it is cut off or of another kind, get it again"
         ) from error
     except Exception as error:  # zipfile raises many types of errors for damaged files
         raise InputError(f"{title}: a damaged ZIP file ({str(error)[:60]}); get it again") from error
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """The name as it was written. Without a mark it is in any encoding: UTF-8 on most systems, else code page 437."""
+    """The name as written. Without the UTF-8 flag, the encoding is unknown: mostly UTF-8, else code page 437."""
     name = info.orig_filename
     if not info.flag_bits & UTF8 and not name.isascii():
         with suppress(UnicodeError):
@@ -72,18 +72,18 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _check(info: zipfile.ZipInfo, place: str) -> None:
-    """Raise InputError for a member that is not read. place: archive and name."""
+    """Raise InputError for an unsupported member. place: archive and name."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) and info.create_system != WINDOWS:
         what = "a link" if kind == stat.S_IFLNK else "a device, or another special file"
-        raise InputError(f"{place}: is {what}, needed files only; pack it anew")
+        raise InputError(f"{place}: is {what}, needed files only; repack it")
     if info.flag_bits & ENCRYPTED:
-        raise InputError(f"{place}: is encrypted; pack it anew without a password")
+        raise InputError(f"{place}: is encrypted; repack it without a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         method = METHODS.get(info.compress_type, f"method {info.compress_type}")
-        raise InputError(f"{place}: compressed by {method}, needed stored or deflated; pack it anew (zip -0)")
+        raise InputError(f"{place}: compressed by {method}, needed stored or deflated; repack it (zip -0)")
     expected = info.compress_size if info.compress_type == zipfile.ZIP_STORED else None
     if info.file_size > MAX_EXPANSION * info.compress_size + 64 or (expected not in (None, info.file_size)):
         raise InputError(
-            f"{place}: {info.compress_size:,} bytes cannot hold the declared {info.file_size:,}; pack it anew"
+            f"{place}: {info.compress_size:,} bytes cannot hold the declared {info.file_size:,}; repack it"
         )

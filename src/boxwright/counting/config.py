@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from boxwright.config import ClassName, Config, Fraction, read_yaml, validate
 from boxwright.errors import InputError
 
-MAX_ENTRIES = 100  # lines and zones each, and corners of a zone
+MAX_ENTRIES = 100  # maximum number of lines, of zones, and of corners of a zone
 Corners = tuple[float, float, float, float]
 
 
@@ -30,11 +30,11 @@ Polygon = Annotated[tuple[float, ...], AfterValidator(_polygon)]
 
 
 class CountingConfig(Config):
-    """Where to count; all coordinates are px of the video as it is shown.
+    """Lines and zones to count at; all coordinates are px of the video as displayed.
 
     Attributes:
-        lines: Name -> x1, y1, x2, y2. A crossing from the left of the way from the first point to the second to its
-            right is `in`, the other one `out`.
+        lines: Name -> x1, y1, x2, y2. Looking from the first point to the second, a crossing from left to right is
+            `in`, from right to left `out`.
         zones: Name -> x1, y1, x2, y2, ... of the corners of a polygon.
         anchor: The point of a box that counts: its `center`, or the `bottom` center, where an object stands.
         band: Hysteresis: an object is on a side of a line or border when its anchor is farther from it than this
@@ -65,11 +65,11 @@ def load(file: str | Path | None = None, lines: Sequence[str] = (), zones: Seque
         InputError: The file or a value is faulty, or there is neither a line nor a zone.
     """
     config = CountingConfig() if file is None else validate(CountingConfig, read_yaml(Path(file)), str(file))
-    given = {
+    values = {
         "lines": {f"line {number}": _numbers(text, "--line") for number, text in enumerate(lines, 1)},
         "zones": {f"zone {number}": _numbers(text, "--zone") for number, text in enumerate(zones, 1)},
     }
-    added = validate(CountingConfig, given, "--line, --zone")
+    added = validate(CountingConfig, values, "--line, --zone")
     if repeated := sorted(added.lines.keys() & config.lines.keys() | added.zones.keys() & config.zones.keys()):
         raise InputError(f"{file}: found '{repeated[0]}', the name of a --line or --zone; needed another name")
     if not (added.lines or added.zones or config.lines or config.zones):
@@ -78,8 +78,8 @@ def load(file: str | Path | None = None, lines: Sequence[str] = (), zones: Seque
 
 
 def check_size(config: CountingConfig, height: int, width: int) -> None:
-    """Raises InputError if a place is outside of frames of that size, px, or within a pixel, as fractions are: nothing
-    would ever be counted there."""
+    """Raise InputError if a line or zone is outside of frames of (height, width) px, or within one pixel, as fractions
+    of the size would be: nothing would ever be counted there."""
     for place, corners in (config.lines | config.zones).items():
         x, y = corners[::2], corners[1::2]
         outside = max(x) < 0 or max(y) < 0 or min(x) > width or min(y) > height

@@ -2,8 +2,8 @@
 
 A crossing counts once the anchor of a confirmed track has been beyond the hysteresis band on one side and then on the
 other. Its time is when the anchor was on the line itself, interpolated between frames. So an object that stands on a
-line, an id that exists for a frame and a track that begins on a line count nothing, and a class that flips is that of
-the track as a whole.
+line, an id that exists for one frame, and a track that begins on a line are not counted. The class of an event is that
+of the whole track, even if its detections differ.
 """
 
 from collections import Counter as Tally
@@ -25,16 +25,16 @@ START, END = "start", "end"  # of zones: a track that begins or ends inside
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something counted.
+    """A counted event.
 
     Attributes:
         time: When the anchor was on the line or border, in s; of a track that begins or ends in a zone, when it was
             first or last detected there.
-        track: Its id.
-        name: Its class.
+        track: Id of the track.
+        name: Class of the track.
         place: The name of the line or zone.
         direction: `in` or `out` of a line; `enter`, `exit`, `start` or `end` of a zone.
-        dwell: Of `exit` and `end`: seconds in the zone.
+        dwell: Seconds in the zone, for `exit` and `end`.
     """
 
     time: float
@@ -47,14 +47,14 @@ class Event:
 
 @dataclass(slots=True)
 class _Passage:
-    """A track at one place.
+    """State of a track at one line or zone.
 
     Attributes:
-        side: Beyond the band: 1 right of a line or inside a zone, -1 left or outside; 0 while that is not known.
-        point, distance, time: Of the last detection.
+        side: Beyond the band: 1 right of a line or inside a zone, -1 left or outside; 0 while unknown.
+        point, distance, time: Values of the last detection.
         crossed: Time at which the anchor was on the line or border last.
-        along: Where that was on a line, 0 to 1 between its points.
-        since: Since when it is in the zone.
+        along: Position of that crossing along a line, 0 to 1 between its points.
+        since: Time at which it entered the zone.
         pending: Events that count once the track is confirmed.
     """
 
@@ -71,7 +71,7 @@ class _Passage:
 
 
 class Counter:
-    """Counts the tracks of one video. The memory it takes depends on the tracks that have not ended only."""
+    """Counts the tracks of one video. Memory depends only on the tracks that have not ended."""
 
     def __init__(self, config: CountingConfig) -> None:
         self.config = config
@@ -79,14 +79,14 @@ class Counter:
         self._totals: dict[str, dict[str, Tally[str]]] = {place: defaultdict(Tally) for place in self._passages}
 
     def update(self, tracks: Tracks, time: float) -> list[Event]:
-        """Take the tracks of the next frame.
+        """Count the tracks of the next frame.
 
         Args:
             tracks: From `Tracker.update`, with the tentative ones.
-            time: Of the frame, in s.
+            time: Time of the frame in s.
 
         Returns:
-            What counts with this frame, in the order of places.
+            The events that count with this frame, by line and zone.
         """
         boxes = tracks.boxes.astype(np.float64)
         x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
@@ -146,7 +146,7 @@ class Counter:
         return events
 
     def _end(self, place: str, tracks: Sequence[int]) -> list[Event]:
-        """Forget tracks."""
+        """Remove tracks at one place; returns the events of confirmed tracks in a zone."""
         events = []
         for track in tracks:
             passage = self._passages[place].pop(track, None)
@@ -162,13 +162,13 @@ class Counter:
 
 
 def _over_line(passage: _Passage, side: int) -> None:
-    """A track is beyond the band on a new side; it crossed the line if it passed between its points."""
+    """Update a track that is beyond the band on a new side; it crossed the line if it passed between its points."""
     if passage.side and 0 <= passage.along <= 1:
         passage.pending.append((passage.crossed, IN if side > 0 else OUT, None))
 
 
 def _over_border(passage: _Passage, side: int) -> None:
-    """A track is beyond the band, inside or outside of a zone, and was not before."""
+    """Update a track that has just passed the band, to the inside or the outside of a zone."""
     if side > 0:
         passage.since = passage.crossed
         passage.pending.append((passage.crossed, ENTER if passage.side else START, None))

@@ -8,8 +8,8 @@ from boxwright.arrays import Array
 
 
 def beside_line(line: Sequence[float], points: Array) -> Array:
-    """Distances of points (N, 2) from the straight through x1, y1, x2, y2: (N,), positive to the right of the way from
-    the first point to the second, as it is seen on the image."""
+    """Signed distances of points (N, 2) from the straight line through x1, y1, x2, y2: (N,), positive to the right when
+    looking from the first point to the second on the image."""
     start, end = np.array(line, np.float64).reshape(2, 2)
     way = end - start
     distance: Array = (way[0] * (points[:, 1] - start[1]) - way[1] * (points[:, 0] - start[0])) / np.hypot(*way)
@@ -17,7 +17,7 @@ def beside_line(line: Sequence[float], points: Array) -> Array:
 
 
 def along_line(line: Sequence[float], point: Array) -> float:
-    """Where the foot of a point (2,) lies on a line: 0 at its first point, 1 at its second."""
+    """Position along a line of the projection of a point (2,): 0 at the line's first point, 1 at its second."""
     start, end = np.array(line, np.float64).reshape(2, 2)
     way = end - start
     return float((point - start) @ way / (way @ way))
@@ -26,7 +26,7 @@ def along_line(line: Sequence[float], point: Array) -> float:
 def inside_polygon(polygon: Sequence[float], points: Array) -> Array:
     """Distances of points (N, 2) from the border of a polygon x1, y1, x2, y2, ...: (N,), positive inside.
 
-    Of a polygon that crosses itself, points with an odd number of crossings on a ray are inside.
+    If the polygon crosses itself, points with an odd number of crossings on a ray are inside.
     """
     starts = np.array(polygon, np.float64).reshape(-1, 2)
     ways = np.roll(starts, -1, axis=0) - starts

@@ -64,7 +64,7 @@ def _tints(config: CountingConfig) -> dict[str, Color]:
 
 
 def _path(canvas: Array, points: Array, tint: Color, thick: int, *, closed: bool = False, arrow: bool = False) -> None:
-    """Lines between points (N, 2), with an outline for contrast. Points far outside are brought near."""
+    """Draw lines between points (N, 2), with an outline for contrast. Coordinates far outside are limited."""
     side = 4 * max(canvas.shape)
     corners = np.rint(points.clip(-side, side)).astype(np.int32)
     for shade, extra in ((OUTLINE, 2), (tint, 0)):

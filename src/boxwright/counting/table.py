@@ -9,7 +9,7 @@ HEADER = ("time", "track", "class", "place", "direction", "dwell")
 
 
 class EventTable:
-    """Writes events to a stream as they come, so that no memory grows with the video."""
+    """Writes events to a stream as they occur, so that memory does not grow with the video."""
 
     def __init__(self, stream: TextIO) -> None:
         """stream: a text file, opened with `newline=""`."""

@@ -16,15 +16,15 @@ from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
 from boxwright.remote.folders import local_data
 
-SPLIT = "background"  # in findings
+SPLIT = "background"  # name of the split in findings
 
 
 def open_background(folders: Sequence[str], datasets: Sequence[Dataset]) -> Dataset:
-    """The images in the folders and below them, each once, as a split with the classes of the training set.
+    """The images in and below the folders, each once, as a split with the classes of the training set.
 
     Args:
-        folders: At least one.
-        datasets: The training set, and then others that must have none of the images either.
+        folders: One or more folders.
+        datasets: The training set, then other splits, which must contain none of the images either.
 
     Raises:
         InputError: A folder is missing or has no images, or one of its images is in a data set.
@@ -46,12 +46,12 @@ def open_background(folders: Sequence[str], datasets: Sequence[Dataset]) -> Data
     source = Source("images", Path(folders[0]), SPLIT, Path(", ".join(folders)))
     rows = Boxes.without_ids(np.zeros((0, 4)), (), ())
     background = Dataset.without_ids(source, training.names, images, [""], rows, [0] * len(images))
-    ids = -background.images.ids  # so that those of the training set stay
+    ids = -background.images.ids  # negative, so that the ids of the training set stay
     return replace(background, category_ids=training.category_ids, images=replace(background.images, ids=ids))
 
 
 def with_background(training: Dataset, background: Dataset) -> Dataset:
-    """The images of the training set and then those without objects, which have weight 1."""
+    """The images of the training set, followed by those without objects, which have weight 1."""
     joined = join([training, background])
     if training.members is None:
         return joined
@@ -62,7 +62,7 @@ def with_background(training: Dataset, background: Dataset) -> Dataset:
 
 
 def _identity(path: str) -> tuple[int, int] | str:
-    """The same for all links to a file; the path of a file that is not there."""
+    """A key that is equal for all links to a file; the path of a missing file."""
     try:
         status = os.stat(path)  # noqa: PTH116  (100,000s)
     except OSError:

@@ -10,11 +10,11 @@ from boxwright.data.source import Source
 from boxwright.errors import InputError
 
 SIDES = ("x1", "y1", "x2", "y2", "w", "h")
-Columns = Mapping[str, int]  # field (image, class, two corners or a corner and a size, height, width) -> its column
+Columns = Mapping[str, int]  # field (image, class, two corners or a corner and a size, height, width) -> column
 
 
 def collect_rows(source: Source, columns: Columns, header: bool, classes: Callable[[Source], list[str]]) -> Builder:
-    """Read a file. A row with an image but without box and class stands for an image without objects.
+    """Read a file. A row with an image but without box and class means an image without objects.
 
     Args:
         source: The split.

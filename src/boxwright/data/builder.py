@@ -59,11 +59,11 @@ class Builder:
         """Add an image and return its index.
 
         Args:
-            name: Its path, or with a locator, its name in the label file.
-            label_file: The file of its labels.
+            name: Path of the image; with a locator, its name in the label file.
+            label_file: File of its labels.
             size: (height, width) px; -1 if unknown.
-            keys: Further fields, as in `Extras.images`.
-            place: Where the label file names it; default: the label file.
+            keys: Additional fields, as in `Extras.images`.
+            place: Position at which the label file names the image; default: the label file.
         """
         index, place = len(self.paths), place or label_file
         written, candidates = name, tuple[str, ...]()
@@ -73,7 +73,7 @@ class Builder:
         elif self._locator is not None:
             located = self._locator.locate(name)
             if located.elsewhere:
-                self.note("image is not where its name says; found by the last part of the name", place)
+                self.note("image is not at the named path; found by the last part of the name", place)
             name, candidates = located.path, located.candidates
         self.paths.append(name)
         if candidates:
@@ -99,13 +99,13 @@ class Builder:
 
         Args:
             image: Index of its image.
-            name: Its class; None for an ignore region, where objects of any class may be.
-            xyxy: px of the image.
-            entry: Its position in the label file.
+            name: Class of the box; None for an ignore region, where objects of any class may be.
+            xyxy: The box in px of the image.
+            entry: Position of the box in the label file.
             crowd: Whether it is a crowd region.
             difficult: Whether it is marked as difficult.
-            area: px, of the outline; default: of the box.
-            keys: Further fields, as in `Extras.rows`.
+            area: Area of the outline in px; default: of the box.
+            keys: Additional fields, as in `Extras.rows`.
         """
         if name is None:
             crowd = True
@@ -123,12 +123,12 @@ class Builder:
     def ambiguous(self, place: str, name: str, candidates: Sequence[str], image: int) -> None:
         """Report that the image `name` at index `image` may be several files."""
         first, second = (os.path.relpath(file, self.source.root) for file in candidates[:2])
-        fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
+        fault = f"'{name[-60:]}' may be {first} or {second}; write the path"
         path = self.paths[image]
         self._findings.append(Finding("ambiguous_image", self.source.split, place, fault, path, index=image))
 
     def lines(self, file: str, image: int | None = None) -> Iterator[tuple[int, str]]:
-        """`text.lines` of the label file of an image; what cannot be read is reported."""
+        """`text.lines` of the label file of an image; errors of reading are reported."""
         try:
             yield from text.lines(Path(file))
         except InputError as error:
@@ -196,7 +196,7 @@ class Builder:
         )
 
     def extras(self, dataset: Dataset) -> Extras:
-        """The further fields of a `dataset` read from the same files, which may be a part of them."""
+        """The additional fields of `dataset`, which was read from the same files and may be a subset."""
         self._rows.sort(key=lambda row: row.image)
         rows = [self._rows[number - 1].keys for number in dataset.rows.ids.tolist()]
         return Extras(rows, [self._image_keys[number - 1] for number in dataset.images.ids.tolist()])
@@ -210,10 +210,10 @@ class Builder:
 
 
 def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Dataset]:
-    """`Layout.read` of a layout with a function that collects a split.
+    """Make `Layout.read` from a function that collects a split.
 
-    Class names are from the data YAML, else from a file of names in the root, else declared in the label files, else
-    those of the boxes of all splits, sorted.
+    Class names come from the data YAML, else from a file of names in the root, else from declarations in the label
+    files, else from the boxes of all splits, sorted.
     """
 
     def read(source: Source) -> Dataset:
@@ -225,7 +225,7 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
             for other in source.others:
                 found |= collect(replace(source, path=other, others=())).class_names()
             names = tuple(sorted(found))
-        if not names and not builder.has_error():  # errors are told as those of any other data set
+        if not names and not builder.has_error():  # errors are reported as for other data sets
             noted = f" ({note})" if (note := builder.first_note()) else ""
             remedy = f"write the class names into {root / 'classes.txt'}"
             raise InputError(f"{source.path}: no label has a class{noted}; {remedy}")
@@ -235,7 +235,7 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
 
 
 def extras_with(collect: Callable[[Source], Builder]) -> Callable[[Dataset], Extras]:
-    """`Layout.extras` of a layout with a function that collects a split."""
+    """Make `Layout.extras` from a function that collects a split."""
 
     def extras(dataset: Dataset) -> Extras:
         assert dataset.origin is not None  # set by `formats`, which opened it

@@ -23,7 +23,7 @@ class ClassSample:
     image_id: int  # index in the data set
     path: str  # of its file, for CIFAR with the index of the record
     label: int
-    pixels: NDArray[np.uint8] | None = None  # (h, w, 3) RGB if the image has no file of its own
+    pixels: NDArray[np.uint8] | None = None  # (h, w, 3) RGB if the image is not a separate file
 
     def image(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB. Raises InputError if the file is not a readable image."""
@@ -45,8 +45,8 @@ class ClassSet:
     pixels: NDArray[np.uint8] | None = None  # (P, 3, h, w) RGB if all images are in one file
     unused: tuple[str, ...] = ()  # files in the folders of images that are not images, for `check`
     class_folders: bool = False  # there is a folder of images per class
-    members: Members | None = None  # the sets, if it was put together from several (`data/merge.py`)
-    notes: tuple[str, ...] = ()  # what `class_map` and putting sets together changed
+    members: Members | None = None  # the sets, if it was merged from several (`data/merge.py`)
+    notes: tuple[str, ...] = ()  # changes by `class_map` and by merging sets
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,15 +63,15 @@ class ClassSet:
         return os.fsdecode(self.paths[index].item())
 
     def source(self, index: int) -> str | Array:
-        """The input of a predictor: the file of an image, or (h, w, 3) uint8 RGB if it has no file of its own."""
+        """The input of a predictor: the file of an image, or (h, w, 3) uint8 RGB if it is not a separate file."""
         return self.path(index) if self.pixels is None else self.pixels[index].transpose(1, 2, 0)
 
     def label_paths(self) -> list[str]:
-        """All label files: none."""
+        """An empty list, since there are no label files."""
         return []
 
     def folders(self) -> set[str]:
-        """The folders of the images, and with a folder per class, the parents of these."""
+        """The folders of the images and, with a folder per class, their parent folders."""
         inner = {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (1,000,000s)
         return inner | ({os.path.dirname(folder) for folder in inner} if self.class_folders else set())  # noqa: PTH120
 
@@ -96,8 +96,8 @@ class ClassSet:
             sets = self.members.sets if self.members else ()
             title = next((member.title for member in sets if missing[0] in member.dataset.names), self.root)
             raise InputError(
-                f"{title}: class {missing[0]} of split {self.split} ({len(missing)} such) is none of the "
-                f"{len(label_of)} known classes ({_few(names)}); rename its folder, or take weights for these classes"
+                f"{title}: class {missing[0]} of split {self.split} ({len(missing)} in total) is not one of the "
+                f"{len(label_of)} known classes ({_few(names)}); rename its folder, or use weights for these classes"
             )
         order = np.array([label_of[name] for name in self.names], dtype=np.int64)
         return replace(self, names=tuple(names), labels=order[self.labels])

@@ -21,10 +21,10 @@ def map_classes(dataset: Labels, class_map: Mapping[str, str], title: str) -> La
     """A data set with other classes. Classes that get the same name become one.
 
     Args:
-        dataset: Not put together from several sets.
+        dataset: A data set that was not merged from several sets.
         class_map: Class -> its new name; `drop`: its labels (in a `ClassSet` its images) are left out; `ignore`: its
             boxes become ignore regions. Other classes keep their names.
-        title: The data set, in messages.
+        title: Name of the data set in messages.
 
     Raises:
         InputError: No class is left, or a class of images is to be ignored.
@@ -34,7 +34,7 @@ def map_classes(dataset: Labels, class_map: Mapping[str, str], title: str) -> La
         return dataset
     if isinstance(dataset, ClassSet) and IGNORE in used.values():
         name = next(name for name, new in used.items() if new == IGNORE)
-        raise InputError(f"{title}: class_map: {name}: found ignore, which is for boxes; needed a new name or drop")
+        raise InputError(f"{title}: class_map: {name}: found ignore, which needs boxes; needed a new name or drop")
     words = {DROP: DROPPED, IGNORE: ANY_CLASS}
     kept = {name: used.get(name, name) for name in dataset.names if used.get(name) not in words}
     names = tuple(dict.fromkeys(kept.values()))
@@ -52,15 +52,15 @@ def map_classes(dataset: Labels, class_map: Mapping[str, str], title: str) -> La
 def check_keys(
     class_map: Mapping[str, str], names: Collection[str], title: str, others: Callable[[], Collection[str]]
 ) -> None:
-    """Raise InputError if a key is none of `names`, the classes of a split, nor of `others`, those of all."""
+    """Raise InputError if a key is neither in `names`, the classes of a split, nor in `others`, those of all splits."""
     unknown = [key for key in class_map if key not in names]
-    known = others() if unknown else ()
-    if unknown := [key for key in unknown if key not in known]:
-        raise InputError(f"{title}: class_map: {no_such_class(unknown[0], known)}")
+    existing = others() if unknown else ()
+    if unknown := [key for key in unknown if key not in existing]:
+        raise InputError(f"{title}: class_map: {no_such_class(unknown[0], existing)}")
 
 
 def no_such_class(name: str, known: Collection[str]) -> str:
-    """A message about the class `name`, which is not among those that are known."""
+    """The message for an unknown class `name`. known: the existing classes."""
     near = difflib.get_close_matches(name[:60], known, n=1)
     listed = ", ".join([*known][:5]) + (", ..." if len(known) > 5 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"there are {listed}"
@@ -68,17 +68,17 @@ def no_such_class(name: str, known: Collection[str]) -> str:
 
 
 def _map_boxes(dataset: Dataset, new: NDArray[np.int64], names: tuple[str, ...], title: str) -> Dataset:
-    """new: the new label for each old one. A class has the id of the first category that becomes it."""
+    """Map the boxes. new: the new label of each old one. A class gets the id of the first category mapped to it."""
     rows = dataset.rows
     labels = np.where(rows.labels >= 0, new[np.maximum(rows.labels, 0)], rows.labels)
     ids = tuple(dataset.category_ids[int(np.flatnonzero(new == label)[0])] for label in range(len(names)))
-    known, ignored = labels >= 0, (labels == ANY_CLASS) & (rows.labels != ANY_CLASS)
-    categories = np.where(known, np.array(ids)[np.maximum(labels, 0)], np.where(ignored, ANY_CLASS, rows.categories))
+    valid, ignored = labels >= 0, (labels == ANY_CLASS) & (rows.labels != ANY_CLASS)
+    categories = np.where(valid, np.array(ids)[np.maximum(labels, 0)], np.where(ignored, ANY_CLASS, rows.categories))
     crowd, difficult = rows.crowd | ignored, rows.difficult & ~ignored
     mapped = replace(rows, labels=labels, categories=categories, crowd=crowd, difficult=difficult)
     notes = _notes(dataset, labels, rows.labels, title, "labels")
     images = dataset.images
-    if (labeled := images.labeled) is not None:  # of a class that was several, all
+    if (labeled := images.labeled) is not None:  # a merged class was searched for if all its old classes were
         columns = [labeled[:, new == label].all(axis=1) for label in range(len(names))]
         images = replace(images, labeled=np.stack(columns, axis=1))
     result = replace(dataset, names=names, category_ids=ids, images=images, rows=mapped, notes=dataset.notes + notes)
@@ -117,14 +117,14 @@ def common_names(members: Sequence[Member], names: tuple[str, ...] | None) -> tu
 
 
 def lacking(members: Sequence[Member], names: Sequence[str]) -> Iterator[str]:
-    """A note for each set of boxes without some of the classes."""
+    """A note for each set of boxes that lacks classes."""
     for member in members:
         missing = [name for name in names if name not in member.dataset.names]
         if missing and len(member.dataset) and isinstance(member.dataset, Dataset):
             listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             noun = "class" if len(missing) == 1 else "classes"
             split = member.dataset.split
-            yield f"{member.title}: has no {noun} {listed} ({split}); nobody looked for them in its images"
+            yield f"{member.title}: has no {noun} {listed} ({split}); its images were not searched for them"
 
 
 def in_order(dataset: Dataset | ClassSet, names: Sequence[str]) -> NDArray[np.int64]:

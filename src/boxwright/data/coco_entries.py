@@ -1,4 +1,4 @@
-"""Entries of a COCO JSON in other forms than COCO's: what can be read is converted and noted, the rest is a fault."""
+"""Entries of a COCO JSON in other forms than COCO's: readable ones are converted and noted, others are faults."""
 
 import math
 import re
@@ -20,7 +20,7 @@ class EntryError(Exception):
 
 
 class Remarks:
-    """Collects findings. Their `file` is the position in the file; the split and the paths are not known yet."""
+    """Collects findings. Their `file` is the position in the file; split and paths are not yet set."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
@@ -56,16 +56,16 @@ def image(entry: Entry, note: Note) -> Entry:
     if all(side is not None and side.is_integer() and 0 < side < 2**31 for side in sides.values()):
         cleaned |= {key: int(side or 0) for key, side in sides.items()}
     else:
-        note("height or width is no number of px; the size is taken from the image")
+        note("height or width is not a number of px; the size is taken from the image")
     return cleaned
 
 
 def annotation(entry: Entry, note: Note, category_ids: Mapping[str, int], text_ids: bool) -> Entry:
-    """An entry of `annotations`. Its id is None if it is missing or no integer of 64 bits.
+    """An entry of `annotations`. Its id is None if it is missing or not an integer of 64 bits.
 
     Args:
         entry: The entry.
-        note: Takes a note about it.
+        note: Called with each note about the entry.
         category_ids: The id of each category in the file, as text -> its id in the data set.
         text_ids: Whether ids of images are texts.
     """
@@ -87,7 +87,7 @@ def annotation(entry: Entry, note: Note, category_ids: Mapping[str, int], text_i
     if area is not None:
         cleaned["area"] = area
     elif "area" in entry:
-        note("area is null or no number; that of the box is used")
+        note("area is null or not a number; that of the box is used")
     return cleaned
 
 
@@ -99,14 +99,14 @@ def integer(value: object) -> int | None:
 
 
 def small_integer(text: str | None) -> int | None:
-    """The integer of at most 64 bits that is written like `text`; None if there is none."""
+    """The integer of at most 64 bits whose decimal form is `text`; None if there is none."""
     if text is None or len(text) > 20 or not re.fullmatch(r"-?\d+", text, re.ASCII) or str(int(text)) != text:
         return None
     return integer(int(text))
 
 
 def id_text(value: object) -> str | None:
-    """An id as text, equal for 1, 1.0 and "1"; None for what is no id."""
+    """An id as text, equal for 1, 1.0 and "1"; None if `value` is not an id."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is int:
@@ -153,7 +153,7 @@ def _image_id(entry: Entry, note: Note, text_ids: bool) -> int | str:
 
 
 def _box(entry: Entry, note: Note) -> list[float]:
-    """[x, y, width, height]. Without one, it is that of the outline."""
+    """[x, y, width, height] of an entry; without `bbox`, of its outline."""
     values = entry.get("bbox")
     if values in (None, []) and (outline := _outline(entry.get("segmentation"))):
         note("no bbox; the box is that of the outline")
@@ -177,7 +177,7 @@ def _outline(polygons: object) -> list[float] | None:
 
 
 def _flag(entry: Entry, key: str, note: Note) -> int:
-    """A key that is 0 or 1, or null or missing for 0."""
+    """The value of a key that is 0 or 1; null or missing means 0."""
     value = entry.get(key)
     if value is None:
         if key in entry:

@@ -22,8 +22,8 @@ SEPARATOR = os.fsencode(os.sep)
 def image_paths(contents: Contents, source: Source, root: Path, remarks: Remarks) -> Array:
     """(P,) bytes, the paths of the images.
 
-    Relative names refer to `source.images`, or else to the usual folder with the most of them. Images that are not
-    there are searched by the last part of their name.
+    Relative names refer to `source.images`, or else to the usual folder that contains the most of them. Images that are
+    not there are searched by the last part of their name.
 
     Raises:
         InputError: None of the images is found, and the data YAML does not name their folder.
@@ -56,7 +56,7 @@ def _usual_folders(source: Source, root: Path) -> list[Path]:
 
 
 def _best_folder(folders: list[Path], names: Array) -> Path | None:
-    """The folder with the most of a few sampled images, or else of all images; None if it has none."""
+    """The folder that contains the most of a few sampled images, or else of all images; None if none contains any."""
     sample = names[np.linspace(0, len(names) - 1, 20).astype(int)]
     for column in (sample, names):
         files = [os.fsdecode(name) for name in column.tolist()]
@@ -67,7 +67,7 @@ def _best_folder(folders: list[Path], names: Array) -> Path | None:
 
 
 def _missing(paths: list[bytes]) -> list[int]:
-    """The indices of paths that do not exist. Each folder is listed once, which is faster than a look at each file."""
+    """The indices of paths that do not exist. Each folder is listed once, which is faster than checking each file."""
     listed: dict[bytes, frozenset[bytes]] = {}
     missing = []
     for index, path in enumerate(paths):
@@ -83,7 +83,7 @@ def _missing(paths: list[bytes]) -> list[int]:
 
 
 def _locate(contents: Contents, missing: list[int], locator: Locator, root: Path, remarks: Remarks) -> dict[int, str]:
-    """Index -> path of the images at `missing` that are found elsewhere, with a note; several files are an error."""
+    """Index -> path of the images at `missing` that are found elsewhere, with a note; an ambiguous name is an error."""
     found = {}
     for index in missing:
         name = os.fsdecode(contents.files[index].item())
@@ -91,10 +91,10 @@ def _locate(contents: Contents, missing: list[int], locator: Locator, root: Path
         if located.exists:
             found[index] = located.path
             if located.elsewhere:
-                remarks.note("image is not where its name says; found by the last part of the name", place)
+                remarks.note("image is not at the named path; found by the last part of the name", place)
         elif located.candidates:
             first, second = (os.path.relpath(file, root) for file in located.candidates[:2])
-            fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
+            fault = f"'{name[-60:]}' may be {first} or {second}; write the path"
             image_id = contents.image_ids[index].item()
             remarks.findings.append(Finding("ambiguous_image", "", place, fault, "", image_id, index=index))
     return found

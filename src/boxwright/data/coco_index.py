@@ -2,8 +2,8 @@
 
     P images, T boxes in total
 
-The index of a JSON (`data/index.py`) is used only if the JSON has not changed since and the same version of the code
-wrote it; else the JSON is parsed again.
+The index of a JSON (`data/index.py`) is used only if the JSON has not changed since and the index was written by the
+same version of the code; otherwise the JSON is parsed again.
 """
 
 import logging
@@ -35,7 +35,7 @@ METADATA = ("names", "category_ids", "group")  # of Contents
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The content of a COCO JSON and of its index, without the folders of the images, which are searched each time."""
+    """The content of a COCO JSON and of its index, without the folders of images, which are searched for each time."""
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -46,7 +46,7 @@ class Contents:
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,) as in `Dataset`
     findings: tuple[Finding, ...] = ()  # without a split and paths; `file` is the position in the JSON
-    group: int | None = None  # label of the class that all others name as their supercategory
+    group: int | None = None  # label of the class that is the supercategory of all others
     labeled: NDArray[np.bool_] | None = None  # (P, K) as in Images
 
 
@@ -77,7 +77,7 @@ def read_indexed(
 
 
 def _stamp(file: Path, modules: Sequence[ModuleType]) -> JsonObject:
-    """What must be unchanged for an index to be valid: the JSON, and the code that parses it and writes the index."""
+    """The state on which an index depends: the JSON, and the code that parses it and writes the index."""
     stat = file.stat()
     return {
         "path": str(file.resolve()),
@@ -108,7 +108,7 @@ def _write(place: Path, contents: Contents, stamp: JsonObject) -> None:
 
 
 def _from_columns(columns: Mapping[str, Array], metadata: JsonObject) -> Contents:
-    """Raises ValueError if types, lengths or values are not valid."""
+    """Contents from an index. Raises ValueError if types, lengths or values are not valid."""
     contents = Contents(
         rows=index.rows_of(columns),
         **{name: columns[name] for name in COLUMNS},

@@ -1,6 +1,6 @@
 """Parsing a COCO JSON to columns.
 
-A file as COCO writes it is converted column by column. Only if that fails, its entries are read one by one: other forms
+A file in COCO's form is converted column by column. Only if that fails, its entries are read one by one: other forms
 that some tools write are converted and noted, and faulty entries are left out and reported.
 
     P images, T boxes in total, K classes
@@ -27,7 +27,7 @@ from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
 
 Entries = Sequence[Entry]
-Ids = Mapping[str, int]  # the id of a category in the file, as text -> that in the data set
+Ids = Mapping[str, int]  # the id of a category in the file, as text -> its id in the data set
 UNUSUAL = (AttributeError, KeyError, OverflowError, TypeError, ValueError)  # of entries in another form
 MISSING = float("nan")  # compared by identity
 SIDES = ("height", "width")
@@ -40,7 +40,8 @@ def parse(file: Path) -> Contents:
 
 
 def load(file: Path, *, outlines: bool = False) -> JsonObject:
-    """The JSON object in a file. outlines: keep those of annotations with a box. Raises InputError for others."""
+    """The JSON object in a file. outlines: keep the outlines of annotations with a box. Raises InputError if it is not
+    a JSON object."""
     tree = json_text.read(file, None if outlines else _without_outline)
     if not isinstance(tree, dict):
         raise InputError(
@@ -50,7 +51,7 @@ def load(file: Path, *, outlines: bool = False) -> JsonObject:
 
 
 def entries(tree: Mapping[str, object], key: str, file: Path) -> Entries:
-    """The list `key` of a JSON. Raises InputError if it is missing or no list."""
+    """The list `key` of a JSON. Raises InputError if it is missing or not a list."""
     values = tree.get(key)
     if not isinstance(values, list):
         keys = ", ".join(itertools.islice(tree, 5)) or "no keys"
@@ -85,10 +86,10 @@ def to_contents(tree: Mapping[str, object], labels: Entries, file: Path) -> Cont
 def categories(
     classes: Entries, file: Path, remarks: Remarks | None = None
 ) -> tuple[tuple[str, ...], tuple[int, ...], Ids]:
-    """Names and ids in label order, which is that of the ids.
+    """Names and ids in label order, which is ascending order of ids.
 
-    Ids that are no 64-bit numbers are replaced by 1 to K in the order of the file. Raises InputError for an invalid
-    category, since other categories would get its label.
+    Ids that are not 64-bit numbers are replaced by 1 to K in the order of the file. Raises InputError for an invalid
+    category; skipping it would shift the labels of others.
     """
     remarks = remarks or Remarks()
     if not classes:
@@ -123,7 +124,7 @@ def categories(
     ids = [coco_entries.small_integer(text) for text in raw]
     if None in ids:
         remarks.note(
-            "ids of categories are no 64-bit numbers; classes are numbered in the order of the file", "categories"
+            "ids of categories are not 64-bit numbers; classes are numbered in the order of the file", "categories"
         )
         ids = list(range(1, len(raw) + 1))
     by_text = {str(text): int(number or 0) for text, number in zip(raw, ids, strict=True)}
@@ -132,14 +133,14 @@ def categories(
 
 
 def _without_outline(entry: JsonObject) -> JsonObject:
-    """Drop outlines while parsing, to save memory: they are most of a file, and only needed in place of a box."""
+    """Drop outlines while parsing, to save memory: they are most of a file, and needed only if there is no box."""
     if "segmentation" in entry and entry.get("bbox"):
         del entry["segmentation"]
     return entry
 
 
 def _group_class(classes: Entries, names: tuple[str, ...]) -> int | None:
-    """The label of the class that all others have as `supercategory`; None without such a class."""
+    """The label of the class that is the `supercategory` of all others; None if there is none."""
     parents = Counter(entry.get("supercategory") for entry in classes if isinstance(entry.get("supercategory"), str))
     own = {entry["name"]: entry.get("supercategory") for entry in classes}
     found = [name for name in parents if name in own and parents[name] - (own[name] == name) == len(names) - 1 > 0]
@@ -195,7 +196,7 @@ def _boxes(
         numbers, cleaned = _clean(values, "annotations", clean, remarks, image_of)
         unnumbered = [number for number, entry in zip(numbers, cleaned, strict=True) if entry["id"] is None]
         if unnumbered:
-            what = "annotation ids are missing or no 64-bit numbers; boxes are numbered anew"
+            what = "annotation ids are missing or not 64-bit numbers; boxes are renumbered"
             remarks.note(what, f"annotations[{unnumbered[0]}]", len(unnumbered))
             cleaned = [entry | {"id": number + 1} for number, entry in zip(numbers, cleaned, strict=True)]
         return _box_columns(cleaned, np.array(numbers, dtype=np.int64), category_ids, is_text)
@@ -230,7 +231,7 @@ def _clean(
     remarks: Remarks,
     image_of: Callable[[Entry], int | None] = lambda entry: None,
 ) -> tuple[list[int], list[Entry]]:
-    """The numbers and the usual forms of the entries that can be read."""
+    """The numbers of the readable entries, and the entries converted to COCO's form."""
     numbers, cleaned = [], []
     place = ""
 
@@ -250,7 +251,7 @@ def _clean(
 
 
 def _flags(values: Entries, key: str) -> NDArray[np.bool_]:
-    """A key of the annotations that is 0 or 1; 0 if it is missing."""
+    """The values, 0 or 1, of a key of the annotations; 0 if it is missing."""
     flags = [entry.get(key, 0) for entry in values]
     if not set(map(type, flags)) <= {int, bool} or (flags and not 0 <= min(flags) <= max(flags) <= 1):
         raise ValueError(key)
@@ -270,7 +271,7 @@ def _numbers(values: list[object]) -> NDArray[np.float64]:
 
 
 def _ids(values: list[object], is_text: bool | None = None) -> Array:
-    """All integers or all strings, as `is_text` says, or as the first one is."""
+    """Ids as all integers or all strings, by `is_text`, or by the first id if that is None."""
     if isinstance(values[0] if values else 0, str) if is_text is None else is_text:
         texts = [value for value in values if isinstance(value, str)]
         if len(texts) < len(values) or not all(map(coco_entries.is_id_text, texts)):
@@ -280,7 +281,7 @@ def _ids(values: list[object], is_text: bool | None = None) -> Array:
 
 
 def _lookup(image_ids: Array, references: Array) -> NDArray[np.int64]:
-    """The index of each annotation's image, -1 for an orphan; the first, if two images have the same id."""
+    """The index of each annotation's image, -1 for an orphan; the first image if two have the same id."""
     if not len(references):
         return np.zeros(0, dtype=np.int64)
     order = np.argsort(image_ids, kind="stable")

@@ -1,4 +1,4 @@
-"""What a folder contains, to recognize labels of boxes and to describe it in messages."""
+"""Contents of a folder, to recognize labels of boxes and for messages."""
 
 import csv
 import os
@@ -14,10 +14,10 @@ from boxwright.images.header import SUFFIXES
 
 DEPTH = 4  # levels of folders that are searched
 HEAD = 1 << 16  # bytes of a file that are enough to detect its kind
-MAX_HEADS = 50  # files of a suffix that are looked into
+MAX_HEADS = 50  # files per suffix whose first bytes are read
 LABEL_FOLDERS = {"labels", "annotations", "labeltxt", "annfiles", "label_2", "xmls", "bboxes"}
 JSON_KEYS = (b'"annotations"', b'"bbox"', b'"shapes"', b'"regions"', b'"rectanglelabels"', b'"coordinates"')
-# a key with its colon, another string, or a bracket; a string that the first bytes cut off takes the rest
+# a key with its colon, another string, or a bracket; a string truncated after the first bytes takes the rest
 JSON_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:|"(?:[^"\\]|\\.)*(?:"|\Z)|[{}\[\]]')
 BOX_COLUMNS = ({"xmin", "xmax"}, {"x1", "x2"}, {"x_min", "x_max"}, {"bbox_x"}, {"bbox"}, {"region_shape_attributes"})
 
@@ -56,7 +56,7 @@ def json_keys(file: Path) -> tuple[str, dict[int, set[str]]]:
 
 
 def box_labels(root: Path) -> str | None:
-    """A description of the first thing in a folder that speaks of labeled boxes; None if nothing does."""
+    """A description of the first file or folder that indicates labeled boxes; None if there is none."""
     looked = Counter[str]()
     for folder, names, files in _walk(root):
         images = {os.path.splitext(name)[0] for name in files if name.lower().endswith(SUFFIXES)}  # noqa: PTH122
@@ -73,7 +73,7 @@ def box_labels(root: Path) -> str | None:
 
 
 def holds_kitti(labels: Path) -> bool:
-    """Whether a folder has KITTI's labels: lines of a class and 14 or 15 numbers."""
+    """Whether a folder contains KITTI's labels: lines of a class and 14 or 15 numbers."""
     with os.scandir(labels) as entries:
         texts = (entry.path for entry in entries if entry.name.endswith(".txt") and entry.name not in NAME_FILES)
         lines = (line.split() for file in islice(texts, MAX_HEADS) for line in head(Path(file)).splitlines()[:1])
@@ -91,7 +91,7 @@ def is_number(word: str | bytes) -> bool:
 
 
 def summary(root: Path) -> str:
-    """What a folder contains. Example: `2 .jpg, 1 .csv, folders a, b`."""
+    """A summary of what a folder contains. Example: `2 .jpg, 1 .csv, folders a, b`."""
     counts, folders = Counter[str](), list[str]()
     for folder, names, files in _walk(root):
         counts.update(os.path.splitext(name)[1].lower() or "files without suffix" for name in files)  # noqa: PTH122
@@ -113,7 +113,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _has_boxes(path: Path, suffix: str, images: set[str]) -> bool:
-    """images: names without suffix of the images in the folder of the file."""
+    """Whether a file contains boxes. images: names without suffix of the images in its folder."""
     if suffix == ".csv":
         columns = {column.lower() for column in csv_columns(path)}
         return any(needed <= columns for needed in BOX_COLUMNS)

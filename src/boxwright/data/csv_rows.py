@@ -11,7 +11,7 @@ from boxwright.files import open_regular
 
 DELIMITERS = ",;\t"  # spreadsheets of some languages write semicolons
 MAX_LINE = 1 << 20  # characters
-MAX_LINES = 1000  # of a row, whose quoted fields may have several
+MAX_LINES = 1000  # lines of one row, whose quoted fields may contain line breaks
 
 
 def first_row(file: Path) -> list[str]:
@@ -26,7 +26,7 @@ def first_row(file: Path) -> list[str]:
 
 
 def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows with the numbers of their last lines, from 1, without empty rows and white space around fields.
+    """The rows, each with the number of its last line, from 1; without empty rows and white space around fields.
 
     Raises InputError if the file cannot be read, is not UTF-8, or has a row of excessive length.
     """
@@ -39,7 +39,7 @@ def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             if len(line) > MAX_LINE or row_lines > MAX_LINES:
                 raise InputError(f"{file} line {number}: the row is too long, needed labels; is a quote missing?")
             if "\0" in line:
-                raise InputError(f"{file} line {number}: holds a NUL, needed text; write the file anew")
+                raise InputError(f"{file} line {number}: contains a NUL, needed text; rewrite the file")
             yield line
 
     try:
@@ -55,7 +55,7 @@ def rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 (a byte in or after line {number + 1}); save it as CSV UTF-8") from error
     except csv.Error as error:
-        raise InputError(f"{file} line {number}: no CSV, a field is too long; is a quote missing?") from error
+        raise InputError(f"{file} line {number}: not CSV, a field is too long; is a quote missing?") from error
 
 
 def write_rows(file: Path, written: list[list[str]]) -> None:
@@ -67,7 +67,7 @@ def write_rows(file: Path, written: list[list[str]]) -> None:
         file.write_text(buffer.getvalue(), encoding="utf-8", newline="\n")
     except UnicodeEncodeError as error:
         name = error.object[max(0, error.start - 60) : error.start + 20].replace("\n", " ")
-        raise InputError(f"{file.name}: cannot hold '{name}', a name that is no UTF-8; rename that file") from error
+        raise InputError(f"{file.name}: cannot hold '{name}', a name that is not UTF-8; rename that file") from error
 
 
 def _delimiter(line: str) -> str:

@@ -1,6 +1,6 @@
-"""The file that describes a data set: a YAML file (docs/data.md), as Ultralytics' `data.yaml`, or Darknet's `obj.data`.
+"""The file that describes a data set: YAML (docs/data.md), such as Ultralytics' `data.yaml`, or Darknet's `obj.data`.
 
-Such files come from other machines: paths that are not there are also looked for beside the file.
+Such files often come from other machines: missing paths are also searched beside the file.
 """
 
 import difflib
@@ -24,10 +24,10 @@ from boxwright.remote.folders import local_data
 
 DARKNET = ".data"
 SUFFIXES = (".yaml", ".yml", DARKNET)
-PATHS = {"root", "path", "images"}  # keys that hold one
-DARKNET_KEYS = {"backup", "eval", "results", "labels", "top", "map", "hier"}  # of its programs, not of the data set
+PATHS = {"root", "path", "images"}  # keys with a path as the value
+DARKNET_KEYS = {"backup", "eval", "results", "labels", "top", "map", "hier"}  # for its programs, not for the data set
 MAX_SHOWN = 60  # characters of a value in a message
-MIN_LIKENESS = 0.75  # of an unknown key to a known one to be a typing error; that of `roboflow` to `root` is 0.5
+MIN_LIKENESS = 0.75  # similarity to a known key from which an unknown key is a typo; `roboflow` and `root` have 0.5
 KeypointShape = tuple[Annotated[int, Field(ge=0, le=10_000)], Annotated[int, Field(ge=0, le=3)]]
 
 
@@ -53,7 +53,7 @@ class DataFile(config.Config):
         nc: Number of names, in YOLO's files.
         kpt_shape: Keypoints of an object and numbers of each, in YOLO's files.
         splits: Split -> its paths, as written.
-        unknown: Keys that are passed over -> the known key that may be meant, or "".
+        unknown: Ignored keys -> a similar known key, or "".
     """
 
     root: str = Field("", validation_alias=pydantic.AliasChoices("root", "path"))
@@ -78,32 +78,32 @@ class DataFile(config.Config):
 
     @property
     def keypoints(self) -> int:
-        """Numbers of keypoints that follow a box in YOLO's label files."""
+        """Count of the numbers of keypoints after a box in YOLO's label files."""
         return self.kpt_shape[0] * self.kpt_shape[1]
 
     def notes(self) -> list[str]:
-        """What is passed over in the file."""
-        meant = [
+        """Notes about keys of the file that are ignored."""
+        lines = [
             f"{key[:MAX_SHOWN]}: unknown key (did you mean '{near}'?)" for key, near in self.unknown.items() if near
         ]
         if others := [key for key, near in self.unknown.items() if not near]:
-            meant.append(f"keys of other tools, passed over: {', '.join(others)[:MAX_SHOWN]}")
-        return meant
+            lines.append(f"keys of other tools, ignored: {', '.join(others)[:MAX_SHOWN]}")
+        return lines
 
 
 def read(file: Path) -> DataFile:
-    """Read the file. Keys named like splits are splits; unknown keys are passed over, since other tools write many.
+    """Read the file. Keys named like splits are splits; unknown keys are ignored, since other tools write many.
 
     Raises InputError if it cannot be read or has an invalid value.
     """
     tree = _darknet_tree(file) if file.suffix == DARKNET else config.read_yaml(file)
     own = {"path", *DataFile.model_fields} - {"splits", "unknown"}
-    given = {str(key): value for key, value in tree.items() if value is not None}
+    values = {str(key): value for key, value in tree.items() if value is not None}
     content = {key: _local(value, f"{file}: {key}") if key in PATHS else value
-               for key, value in given.items() if key in own}  # fmt: skip
-    splits = {key: value for key, value in given.items() if key not in own and canonical_name(key) in STANDARD}
+               for key, value in values.items() if key in own}  # fmt: skip
+    splits = {key: value for key, value in values.items() if key not in own and canonical_name(key) in STANDARD}
     content["splits"] = {key: _paths(value, f"{file}: {key}") for key, value in splits.items()}
-    content["unknown"] = {key: _meant(key, own) for key in given if key not in own | splits.keys()}
+    content["unknown"] = {key: _meant(key, own) for key in values if key not in own | splits.keys()}
     result = config.validate(DataFile, content, str(file))
     if not result.splits and (wrong := next((key for key, near in result.unknown.items() if near in STANDARD), None)):
         raise InputError(f"{file}: {wrong[:MAX_SHOWN]}: unknown key (did you mean '{result.unknown[wrong]}'?)")
@@ -111,11 +111,11 @@ def read(file: Path) -> DataFile:
 
 
 def locate(file: Path, root: str, written: str) -> tuple[Path, bool] | None:
-    """The path of `written` in a data file, and whether it is elsewhere; None if it is nowhere.
+    """The path of `written` in a data file, and whether it was found elsewhere; None if it was not found.
 
-    Relative paths start at `root`, or at the longest end of it that is a folder beside the file. Otherwise the longest
-    end of the path that exists below these or beside the file is taken: Roboflow writes `../train/images` for
-    `train/images`, Darknet's paths start at the folder above, and others are absolute.
+    Relative paths start at `root`, or at its longest end that is a folder beside the file. If the path does not exist,
+    its longest end that exists below these or beside the file is used: Roboflow writes `../train/images` for
+    `train/images`, Darknet's paths start at the folder above, and other tools write absolute paths.
     """
     if not text.can_be_path(written):
         return None
@@ -141,7 +141,7 @@ def _split_path(path: str) -> list[str]:
 
 
 def _ends(bases: list[Path], parts: list[str]) -> Iterator[Path]:
-    """The ends of a path below the bases, the longest first; not a mere `images`, which is in every split."""
+    """The ends of a path below the bases, the longest first; not `images` alone, which is in every split."""
     for start in range(len(parts)):
         if start == 0 or start < len(parts) - 1 or parts[-1].lower() not in IMAGE_FOLDERS:
             yield from (base.joinpath(*parts[start:]) for base in bases)
@@ -155,9 +155,9 @@ def _paths(value: object, place: str) -> tuple[str, ...]:
 
 
 def _local(value: Any, place: str) -> Any:
-    """A path in an object store as one in the cache, other values as they are. Files may not name web servers.
+    """A path in an object store as its path in the cache; other values unchanged. Files must not name web servers.
 
-    Of a folder of images, such as `s3://bucket/set/images/train`, the folder above is listed: labels may lie beside it.
+    For a folder of images, such as `s3://bucket/set/images/train`, its parent is listed: labels may be beside it.
 
     Raises InputError for control characters: backslashes in double quotes make them of `"C:\\new\\train"`.
     """
@@ -174,13 +174,13 @@ def _local(value: Any, place: str) -> Any:
 
 
 def _meant(key: str, known: set[str]) -> str:
-    """The known key that is meant by an unknown one, or ""."""
+    """The known key that is similar to an unknown one, or ""."""
     near = difflib.get_close_matches(key[:MAX_SHOWN], [*STANDARD, *sorted(known)], n=1, cutoff=MIN_LIKENESS)
     return near[0] if near else ""
 
 
 def _darknet_tree(file: Path) -> Tree:
-    """Lines `key = value` of `obj.data` as a YAML tree: `names` is a file, `classes` their number."""
+    """Lines `key = value` of `obj.data` as a YAML tree: `names` is a file, `classes` the number of classes."""
     tree: Tree = {}
     for number, line in text.lines(file):
         key, sign, value = (part.strip() for part in line.partition("="))

@@ -35,7 +35,7 @@ class Sample:
     crowd: NDArray[np.bool_]  # (N,); true for ignore regions, too
     areas: NDArray[np.float64]  # (N,) px, of the outline if there is one, else of the box
     annotation_ids: NDArray[np.int64]  # (N,)
-    difficult: NDArray[np.bool_]  # (N,) of DOTA and VOC; ignored in their evaluation
+    difficult: NDArray[np.bool_]  # (N,) in DOTA and VOC; ignored in their evaluation
     labeled: NDArray[np.bool_] | None = None  # (K,) the classes that were looked for in the image; None: all
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Columns with one entry per image. sizes: (P, 2) int64 (height, width) px; -1 if not declared. K: classes."""
+    """Columns with one entry per image; K is the number of classes. sizes: (height, width) px; -1 if not declared."""
 
     ids: Array  # (P,) int64 or unicode
     paths: Array  # (P,) bytes, as in the file system
@@ -74,9 +74,9 @@ class Boxes:
 
     @classmethod
     def without_ids(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, entries: Sequence[int]) -> "Boxes":
-        """Rows of a layout without ids. Ids start at 1, since 0 means "unmatched" to pycocotools.
+        """Rows of a layout without ids. Ids start at 1, since 0 means "unmatched" in pycocotools.
 
-        Categories are the labels, areas those of the boxes; no object is crowd or difficult.
+        Categories equal the labels, areas are those of the boxes; no object is crowd or difficult.
         """
         flags, column = np.zeros(len(xyxy), dtype=bool), np.array(labels, dtype=np.int64)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -117,14 +117,14 @@ class Dataset:
     images: Images
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,): rows starts[i]:starts[i + 1] belong to image i
-    findings: tuple[Finding, ...] = ()  # of the reader: what cannot be a row, and what is unusual
+    findings: tuple[Finding, ...] = ()  # by the reader: unreadable labels, and unusual entries
     undefined: tuple[str, ...] = ()  # class names that are not in `names`; name i has the category -1 - i
-    origin: Source | None = None  # where it was read from; set by `formats`
+    origin: Source | None = None  # the source that it was read from; set by `formats`
     entry: str = "line {}"  # format of `Boxes.entries` in messages
-    group: int | None = None  # label of a class without boxes that only names the group of all others
+    group: int | None = None  # label of a class without boxes that is only the supercategory of all others
     relative: bool = False  # boxes are stored as fractions of the image size, and are NaN if the image cannot be read
-    members: Members | None = None  # the sets, if it was put together from several (`data/merge.py`)
-    notes: tuple[str, ...] = ()  # what `class_map` and putting sets together changed
+    members: Members | None = None  # the sets, if it was merged from several (`data/merge.py`)
+    notes: tuple[str, ...] = ()  # changes by `class_map` and by merging sets
 
     @classmethod
     def without_ids(
@@ -176,7 +176,7 @@ class Dataset:
         return [os.fsdecode(path) for path in self.images.paths.tolist()]
 
     def short_path(self, index: int) -> str:
-        """The file of an image without the folder of the data set, if it is in there; as files of results name it."""
+        """The path of an image, relative to the folder of the data set if it is inside; for files of results."""
         path, root = self.path(index), self.root
         folder = str(root if not root.suffix or root.is_dir() else root.parent)
         return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else titled(path)
@@ -235,7 +235,7 @@ class Dataset:
         return replace(self, images=images, rows=rows, starts=starts, findings=findings, members=members)
 
     def without_group(self) -> "Dataset":
-        """The same images without the class `group`, which is nothing to learn; the labels after it move up."""
+        """The same images without the class `group`, which has no boxes; labels after it decrease by one."""
         if self.group is None:
             return self
         names, ids = ((*values[: self.group], *values[self.group + 1 :]) for values in (self.names, self.category_ids))
@@ -249,7 +249,7 @@ class Dataset:
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """`count` indices below `length`, including the first and the last; all of them if there are fewer."""
+    """`count` indices below `length`, including the first and the last; all indices if there are fewer."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()  # type: ignore[no-any-return]
 
 

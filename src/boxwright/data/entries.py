@@ -1,4 +1,4 @@
-"""Values of label entries whose types are not known, such as those of a JSON or a CSV file.
+"""Values of label entries of unknown types, such as those of a JSON or a CSV file.
 
 The functions raise ValueError for an unsuitable value. Its text is the fault: what was found and what is needed.
 """
@@ -55,7 +55,7 @@ def string(value: object, what: str) -> str:
 
 
 def size_of(height: object, width: object) -> tuple[int, int]:
-    """(height, width) px of an image; (-1, -1) if they are not whole numbers, as where a tool leaves them empty."""
+    """(height, width) px of an image; (-1, -1) if they are not whole numbers, for example empty."""
     try:
         sides = number(height, "height"), number(width, "width")
     except ValueError:
@@ -67,7 +67,7 @@ def size_of(height: object, width: object) -> tuple[int, int]:
 def outline(points: Sequence[object], minimum: int = 3) -> list[float]:
     """x1, y1, x2, y2, ... of a list of points [x, y].
 
-    minimum: the needed number of points.
+    minimum: Minimum number of points.
     """
     values = []
     for index, point in enumerate(points):
@@ -81,6 +81,6 @@ def outline(points: Sequence[object], minimum: int = 3) -> list[float]:
 
 
 def found(value: object) -> str:
-    """Example: found 'abc'."""
+    """A value for a message. Example: found 'abc'."""
     shown = repr(value)
     return f"found {shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + '...'}"

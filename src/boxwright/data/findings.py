@@ -1,4 +1,4 @@
-"""What is faulty or unusual in a data set: findings of its reader and of `datatools/check.py`."""
+"""Findings about faulty or unusual entries of a data set, by its reader and by `datatools/check.py`."""
 
 import os
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ TITLES = {  # with plural endings in brackets, for `datatools.report.pluralize`;
     "limited_classes": "split[s] with images that were not searched for all classes",
     "class_without_box": "split[s] with classes without a box",
     "class_without_image": "class[es] without an image",
-    "not_a_image": "file[s] among the images that [is|are] none, and [is|are] not used",
+    "not_a_image": "file[s] among the images that [is|are] not [an image|images], and [is|are] not used",
 }
 NOTES = [*TITLES][[*TITLES].index("unusual") :]
 
@@ -50,7 +50,7 @@ class Finding:
 
     Attributes:
         kind: A key of TITLES.
-        split: Of the data set.
+        split: Split of the data set.
         file: The label file, and the position in it.
         text: The description.
         image: The image file.
@@ -76,7 +76,7 @@ class Finding:
 
     @property
     def leave_out(self) -> Literal["nothing", "label", "image"]:
-        """What `skip_bad` leaves out because of it."""
+        """The item that `skip_bad` leaves out because of this finding."""
         if self.level == "error" and (self.row is not None or self.kind in {"unknown_image", "unreadable_label"}):
             return "label"
         return "image" if self.level == "error" and self.index is not None else "nothing"
@@ -120,7 +120,7 @@ class FindingList:
         self._notes[what] = (count + 1, first)
 
     def all(self) -> tuple[Finding, ...]:
-        """All findings; equal notes are one."""
+        """All findings; equal notes are combined."""
         notes = [
             Finding("unusual", self.split, place, f"{what} ({count} times, here first)" if count > 1 else what)
             for what, (count, place) in self._notes.items()

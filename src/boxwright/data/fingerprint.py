@@ -29,8 +29,8 @@ def fingerprint(columns: Sequence[Array], names: Sequence[str], paths: Sequence[
         names: Class names.
         paths: Image files.
         kind: What is hashed besides the name of a file. sample: its size and 4 KiB at both ends, which practically
-            identifies an image; those of archives are read once. content: all of it, which takes as long as reading the
-            data set.
+            identifies an image; in archives these are read only once. content: the whole file, which takes as long as
+            reading the data set.
     """
     digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
     for column in columns:
@@ -42,7 +42,7 @@ def fingerprint(columns: Sequence[Array], names: Sequence[str], paths: Sequence[
 
 
 def image_digest(path: str, kind: Kind) -> bytes:
-    """SHA-256 of an image's file name, size and content, as `fingerprint` has it; of "unreadable" for its content."""
+    """SHA-256 of an image's file name, size and content, as in `fingerprint`; of "unreadable" for missing content."""
     return _digest(path, kind)[0]
 
 

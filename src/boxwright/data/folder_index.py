@@ -2,9 +2,9 @@
 
     P images, T boxes in total
 
-The index of a split (`data/index.py`) holds what its reader returned. It is used only if no file below the folders of
-the data set has been added, removed or changed since, and the same version of the package wrote it; else the split is
-read again. Looking at names and timestamps takes a small fraction of the time of reading.
+The index of a split (`data/index.py`) stores the result of its reader. It is used only if no file below the folders of
+the data set has been added, removed or changed since, and the same version of the package wrote it; otherwise the split
+is read again. Checking names and timestamps takes a small fraction of the time of reading.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from boxwright.json_text import JsonObject
 logger = logging.getLogger(__name__)
 
 MIN_FILES = 2000  # label files of a split; fewer are read in less than half a second
-MAX_RATIO = 10  # files below the folders per label file; with more, looking at them takes as long as reading the labels
+MAX_RATIO = 10  # files below the folders per label file; with more, checking them takes as long as reading the labels
 IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")  # of Images; `image_ids` and so on in the index
 LABELED = "labeled"  # of Images; missing in an index where all classes were looked for
 METADATA = ("names", "category_ids", "undefined", "entry", "group", "relative", "notes")  # of `Dataset`
@@ -60,20 +60,20 @@ def read_indexed(source: Source, read: Callable[[Source], Labels]) -> Labels:
 
 
 def _key(source: Source) -> str:
-    """What determines the result of a reader besides the content of files."""
+    """A key of everything that determines the result of a reader besides the content of files."""
     values = [getattr(source, field.name) for field in fields(source) if field.name != "cache"]
     return ascii([source.root.absolute(), *values])
 
 
 def _folders(source: Source) -> list[Path]:
-    """The folders in which a reader looks for labels and images."""
+    """The folders that a reader searches for labels and images."""
     paths = [source.root, source.path, *source.more, *source.others, *([source.images] if source.images else [])]
     folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    return [one for one in folders if not any(one != other and one.is_relative_to(other) for other in folders)]
+    return [inner for inner in folders if not any(inner != outer and inner.is_relative_to(outer) for outer in folders)]
 
 
 def _is_inside(dataset: Dataset, folders: Sequence[Path]) -> bool:
-    """Whether all labels and images are below the folders, as far as their paths say."""
+    """Whether all labels and images are below the folders, judged by their paths."""
     here = os.fsencode(Path.cwd())
     above = [os.path.join(os.fsencode(folder.absolute()), b"") for folder in folders]  # noqa: PTH118
 
@@ -88,9 +88,9 @@ def _is_inside(dataset: Dataset, folders: Sequence[Path]) -> bool:
 def _stamp(
     source: Source, folders: Sequence[Path], skipped: Path, before: int | None = None, limit: int | None = None
 ) -> dict[str, object]:
-    """What must be unchanged for an index to be valid; {} if that cannot be said.
+    """The state on which an index depends; {} if it cannot be determined.
 
-    Arguments as of `_files_hash`.
+    Arguments as in `_files_hash`.
     """
     try:
         return {
@@ -109,9 +109,9 @@ def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limi
 
     Args:
         folders: The folders.
-        skipped: A folder that is left out: that of the indexes.
-        before: Newest time of change (ns) that is allowed; None for any.
-        limit: Largest number of files; None for any.
+        skipped: A folder that is left out: the folder of the indexes.
+        before: Latest time of change (ns) that is allowed; None for any.
+        limit: Maximum number of files; None for any.
 
     Raises:
         OSError: A folder cannot be listed.
@@ -121,7 +121,7 @@ def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limi
     visited = {_identity(skipped.stat())} if skipped.is_dir() else set()
     queue = [str(folder) for folder in folders]
     for folder in queue:
-        if mirrors.split(folder) is not None:  # never changes; its name says which version of an archive it is
+        if mirrors.split(folder) is not None:  # never changes; its name identifies the version of the archive
             digest.update(os.fsencode(folder + "\0"))
             continue
         own = Path(folder).stat()
@@ -138,13 +138,13 @@ def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limi
 
 
 def _entries(folder: str) -> tuple[list[str], list[str], int]:
-    """A line for each entry of a folder, the folders among them, and the newest time of change of a file, ns."""
+    """A line for each entry of a folder, the folders among them, and the latest time of change of a file, ns."""
     lines, inner, newest = [], [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
                 found = entry.stat()
-            except OSError:  # a link to nothing
+            except OSError:  # a broken link
                 lines.append(entry.name)
                 continue
             if stat.S_ISDIR(found.st_mode):  # their timestamps change with the indexes below them
@@ -174,7 +174,7 @@ def _write(place: Path, dataset: Dataset, stamp: Mapping[str, object]) -> None:
 
 
 def _from_columns(source: Source, columns: Mapping[str, Array], metadata: JsonObject) -> Dataset:
-    """Raises ValueError if types, lengths or values are not valid."""
+    """A data set from an index. Raises ValueError if types, lengths or values are not valid."""
     images = Images(**{name: columns[f"image_{name}"] for name in IMAGE_COLUMNS}, labeled=columns.get(LABELED))
     values = {name: metadata[name] for name in METADATA}
     values = {name: tuple(value) if type(value) is list else value for name, value in values.items()}

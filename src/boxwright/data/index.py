@@ -2,8 +2,8 @@
 
     P images, T boxes in total
 
-An index is an .npz file in the cache folder. It is used only if its stamp, which says what it was made from, is the
-expected one, and its content is consistent; else the labels are read again. The folder may be deleted at any time.
+An index is an .npz file in the cache folder. It is used only if its stamp, which identifies its source, is the expected
+one, and its content is consistent; otherwise the labels are read again. The folder may be deleted at any time.
 `data/coco_index.py` and `data/folder_index.py` decide what has an index, and when it is valid.
 """
 
@@ -43,11 +43,11 @@ FIELDS = ("kind", "file", "text", "image_id", "annotation_id", "index", "image",
 
 
 def place(kind: str, key: str, cache: str | Path | None = None) -> Path:
-    """The index of a data set.
+    """The path of the index of a data set.
 
     Args:
-        kind: First word of its name.
-        key: What was indexed.
+        kind: First word of the file name.
+        key: Identifies the data set and split.
         cache: Folder of the indexes; None or "": the user's cache folder.
 
     Raises:
@@ -63,7 +63,7 @@ def code_hash(modules: Iterable[Path]) -> str:
 
 
 def versions() -> dict[str, object]:
-    """What determines the result of reading a data set besides its files. Raises OSError if the code cannot be read."""
+    """The versions that determine the result of reading a data set. Raises OSError if the code cannot be read."""
     return {
         "code": _code(),
         "path_encoding": sys.getfilesystemencoding(),
@@ -87,7 +87,7 @@ def save(
 
 
 def load(index: Path, stamp: Mapping[str, object], build: Callable[[Mapping[str, Array], JsonObject], T]) -> T | None:
-    """What `build` makes of columns and metadata; None if there is no index, or if it is outdated or damaged.
+    """The result of `build` for columns and metadata; None if there is no index, or if it is outdated or damaged.
 
     build: may raise any exception for columns that are not valid.
     """
@@ -149,14 +149,14 @@ def check(
 
 
 def check_classes(names: Sequence[str], category_ids: Sequence[int], group: int | None) -> None:
-    """Raise ValueError if there are not as many ids as names, or if the group is none of them."""
+    """Raise ValueError if there are not as many ids as names, or if the group is not a class."""
     valid = len(category_ids) == len(names) and all(type(number) is int for number in category_ids)
     if not (valid and (group is None or (type(group) is int and 0 <= group < len(names)))):
         raise ValueError("classes that are not consistent")
 
 
 def check_fits(column: Array, kind: str, *shape: int) -> None:
-    """Raise ValueError if a column has another type or shape. kind: S or U for any length of text."""
+    """Raise ValueError if a column does not have the type `kind` and the shape. kind: S or U for any length of text."""
     has_type = column.dtype == kind if kind not in ("S", "U") else column.dtype.kind == kind
     if column.shape != shape or not has_type:
         raise ValueError(f"{column.dtype} of shape {column.shape}, needed {kind} of shape {shape}")

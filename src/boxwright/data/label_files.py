@@ -1,4 +1,4 @@
-"""Label files of a whole split: which files of a folder may be such, and of which split they are."""
+"""Label files for a whole split: candidates in a folder, and their splits."""
 
 import heapq
 import re
@@ -15,7 +15,7 @@ AFFIX = re.compile(r"(?:[-_. ]?(?:annotations?|labels?|bbox|images?|with|rotatio
 
 
 def find_files(root: Path, suffixes: tuple[str, ...], fits: Callable[[Path], bool]) -> dict[str, Path]:
-    """Split -> label file. Looks into `root` if that is a file, else at the files in `root` and its subfolders."""
+    """Split -> label file: `root` itself if it is a file, else files in `root` and its subfolders."""
     return by_split([file for file in candidates(root, suffixes) if fits(file)], root)
 
 
@@ -33,9 +33,11 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def by_split(files: Sequence[Path], root: Path) -> dict[str, Path]:
-    """Split -> file, of files in `root`. A file names its split (train_labels.csv), or its folder (valid/labels.csv).
+    """Split -> file, for files in `root`. The split is in the name of the file (train_labels.csv) or of its folder
+    (valid/labels.csv).
 
-    Otherwise a single file is the split `all`, and several are named after themselves, without a word like `labels`.
+    Otherwise a single file is the split `all`, and each of several is a split with the name of the file, without words
+    such as `labels`.
     """
     folders = ["" if file.parent == root or file == root else file.parent.name for file in files]
     names = [_split_in(file.stem) or _split_in(folder) or "" for file, folder in zip(files, folders, strict=True)]

@@ -19,13 +19,13 @@ COCO_KEYS = (KEY, "neg_category_ids", "not_exhaustive_category_ids")
 
 
 def limit_classes(dataset: Dataset, names: Sequence[str], source: str) -> Dataset:
-    """The data set with only the classes `names` looked for, of those that were. Raises InputError for unknown names.
+    """The data set with the classes looked for limited to `names`. Raises InputError for unknown names.
 
-    source: the file that names them.
+    source: The file that contains the names, for messages.
     """
     if unknown := [name for name in names if name not in dataset.names]:
         raise InputError(
-            f"{source}: {KEY}: '{unknown[0][:40]}' is no class, needed some of {', '.join(dataset.names)[:80]}"
+            f"{source}: {KEY}: '{unknown[0][:40]}' is not a class, needed some of {', '.join(dataset.names)[:80]}"
         )
     labeled = np.tile(np.isin(dataset.names, names), (len(dataset), 1))
     if dataset.images.labeled is not None:
@@ -47,15 +47,15 @@ def of_coco(
 ) -> NDArray[np.bool_] | None:
     """(P, K) whether a class was looked for in an image; None if none of the images has a list.
 
-    With `labelled_classes` these are the named ones. With the lists of LVIS (Gupta et al. 2019) they are those of the
+    `labelled_classes` lists them directly. With the lists of LVIS (Gupta et al. 2019) they are the classes of the
     image's boxes and `neg_category_ids`, without `not_exhaustive_category_ids`.
 
     Args:
         entries: The images of a COCO JSON.
         names: The class names.
-        category_ids: Of the classes.
+        category_ids: Ids of the classes.
         rows: (T,) the image and the label of each box.
-        file: For messages.
+        file: Name of the file in messages.
 
     Raises:
         InputError: A list names an unknown class.
@@ -65,8 +65,8 @@ def of_coco(
         return None
     labeled = np.ones((len(entries), len(names)), dtype=bool)
     present = np.zeros_like(labeled)
-    known = rows[1] >= 0
-    present[rows[0][known], rows[1][known]] = True
+    has_class = rows[1] >= 0
+    present[rows[0][has_class], rows[1][has_class]] = True
     by_name: dict[int | str, int] = {name: label for label, name in enumerate(names)}
     by_id: dict[int | str, int] = {number: label for label, number in enumerate(category_ids)}
     for index in limited:
@@ -86,7 +86,7 @@ def of_coco(
 def _class_mask(
     entry: Mapping[str, object], key: str, lookup: Mapping[int | str, int], place: str
 ) -> NDArray[np.bool_] | None:
-    """(K,) whether the list `key` of an entry has a class; None without the list."""
+    """(K,) whether the list `key` of an entry contains a class; None without the list."""
     if key not in entry:
         return None
     values = entry[key]

@@ -48,15 +48,15 @@ class Split:
         return range(int(self.dataset.starts[index]), int(self.dataset.starts[index + 1]))
 
     def objects(self, index: int) -> list[int]:
-        """The rows of image `index` that are no crowd regions."""
+        """The rows of image `index` that are not crowd regions."""
         return [row for row in self.rows(index) if not self.dataset.rows.crowd[row]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """How to write a layout, and what it supports besides images, boxes and classes.
+    """The writer of a layout, and the features that it supports besides images, boxes and classes.
 
-    Labels are written where `Layout.find` looks for them, with enough digits to restore the same float32.
+    Labels are written where `Layout.find` finds them, with enough digits to restore the same float32.
     """
 
     write: Callable[[Split, Path], list[Path]]  # writes the labels into a folder, returns the paths for the images

@@ -1,4 +1,4 @@
-"""Folders listed once while the layout of a data set is detected: many layouts look into the same 100,000s of files."""
+"""Folders listed once while the layout of a data set is detected, since all layouts check the same files."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ class Listing:
     """The entries of a folder.
 
     Attributes:
-        names: All of them.
-        folders: Those that are folders, or links to folders.
+        names: The names of all entries.
+        folders: The names of folders and of links to folders.
     """
 
     names: list[str]
@@ -22,7 +22,7 @@ class Listing:
     _by_suffix: dict[str, list[str]] | None = field(default=None, repr=False)
 
     def by_suffix(self) -> Mapping[str, list[str]]:
-        """Suffix in lower case -> the names that end so."""
+        """Suffix in lower case -> the names with that suffix."""
         if self._by_suffix is None:
             found: dict[str, list[str]] = {}
             for name in self.names:
@@ -36,7 +36,7 @@ _known: ContextVar[dict[str, Listing] | None] = ContextVar("_known", default=Non
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """In the block, `listing` lists each folder once."""
+    """Within the block, `listing` lists each folder only once."""
     token = _known.set({})
     try:
         yield
@@ -46,16 +46,16 @@ def listed_once() -> Iterator[None]:
 
 def listing(folder: str | Path) -> Listing:
     """The entries of a folder, in no order. Raises OSError if it cannot be listed."""
-    known = _known.get()
-    if known is not None and str(folder) in known:
-        return known[str(folder)]
-    with os.scandir(folder) as entries:  # which knows the folders among its entries without a look at each
+    listings = _known.get()
+    if listings is not None and str(folder) in listings:
+        return listings[str(folder)]
+    with os.scandir(folder) as entries:  # which returns the types of entries without a call for each
         names, folders = [], []
         for entry in entries:
             names.append(entry.name)
             if entry.is_dir():
                 folders.append(entry.name)
     found = Listing(names, folders)
-    if known is not None:
-        known[str(folder)] = found
+    if listings is not None:
+        listings[str(folder)] = found
     return found

@@ -1,9 +1,9 @@
-"""Finding the image files that labels name, also by paths of other machines.
+"""Finding the image files that labels name, also by paths from other machines.
 
-Label tools write absolute paths, backslashes, URLs, percent escapes, other Unicode forms and suffixes of other case.
-An image that is not where its label says is searched by the last part of its name among all images below the data set's
-folder; of several, the one whose path agrees in the most parts. A name without the suffix of an image, such as an id,
-is searched without suffix.
+Label tools write absolute paths, backslashes, URLs, percent escapes, other Unicode forms and suffixes in other case.
+An image that is not at the path in its label is searched by the last part of its name among all images below the data
+set's folder; of several, the one whose path agrees in the most parts is used. A name without the suffix of an image,
+such as an id, is searched without suffix.
 """
 
 import os
@@ -25,7 +25,7 @@ URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def locator(source: Source, file: Path) -> "Locator":
-    """For the images that `file`, the label file of a whole split, names: in the usual folders, else anywhere."""
+    """A locator for the images named in `file`, the label file of a whole split: the usual folders come first."""
     root = source.root if source.root.is_dir() else file.parent
     split = canonical_name(source.split)
     own = [f for base in (root, root / "images") for f in subfolders(base) if canonical_name(f.name) == split]
@@ -35,13 +35,13 @@ def locator(source: Source, file: Path) -> "Locator":
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where an image is.
+    """The location of an image.
 
     Attributes:
-        path: The file; where it does not exist, the expected one.
+        path: The file; if it does not exist, the expected path.
         exists: Whether it was found.
-        elsewhere: Whether it was found in another place than its name says; not for URLs and ids, which say none.
-        candidates: Files that fit equally, if there are several.
+        elsewhere: Whether it was found at another path than its name; False for URLs and ids, which are not paths.
+        candidates: Files that match equally well, if there are several.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Locator:
 
     Args:
         folders: Folders that relative names may refer to; the first has precedence.
-        root: Images that are in none of them are searched below this folder.
+        root: Images that are not in `folders` are searched below this folder.
     """
 
     def __init__(self, folders: Sequence[Path], root: Path) -> None:
@@ -65,7 +65,7 @@ class Locator:
         self._by_name: dict[str, list[str]] | None = None
 
     def locate(self, name: str) -> Located:
-        """The file of the image `name`. Raises nothing: a missing one is reported when it is read."""
+        """The file of the image `name`. Does not raise: a missing file is reported when it is read."""
         names = [name] if name.lower().endswith(SUFFIXES) else [*(name + suffix for suffix in ID_SUFFIXES), name]
         for folder in self._folders:
             for existing in names:
@@ -83,7 +83,7 @@ class Locator:
     def _exists(self, folder: Path, name: str) -> bool:
         if "/" in name or os.sep in name or not name:
             return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
-        if folder not in self._listed:  # one listing is much faster than a look at each of 100,000 files
+        if folder not in self._listed:  # one listing is much faster than checking each of 100,000 files
             self._listed[folder] = _files_in(folder)
         return name in self._listed[folder]
 
@@ -105,7 +105,7 @@ def _files_in(folder: Path) -> frozenset[str]:
 
 
 def _parts(name: str) -> list[str]:
-    """The parts of a path or URL in a form in which all spellings of a name are equal."""
+    """The parts of a path or URL, normalized so that all spellings of a name are equal."""
     if QUERY.match(name):
         name = QUERY.sub("", name)
     elif URL.match(name):
@@ -117,8 +117,8 @@ def _parts(name: str) -> list[str]:
 def _common_tail(first: Sequence[str], second: Sequence[str]) -> int:
     """Number of equal parts from the end."""
     count = 0
-    for one, other in zip(reversed(first), reversed(second), strict=False):
-        if one != other:
+    for a, b in zip(reversed(first), reversed(second), strict=False):
+        if a != b:
             break
         count += 1
     return count

@@ -1,6 +1,6 @@
-"""The sets that a data set was put together from.
+"""The sets that a data set was merged from.
 
-P images of the whole
+P images of the merged data set
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class Member:
 
     Attributes:
         title: The set as the user named it, for messages.
-        dataset: The `Dataset` or `ClassSet` with its own ids, after its `class_map`.
+        dataset: The `Dataset` or `ClassSet` with its original ids, after its `class_map`.
         weight: How often an epoch visits its images.
     """
 
@@ -28,13 +28,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The sets of a whole, and where its images are in them."""
+    """The sets of a merged data set, and the positions of its images in them."""
 
     sets: tuple[Member, ...]
     places: NDArray[np.int64]  # (P,) index of each image among the images of all sets, one set after the other
 
     def take(self, indices: NDArray[np.int64]) -> "Members":
-        """Of the images at `indices`."""
+        """The members for the images at `indices`."""
         return replace(self, places=self.places[indices])
 
     def numbers(self) -> NDArray[np.int64]:
@@ -48,7 +48,7 @@ class Members:
         return self.sets[number], place - int(starts[number])
 
     def each(self) -> Iterator[tuple[Member, NDArray[np.int64], NDArray[np.int64]]]:
-        """Each set with the indices of its images in the whole, and their indices in the set."""
+        """Each set with the indices of its images in the merged data set, and their indices in the set."""
         numbers = self.numbers()
         for number, (member, start) in enumerate(zip(self.sets, self._starts()[:-1].tolist(), strict=True)):
             indices = np.flatnonzero(numbers == number)

@@ -1,4 +1,4 @@
-"""Several data sets put together, with classes matched by name, or several splits of one."""
+"""Merging of several data sets, with classes matched by name, or of several splits of one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -24,25 +24,25 @@ T = TypeVar("T", bound=np.generic)
 def open_sets(
     found: Sets, split: str, open_split: Callable[[str, str], Labels], splits_of: Callable[[str], Sequence[str]]
 ) -> Labels:
-    """Open several sets and put them together. A set without the split adds only its classes, and a note.
+    """Open several sets and merge them. A set without the split adds only its classes, and a note.
 
     Args:
         found: The sets.
-        split: The split of each.
+        split: The split of each set.
         open_split: Opens a set's path and a split of it, without the set's `class_map`.
         splits_of: The splits of a set's path.
 
     Raises:
-        InputError: A set cannot be opened, no set has the split, a class map has a class that is none of its set's, or
-            as in `concat`.
+        InputError: A set cannot be opened, no set has the split, a class map has a class that its set lacks, or as in
+            `concat`.
     """
 
     def all_names(entry: SetConfig) -> dict[str, None]:
         """The classes of all splits."""
-        return {name: None for one in splits_of(entry.path) for name in open_split(entry.path, one).names}
+        return {name: None for subset in splits_of(entry.path) for name in open_split(entry.path, subset).names}
 
     def all_new_names() -> dict[str, None]:
-        """The same for all sets, after their class maps."""
+        """The classes of all sets, after their class maps."""
         return {entry.class_map.get(name, name): None for entry in found.sets for name in all_names(entry)}
 
     members, missing = [], []
@@ -65,15 +65,15 @@ def open_sets(
 
 
 def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, ...] | None = None) -> Any:
-    """Put sets together: the images of the first, then those of the second, ...
+    """Concatenate sets: the images of the first, then those of the second, ...
 
-    Ids of images, annotations and categories are new (from 1, 1 and 0); `members` of the result has the sets as they
-    were. Nobody looked for the classes that a set lacks. Memory: twice that of the labels.
+    Ids of images, annotations and categories are new (from 1, 1 and 0); `members` of the result has the original sets.
+    Images were not searched for classes that their set lacks. Memory: twice that of the labels.
 
     Args:
         members: Sets of boxes, or sets of images with classes.
-        split: Of the result.
-        root: Of the result, for messages.
+        split: Split of the result.
+        root: Root of the result, for messages.
         names: The classes in label order; None for those of all sets, in order of first appearance.
 
     Raises:
@@ -83,17 +83,17 @@ def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, 
     datasets = [member.dataset for member in members]
     places = np.arange(sum(map(len, datasets)), dtype=np.int64)
     kind = ", ".join(dict.fromkeys(dataset.kind for dataset in datasets))
-    said = tuple(note for dataset in datasets for note in dataset.notes) + tuple(lacking(members, found))
-    whole = Members(tuple(members), places)
+    notes = tuple(note for dataset in datasets for note in dataset.notes) + tuple(lacking(members, found))
+    sets = Members(tuple(members), places)
     if isinstance(datasets[0], ClassSet):
-        return _concat_classes(datasets, found, split, root, kind, whole, said)
+        return _concat_classes(datasets, found, split, root, kind, sets, notes)
     images, rows, starts = _columns([_in_classes(dataset, found) for dataset in datasets])
     images, rows = replace(images, ids=places + 1), replace(rows, ids=np.arange(1, len(rows) + 1))
-    return Dataset(found, tuple(range(len(found))), split, root, kind, images, rows, starts, members=whole, notes=said)
+    return Dataset(found, tuple(range(len(found))), split, root, kind, images, rows, starts, members=sets, notes=notes)
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """The images of several splits of a data set, in their order. Ids are numbered anew from 1 if two splits share one.
+    """Concatenate several splits of a data set. Ids are renumbered from 1 if two splits share one.
 
     Raises InputError if two splits have different classes.
     """
@@ -101,8 +101,8 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     for dataset in datasets:
         if (dataset.names, dataset.category_ids) != (first.names, first.category_ids):
             raise InputError(
-                f"{first.root}: classes of {dataset.split} differ from those of {first.split}, so they cannot be "
-                "divided together; make them the same"
+                f"{first.root}: classes of {dataset.split} differ from those of {first.split}, so the splits cannot "
+                "be divided together; make them the same"
             )
     images, rows, starts = _columns(datasets)
     return replace(first, images=images, rows=rows, starts=starts, findings=())
@@ -127,7 +127,7 @@ def _unique_ids(ids: Array) -> Array:
 
 
 def _labeled(datasets: Sequence[Dataset]) -> NDArray[np.bool_] | None:
-    """(P, K) the classes that were looked for in each image; None if all were in all."""
+    """(P, K) the classes that were looked for in each image; None if all classes were in all images."""
     columns = [dataset.images.labeled for dataset in datasets]
     sizes = [(len(dataset), len(dataset.names)) for dataset in datasets]
     labeled: NDArray[np.bool_] = _joined(
@@ -137,8 +137,8 @@ def _labeled(datasets: Sequence[Dataset]) -> NDArray[np.bool_] | None:
 
 
 def _in_classes(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
-    """The data set with the classes `names`, of which nobody looked for those that it lacks. Ids of categories are the
-    labels; unknown categories keep theirs."""
+    """The data set with the classes `names`; its images were not searched for classes that it lacks. Ids of categories
+    become the labels; unknown categories keep their ids."""
     own, order = dataset.rows.labels, in_order(dataset, names)
     labels = np.where(own >= 0, np.append(order, 0)[np.maximum(own, 0)], own)  # 0: for sets without classes, too
     rows = replace(dataset.rows, labels=labels, categories=np.where(own >= 0, labels, dataset.rows.categories))
@@ -166,7 +166,7 @@ def _concat_classes(
 ) -> ClassSet:
     shapes = {None if dataset.pixels is None else dataset.pixels.shape[1:] for dataset in datasets}
     if len(shapes) > 1:
-        raise InputError(f"{root}: found images in files of their own and others without (cifar10); needed one kind")
+        raise InputError(f"{root}: found images as separate files and in a single file (cifar10); needed one kind")
     pixels = None if shapes == {None} else _joined(dataset.pixels for dataset in datasets if dataset.pixels is not None)
     labels: NDArray[np.int64] = _joined(in_order(dataset, names)[dataset.labels] for dataset in datasets)
     paths = _joined(dataset.paths for dataset in datasets)

@@ -1,10 +1,10 @@
-"""A cache of what was read from each image of an archive, so that 100,000s of images are not read at every start.
+"""A cache of values read from each image of an archive, so that 100,000s of images are not read at every start.
 
     P images
 
-The files of a mirror (`mirrors.py`) never change, so what depends on nothing but their content stays valid. It is kept
+The files of a mirror (`mirrors.py`) never change, so values that depend only on their content stay valid. They are kept
 in the folder of the mirror for each list of images, in the format of `data/index.py`. Labels, class names and settings
-are not in it: they may change, so what depends on them is computed at every start.
+may change, so values that depend on them are not cached but computed at every start.
 """
 
 import hashlib
@@ -28,20 +28,20 @@ MIN_IMAGES = 2000  # fewer are read in less than half a second
 
 
 class MirrorCache:
-    """A row of numbers for each of P images, kept if all of them are in mirrors.
+    """A row of numbers for each of P images, cached if all images are in mirrors.
 
     Attributes:
         rows: (P, N); zeros for an image that is still to be read.
     """
 
     def __init__(self, kind: str, paths: Sequence[str], width: int, dtype: DTypeLike) -> None:
-        """Load what is there.
+        """Load the cached rows.
 
         Args:
-            kind: What was read, the first word of the file's name.
+            kind: What was read; the first word of the file name.
             paths: The P images.
-            width: N.
-            dtype: Of the rows.
+            width: Length N of a row.
+            dtype: Type of the rows.
         """
         self.rows: Array = np.zeros((len(paths), width), dtype)
         self._place: Path | None = None
@@ -64,11 +64,11 @@ class MirrorCache:
         return rows
 
     def missing(self) -> list[int]:
-        """The indices of the images that are to be read."""
+        """The indices of the images that must still be read."""
         return np.flatnonzero(~self.rows.any(axis=1)).tolist()
 
     def add(self, number: int, row: Sequence[int] | Array) -> None:
-        """Set the row of an image that was read; not one that could not be, since that may be another time."""
+        """Set the row of an image that was read. Not for an unreadable image, since it may be readable later."""
         self.rows[number] = row
         self._has_new = True
 
@@ -82,7 +82,7 @@ class MirrorCache:
 
 
 def _mirror(paths: Sequence[str]) -> str | None:
-    """The folder of a mirror of the images; None if one of them is in none, so that its content may change."""
+    """The folder of a mirror of the images; None if an image is not in a mirror, so that its content may change."""
     folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120  (100,000s)
     found = [mirrors.split(folder) for folder in folders]
     return None if None in found else min(place[0] for place in found if place is not None)

@@ -17,7 +17,7 @@ MAX_COORDINATE = 1e12  # px; larger values are invalid
 
 
 def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
-    """For each of T rows x1, y1, ..., y4 px as decimals.
+    """Corners x1, y1, ..., y4 px, as decimals, of each of T rows.
 
     They are the corners of the outline in `extras` if that is a quadrilateral with the bounds of the box,
     else of the box.
@@ -35,7 +35,7 @@ def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
 
 
 def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T, 4, 2) px -> (T,) by the shoelace formula. Of a self-intersecting outline, the difference of its two areas."""
+    """(T, 4, 2) px -> (T,) by the shoelace formula; the difference of the two areas of a self-intersecting outline."""
     x, y = corners[..., 0], corners[..., 1]
     with np.errstate(over="ignore", invalid="ignore"):
         areas: NDArray[np.float64] = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
@@ -43,7 +43,7 @@ def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def bounds_of(points: Sequence[float]) -> tuple[float, float, float, float]:
-    """The box x1, y1, x2, y2 around x1, y1, x2, y2, ...; NaN if a number is not finite, which `min` could pass over."""
+    """The box x1, y1, x2, y2 around x1, y1, x2, y2, ...; NaN if a number is not finite, which `min` could skip."""
     if not all(map(math.isfinite, points)):
         return (math.nan,) * 4
     return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
@@ -57,14 +57,14 @@ def area_of(points: Sequence[float]) -> float:
 
 
 def rotated_corners(cx: float, cy: float, width: float, height: float, angle: float) -> list[float]:
-    """x1, y1, ..., y4 px of a box turned about its center by `angle` radians, clockwise on the screen."""
+    """x1, y1, ..., y4 px of a box rotated about its center by `angle` radians, clockwise on the screen."""
     cos, sin = (math.cos(angle), math.sin(angle)) if math.isfinite(angle) else (math.nan, math.nan)
     sides = ((-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2))
     return [value for x, y in sides for value in (cx + x * cos - y * sin, cy + x * sin + y * cos)]
 
 
 def quadrilateral(keys: Keys) -> list[float] | None:
-    """x1, y1, ..., y4 px if the outline is one polygon of four corners; else None."""
+    """x1, y1, ..., y4 px if the outline is a single polygon with four corners; else None."""
     outline = keys.get("segmentation")
     if not isinstance(outline, list) or len(outline) != 1 or not isinstance(outline[0], list) or len(outline[0]) != 8:
         return None

@@ -52,10 +52,10 @@ class Sets:
     """Several sets.
 
     Attributes:
-        title: All of them, for messages.
-        sets: With the paths to open.
+        title: Names of all sets, for messages.
+        sets: The sets, with the paths to open.
         names: The classes in label order; None for all classes, in order of first appearance.
-        class_map: For all sets, after their own.
+        class_map: Applied to all sets after their own class maps.
     """
 
     title: str
@@ -70,8 +70,8 @@ Root = str | Path | Sequence[str | Path] | Sets  # what commands and functions t
 def find_sets(root: Root) -> Sets | Path:
     """The sets of several roots or of a data YAML with the key `sets`; else the root of the only set.
 
-    An archive becomes its folder. Raises InputError if it or a YAML file cannot be read, or has other keys beside
-    `sets`.
+    An archive becomes its folder. Raises InputError if it or a YAML file cannot be read, or if unsupported keys are
+    beside `sets`.
     """
     if isinstance(root, Sets):
         return root
@@ -84,12 +84,12 @@ def find_sets(root: Root) -> Sets | Path:
 
 
 def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = None) -> Sets:
-    """Several roots as sets of weight 1. Raises InputError for a single root, or one that lists sets itself."""
+    """Several roots as sets of weight 1. Raises InputError for a single root, or a root that itself lists sets."""
     if len(roots) < 2:
         raise InputError(f"{shown(roots) or 'data'}: found {len(roots)} sets, needed two or more")
     for root in roots:
         if is_list(Path(root).expanduser()):
-            raise InputError(f"{root}: lists several sets itself; name it alone, and list the other sets in it")
+            raise InputError(f"{root}: itself lists several sets; use it alone, and list the other sets in it")
     return Sets(
         shown(roots), tuple(SetConfig(path=address.public(str(root))) for root in roots), None, dict(class_map or {})
     )
@@ -105,7 +105,7 @@ def read_class_map(words: Sequence[str]) -> dict[str, str]:
         if fault := config.class_name_fault(new):
             raise InputError(f"--class-map {word}: {fault}")
         if class_map.setdefault(old, new) != new:
-            raise InputError(f"--class-map {word}: {old} was already given the name {class_map[old]}; leave one out")
+            raise InputError(f"--class-map {word}: {old} was already renamed to {class_map[old]}; leave one out")
     return class_map
 
 
@@ -115,7 +115,7 @@ def is_list(path: Path) -> bool:
 
 
 def mentions(path: Path, key: str) -> bool:
-    """Whether `path` is a YAML file that may have the key; parsing a file of thousands of class names takes long."""
+    """Whether `path` is a YAML file that may have the key; avoids slow parsing of files with thousands of classes."""
     if path.suffix not in SUFFIXES or not path.is_file():
         return False
     try:
@@ -126,14 +126,14 @@ def mentions(path: Path, key: str) -> bool:
 
 
 def shown(root: Root) -> str:
-    """The root in a message."""
+    """The root as text for messages."""
     if isinstance(root, Sets):
         return root.title
     return address.shown(str(root)) if isinstance(root, str | Path) else ", ".join(map(shown, root))
 
 
 def stored(root: Root) -> str | list[str]:
-    """The root as `data.root` of a recipe, without what may be secret in an address.
+    """The root as `data.root` of a recipe, without secret parts of addresses.
 
     Raises InputError for sets that are in no file."""
     if isinstance(root, Sets):
@@ -153,7 +153,7 @@ def _of_yaml(path: Path) -> Sets | None:
         resolved = local_data(entry.path) if stored_there else path.parent / Path(entry.path).expanduser()
         if is_list(resolved):
             raise InputError(
-                f"{path}: {entry.path}: lists several sets itself, needed a single one; list its sets here"
+                f"{path}: {entry.path}: itself lists several sets, needed a single one; list its sets here"
             )
         sets.append(entry.model_copy(update={"path": str(resolved)}))
     return Sets(str(path), tuple(sets), file.names, file.class_map)

@@ -1,4 +1,4 @@
-"""Where a split of a data set is on disk."""
+"""Location of a split of a data set on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ class Source:
     ids: tuple[int, ...] = ()  # their numbers in label files; (): 0, 1, ...
     images: Path | None = None  # base folder of relative paths, from a data YAML
     crowd: str = ""  # from a data YAML: `objects` if `iscrowd` marks single objects, `regions` if it does not
-    bbox: str = ""  # from a data YAML: what the numbers of a box are, `xywh` or `xyxy`, where a layout leaves it open
+    bbox: str = ""  # from a data YAML: form of a box, `xywh` or `xyxy`, if the layout does not define it
     data_file: Path | None = None  # the data YAML
     labeled: tuple[str, ...] | None = None  # the classes that were looked for, from a data YAML; None: all
     others: tuple[Path, ...] = ()  # `path` of the other splits
-    more: tuple[Path, ...] = ()  # further paths of this split, from a data YAML
-    keypoints: int = 0  # numbers of keypoints that follow a box, from a data YAML
+    more: tuple[Path, ...] = ()  # additional paths of this split, from a data YAML
+    keypoints: int = 0  # how many numbers of keypoints follow a box, from a data YAML
     notes: tuple[tuple[str, str], ...] = ()  # place and text: how the data YAML was read
     cache: str | Path | None = None  # folder of indexes; None: the user's cache folder

@@ -1,4 +1,4 @@
-"""Canonical names of splits (train, val, test), which files and folders also spell in other ways."""
+"""Canonical names of splits (train, val, test) for other spellings in files and folders."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ ALIASES = {
 
 
 def canonical_name(split: str) -> str:
-    """Example: train2017 -> train, Validation -> val."""
+    """The canonical name of a split. Example: train2017 -> train, Validation -> val."""
     name = re.sub(r"_?20\d\d$", "", split)
     lower = ALIASES.get(name.lower(), name.lower())
     return lower if lower in STANDARD else name

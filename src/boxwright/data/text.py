@@ -34,7 +34,7 @@ MAX_COUNT = 32_768  # classes without names, as many as `config.ClassCount` allo
 LISTED_IMAGE = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
 PREFIX_LENGTH = 65536  # characters of a line that are enough to detect its kind
 MAX_LINE = 1 << 24  # characters; those of an image with 700,000 boxes
-MAX_PATH = 4096  # bytes, Linux's PATH_MAX; limits the width of a column of paths
+MAX_PATH = 4096  # bytes; Linux's PATH_MAX limits the width of a column of paths
 
 
 def lines(file: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
@@ -50,7 +50,7 @@ def lines(file: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
                 if len(line) > MAX_LINE and line[-1] != "\n":
                     raise InputError(f"{file} line {number}: has more than {MAX_LINE:,} characters, needed labels")
                 if "\0" in line:
-                    raise InputError(f"{file} line {number}: holds a NUL, needed text; write the file anew")
+                    raise InputError(f"{file} line {number}: contains a NUL, needed text; rewrite the file")
                 if stripped := line.strip():
                     yield number, stripped
     except OSError as error:
@@ -77,13 +77,13 @@ def list_kind(file: Path) -> str | None:
 
 
 def find_lists(root: Path, kind: str) -> dict[str, Path]:
-    """Split -> list file of that kind, directly in `root`."""
+    """Split -> list file of the kind, directly in `root`."""
     if not root.is_dir():
         return {}
     names = sorted(listing(root).names)
     images = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}  # noqa: PTH122
     texts = (name for name in names if name.lower().endswith(".txt") and name not in NAME_FILES)
-    # a text with the name of an image holds its labels
+    # a text file with the name of an image contains its labels
     kinds = {root / name: list_kind(root / name) for name in texts if os.path.splitext(name)[0] not in images}  # noqa: PTH122
     if "line_txt" in kinds.values():  # other lists of paths may be splits without boxes
         unlabeled = [file for file, found in kinds.items() if found == "yolo_txt"]
@@ -119,7 +119,7 @@ def can_be_path(name: str) -> bool:
 def numbered_classes(source: Source) -> dict[int, str]:
     """Number in label files -> class name, from a data YAML or else from a file of class names in the root.
 
-    With only their number (`nc`) in a data YAML, the names are class_0, class_1, ..., as Ultralytics does it. Raises
+    If a data YAML has only their number (`nc`), the names are class_0, class_1, ..., as in Ultralytics. Raises
     InputError if there is neither.
     """
     if source.names:
@@ -131,26 +131,26 @@ def numbered_classes(source: Source) -> dict[int, str]:
         if type(count := config.read_yaml(file).get("nc")) is int and 0 < count <= MAX_COUNT:
             return {number: f"class_{number}" for number in range(count)}
     raise InputError(
-        f"{source.root}: no class names; looked for classes.txt, obj.names, data.yaml; write them in label order into "
-        "classes.txt there, one a line"
+        f"{source.root}: no class names; looked for classes.txt, obj.names, data.yaml; write them into classes.txt "
+        "there in label order, one per line"
     )
 
 
 def labels_of(categories: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
-    """The index of each category in `ids`, which ascend; -1 if it is not there."""
+    """The index of each category in `ids`, which are ascending; -1 if it is not there."""
     numbers = np.array(ids, dtype=np.int64)
     labels = np.searchsorted(numbers, categories).clip(max=len(numbers) - 1)
     return np.where(numbers[labels] == categories, labels, -1)
 
 
 def find_class_names(root: Path) -> tuple[str, ...]:
-    """The names in the file of class names in `root`, () if there is none. Raises InputError as `read_class_names`."""
+    """The names in the file of class names in `root`; () if there is none. Raises InputError as `read_class_names`."""
     file = find_class_file(root)
     return () if file is None else tuple(read_class_names(file).values())
 
 
 def find_class_file(root: Path) -> Path | None:
-    """The file of class names of a data set. Raises InputError if there are several in its folders that differ."""
+    """The file of class names of a data set. Raises InputError if its folders contain several that differ."""
     if not root.is_dir():
         return None
     direct = [root / name for name in NAME_FILES if (root / name).is_file()]
@@ -164,7 +164,7 @@ def find_class_file(root: Path) -> Path | None:
         if read_class_names(file) != read_class_names(inner[0]):
             first, second = (path.relative_to(root) for path in (inner[0], file))
             raise InputError(
-                f"{root}: {first} and {second} have other class names; write the right ones into classes.txt there"
+                f"{root}: {first} and {second} have different class names; write the right ones into classes.txt there"
             )
     return inner[0] if inner else None
 
@@ -177,7 +177,7 @@ def _has_names(file: Path) -> bool:
 
 
 def read_class_names(file: Path) -> dict[int, str]:
-    """Number in label files -> name, from a file with a name a line, or from the key `names` of a YAML file.
+    """Number in label files -> name, from a file with one name per line, or from the key `names` of a YAML file.
 
     Raises InputError if it cannot be read, and for invalid names.
     """
@@ -187,17 +187,19 @@ def read_class_names(file: Path) -> dict[int, str]:
         except ValueError as error:
             raise InputError(f"{file}: names: {error}") from error
     names = []
-    for number, line in enumerate(io.StringIO(_decode(file)[0], newline=None), 1):  # not at form feeds and the like
+    for number, line in enumerate(
+        io.StringIO(_decode(file)[0], newline=None), 1
+    ):  # splitlines would also split at form feeds
         if fault := "a NUL" if "\0" in line else config.class_name_fault(line.strip()):
             raise InputError(f"{file} line {number}: {fault}")
         names += [line.strip()] * bool(line.strip())
     if not names:
-        raise InputError(f"{file}: empty, needed one class name a line")
+        raise InputError(f"{file}: empty, needed one class name per line")
     return dict(enumerate(names))
 
 
 def encoding_note(file: Path) -> str:
-    """How a file of class names was read if it is not UTF-8; else ""."""
+    """A note about the assumed encoding of a file of class names if it is not UTF-8; else ""."""
     if is_yaml(file):
         return ""
     content, encoding = _decode(file)
@@ -208,8 +210,8 @@ def encoding_note(file: Path) -> str:
 def _decode(file: Path) -> tuple[str, str]:
     """The text of a file of class names, and its encoding if that is not UTF-8.
 
-    Without a byte order mark, no encoding is certain. Single letters with accents between ASCII are read as
-    Windows-1252; longer runs of other bytes may be any language's. Raises InputError for those.
+    Without a byte order mark, the encoding is uncertain. Single accented letters between ASCII are read as
+    Windows-1252. Longer runs of other bytes may be in any language; raises InputError for them.
     """
     content = files.read_input(file, ", needed class names", MAX_NAMES)
     with contextlib.suppress(UnicodeDecodeError):
@@ -225,7 +227,7 @@ def _decode(file: Path) -> tuple[str, str]:
 
 
 def is_yaml(file: Path) -> bool:
-    """Whether it is a YAML file by its name."""
+    """Whether the name of a file is that of a YAML file."""
     return file.suffix in {".yaml", ".yml"}
 
 
@@ -239,7 +241,7 @@ def subfolders(folder: Path) -> list[Path]:
 def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Files below `folder` with one of the suffixes, sorted, without hidden folders and macOS's `._` files.
 
-    Links to folders are followed, but each folder is visited once, and those that contain `folder` are not.
+    Links to folders are followed, but each folder is visited once, and folders that contain `folder` are not visited.
     """
     top = Path(os.path.realpath(folder))
     found: list[str] = []
@@ -261,7 +263,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 def parse_class_names(names: object) -> dict[int, str]:
     """Number in label files -> class name, in the order of the numbers.
 
-    names: `names` of a YAML file: a list, a mapping from numbers, or the name of a shipped list like dota15. Raises
+    names: `names` of a YAML file: a list, a mapping from numbers, or the name of a shipped list such as dota15. Raises
     ValueError for anything else, and for invalid names.
     """
     if isinstance(names, str):
@@ -296,7 +298,7 @@ def write_lines(file: Path, written: Sequence[str]) -> None:
     except UnicodeEncodeError as error:
         line = error.object[error.object.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
         raise InputError(
-            f"{file.name}: cannot hold '{line[:100]}', a name that is no UTF-8; rename that file, or convert to coco"
+            f"{file.name}: cannot hold '{line[:100]}', a name that is not UTF-8; rename that file, or convert to coco"
         ) from error
 
 

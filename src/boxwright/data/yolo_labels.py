@@ -1,6 +1,6 @@
-"""Where YOLO's images and label files are in relation to each other.
+"""Locations of YOLO's images and label files relative to each other.
 
-The label file of an image is in a folder `labels` in the place of `images`, or beside the image.
+The label file of an image is in a folder `labels` in place of `images`, or beside the image.
 """
 
 import os
@@ -12,16 +12,16 @@ from boxwright.data.listing import listing
 from boxwright.files import open_regular
 from boxwright.images.header import SUFFIXES
 
-IMAGE_FOLDERS = {"images", "jpegimages"}  # in any capitals; the second is Pascal VOC's, which Darknet uses
+IMAGE_FOLDERS = {"images", "jpegimages"}  # in any case; the second is Pascal VOC's, which Darknet uses
 DATED = re.compile(r"labels_.+", re.IGNORECASE)  # makesense exports such a folder
 NOT_LABELS = {"classes.txt"}
-MAX_HEADS = 20  # label files that are looked into to detect the layout
-MAX_ENTRIES = 1000  # entries of one of many folders that are looked at
+MAX_HEADS = 20  # label files that are read to detect the layout
+MAX_ENTRIES = 1000  # entries that are checked per folder
 HEAD = 1 << 12  # bytes of a label file that are enough to detect its kind
 
 
 class LabelFinder:
-    """Finds the label files of images. Lists each folder once, which is much faster than a look at 100,000 files."""
+    """Finds the label files of images. Lists each folder once, which is much faster than checking 100,000 files."""
 
     def __init__(self) -> None:
         self._places: dict[str, list[tuple[str, dict[str, str]]]] = {}
@@ -37,7 +37,7 @@ class LabelFinder:
         return os.path.join(places[0][0], f"{stem}.txt"), False  # noqa: PTH118
 
     def places(self, folder: str) -> list[tuple[str, dict[str, str]]]:
-        """Folders for the labels of the images in `folder`, first those to prefer; with stem -> name of their files."""
+        """Folders for the labels of the images in `folder`, preferred ones first, with stem -> name of their files."""
         if folder not in self._places:
             path = Path(folder)
             swapped = sorted(self._swapped(path), key=lambda place: not place.is_dir())
@@ -58,7 +58,7 @@ class LabelFinder:
 
 
 def label_folders(parent: Path) -> list[Path]:
-    """The folders of labels in `parent`: `labels` in any capitals, else makesense's dated one without a like CSV."""
+    """The folders of labels in `parent`: `labels` in any case, else makesense's dated one if it has no similar CSV."""
     try:
         names = sorted(listing(parent).names)
     except OSError:
@@ -70,7 +70,7 @@ def label_folders(parent: Path) -> list[Path]:
 
 
 def image_folders(parent: Path) -> list[Path]:
-    """The folders of images in `parent`: `images` or `JPEGImages`, in any capitals."""
+    """The folders of images in `parent`: `images` or `JPEGImages`, in any case."""
     try:
         names = sorted(listing(parent).names)
     except OSError:
@@ -79,7 +79,7 @@ def image_folders(parent: Path) -> list[Path]:
 
 
 def can_hold_labels(folder: Path) -> bool:
-    """Whether a folder of labels may be YOLO's: the first text files are, or it holds no labels of other kinds."""
+    """Whether a folder of labels may be YOLO's: its first text files are, or it contains no labels of other kinds."""
     files = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
     names = [os.path.join(parent, name) for parent, name in islice(files, MAX_ENTRIES)]  # noqa: PTH118
     texts = [name for name in names if name.lower().endswith(".txt") and Path(name).name not in NOT_LABELS]
@@ -90,7 +90,7 @@ def can_hold_labels(folder: Path) -> bool:
 
 
 def has_labels_beside(folder: Path, limit: int | None = None) -> bool:
-    """Whether a folder holds images with YOLO's labels beside them. limit: entries that are looked at."""
+    """Whether a folder contains images with YOLO's labels beside them. limit: number of entries that are checked."""
     try:
         names = listing(folder).names[:limit]
     except OSError:
@@ -104,7 +104,7 @@ def has_labels_beside(folder: Path, limit: int | None = None) -> bool:
 
 
 def is_label(line: bytes) -> bool:
-    """Whether a line may be a label of YOLO: numbers, of which the first may be a word by mistake.
+    """Whether a line may be a label of YOLO: numbers; a word in place of the first one may be a mistake.
 
     Lines of DOTA (a word after eight numbers) and KITTI (a word before fourteen numbers) are not.
     """
@@ -123,14 +123,14 @@ def has_label(file: str) -> bool:
 
 
 def _first_line(file: str) -> bytes:
-    """The first line of a file that is not empty; b"" if there is none, or if it cannot be read."""
+    """The first nonempty line of a file; b"" if there is none, or if it cannot be read."""
     try:
         with open_regular(file) as opened:
             head = opened.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError:
         return b""
     line = head.splitlines()[0] if head else b""
-    return line if len(line) < len(head) or len(head) < HEAD else line.rpartition(b" ")[0]  # a cut number
+    return line if len(line) < len(head) or len(head) < HEAD else line.rpartition(b" ")[0]  # a truncated number
 
 
 def _texts(folder: Path) -> dict[str, str]:

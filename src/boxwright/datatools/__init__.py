@@ -1,1 +1,1 @@
-"""Data sets checked, converted, and cut into tiles, crops and tensors."""
+"""Tools that check, convert and split data sets, and cut them into tiles and crops."""

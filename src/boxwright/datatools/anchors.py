@@ -1,4 +1,4 @@
-"""Anchors for a data set: k-means of the sizes of its boxes, as Darknet's `detector calc_anchors`.
+"""Anchors for a data set: k-means of the sizes of its boxes, as in Darknet's `detector calc_anchors`.
 
 T boxes, K anchors, P images; sizes are (width, height) px of the network's input
 """
@@ -21,9 +21,9 @@ Sizes = NDArray[np.float64]  # (..., 2) width, height
 Fit = Literal["stretch", "letterbox"]
 
 MATCHED = 0.5  # IoU above which an anchor counts as fitting a box
-STARTS = 5  # runs of k-means from different centers, of which the best counts
-MAX_ROUNDS = 300  # of k-means, which may alternate without an end, since the mean is not the center of least distance
-MAX_BOXES = 30_000  # for k-means, drawn from all; the statistics are of all boxes
+STARTS = 5  # runs of k-means from different centers, of which the best is used
+MAX_ROUNDS = 300  # of k-means, which may alternate forever, since the mean does not minimize the distance
+MAX_BOXES = 30_000  # for k-means, drawn at random; the statistics use all boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Anchors:
         anchors: (K, 2) whole px, small to large by area.
         nearest: (T,) the anchor of highest IoU for each box.
         iou: (T,) that IoU, of shapes with the same center.
-        title: What they are for.
-        left_out: Why labels were left out -> how many.
+        title: Description of the boxes and the input.
+        left_out: Reason for leaving out labels -> number of labels.
     """
 
     boxes: Sizes
@@ -48,7 +48,7 @@ class Anchors:
 
     @property
     def quality(self) -> str:
-        """How well they fit, in words."""
+        """A description of how well the anchors fit."""
         return f"mean IoU {self.iou.mean():.4f}, {(self.iou > MATCHED).mean():.1%} of the boxes above {MATCHED:g}"
 
     def __str__(self) -> str:
@@ -80,11 +80,11 @@ def choose(
     Args:
         root: The data set.
         size: (height, width) px of the network's input.
-        count: How many, K.
-        split: The split whose boxes count.
+        count: Number of anchors, K.
+        split: The split whose boxes are used.
         kind: The layout; `auto` detects it.
-        fit: How images are resized to the input; Darknet's calc_anchors knows `stretch` only.
-        seed: Of the first centers.
+        fit: How images are resized to the input; Darknet's calc_anchors supports `stretch` only.
+        seed: Seed of the first centers.
 
     Raises:
         InputError: The data set cannot be opened, or has fewer than `count` boxes of different sizes.
@@ -93,7 +93,7 @@ def choose(
 
 
 def choose_for(dataset: Dataset, canvas: CanvasConfig, count: int, seed: int = 0, remedy: str = "") -> Anchors:
-    """As `choose`, for the boxes of a data set as they are on the canvas. remedy: what the error advises."""
+    """Find anchors for the boxes of a data set on the canvas, as `choose`. remedy: end of the error message."""
     boxes, left_out = resized(dataset, canvas)
     if (different := len(np.unique(boxes, axis=0))) < count:
         found = f"{dataset.split} has {different} boxes of different sizes"
@@ -107,29 +107,29 @@ def choose_for(dataset: Dataset, canvas: CanvasConfig, count: int, seed: int = 0
 
 
 def resized(dataset: Dataset, canvas: CanvasConfig) -> tuple[Sizes, dict[str, int]]:
-    """(T, 2) the sizes of boxes on the canvas, and how many labels are no such boxes."""
+    """(T, 2) the sizes of boxes on the canvas, and the number of labels left out by reason."""
     rows = dataset.rows
     images, which = np.unique(_image_sizes(dataset), axis=0, return_inverse=True)  # many images, few sizes
     scales = np.array([frame_for((max(h, 1), max(w, 1)), canvas, 0).scale for h, w in images.tolist()]).reshape(-1, 2)
     owner = which.reshape(-1)[dataset.image_indices()]
-    known = (images > 0).all(axis=1).reshape(-1)[owner]
+    has_size = (images > 0).all(axis=1).reshape(-1)[owner]
     with np.errstate(invalid="ignore", over="ignore"):
         sides = (rows.xyxy[:, 2:].astype(np.float64) - rows.xyxy[:, :2]) * scales[owner, ::-1]
         has_area = np.isfinite(sides).all(axis=1) & (sides > 0).all(axis=1)
     left_out = {
         "crowd regions": int(rows.crowd.sum()),
-        "labels of unreadable images": int((~rows.crowd & ~known).sum()),
-        "boxes without area": int((~rows.crowd & known & ~has_area).sum()),
+        "labels of unreadable images": int((~rows.crowd & ~has_size).sum()),
+        "boxes without area": int((~rows.crowd & has_size & ~has_area).sum()),
     }
-    return sides[~rows.crowd & known & has_area], left_out
+    return sides[~rows.crowd & has_size & has_area], left_out
 
 
 def cluster(boxes: Sizes, count: int, seed: int = 0) -> Sizes:
     """boxes (T, 2) -> (K, 2): the mean sizes of K clusters, with the distance 1 - IoU.
 
     As in AlexeyAB's Darknet (`calc_anchors` in src/detector.c): k-means++, whose first centers are boxes, each drawn
-    with a probability that grows with the square of the distance from the ones before (Arthur and Vassilvitskii 2007).
-    Of `STARTS` runs the one of highest mean IoU counts.
+    with a probability proportional to the squared distance from the previous ones (Arthur and Vassilvitskii 2007).
+    Of `STARTS` runs, the one with the highest mean IoU is used.
     """
     rng = np.random.default_rng(seed)
     if len(boxes) > MAX_BOXES:
@@ -152,8 +152,8 @@ def _run(boxes: Sizes, centers: Sizes) -> Sizes:
 
 
 def match(boxes: Sizes, anchors: Sizes) -> tuple[NDArray[np.int64], Sizes]:
-    """boxes (T, 2), anchors (K, 2) -> (T,) the anchor of highest IoU, (T,) that IoU. One anchor at a time: memory for T
-    numbers, not T * K."""
+    """boxes (T, 2), anchors (K, 2) -> (T,) the anchor of highest IoU, (T,) that IoU. Computed one anchor at a time, so
+    memory holds T numbers, not T * K."""
     nearest, best = np.zeros(len(boxes), dtype=np.int64), np.full(len(boxes), -1.0)
     areas = boxes.prod(axis=1)
     for number, anchor in enumerate(anchors):
@@ -169,7 +169,7 @@ def _first_centers(boxes: Sizes, count: int, rng: np.random.Generator) -> Sizes:
     while len(centers) < count:
         distance = 1 - match(boxes, centers)[1]
         weight = np.square(np.maximum(distance, 0))
-        if not weight.sum():  # only boxes like the centers are left, in the sample of many
+        if not weight.sum():  # all remaining boxes in the sample equal a center
             weight = np.ones(len(boxes))
         centers = np.concatenate([centers, boxes[rng.choice(len(boxes), p=weight / weight.sum())][None]])
     return np.asarray(centers)

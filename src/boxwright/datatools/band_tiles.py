@@ -47,7 +47,7 @@ def open_samples(path: str, numbers: BandNumbers) -> Iterator[Read]:
 
 
 def encode(samples: Samples, nodata: float | None, scale: float, path: str) -> bytes:
-    """The content of a TIFF of samples (n, h, w), resized by exactly `scale`; path: of the scene, for messages.
+    """The content of a TIFF of samples (n, h, w), resized by exactly `scale`. path: the scene, for messages.
 
     Raises InputError where px without data would be blended with others.
     """
@@ -69,7 +69,7 @@ def encode(samples: Samples, nodata: float | None, scale: float, path: str) -> b
 
 
 def name(numbers: BandNumbers) -> str:
-    """What the name of a tile says of its bands."""
+    """The part of a tile's name that states its bands."""
     return f"_bands{'all' if numbers == 'all' else '-'.join(map(str, numbers))}"
 
 
@@ -80,7 +80,7 @@ def _numbers(path: str, numbers: BandNumbers, count: int) -> tuple[int, ...]:
 
 
 def _resized(samples: Samples, scale: float) -> Samples:
-    """As RGB tiles are, band by band."""
+    """Resize like RGB tiles, band by band."""
     _, h, w = samples.shape
     kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     factors = {"fx": max(scale, 1 / w), "fy": max(scale, 1 / h)}

@@ -2,9 +2,8 @@
 
     P images, T boxes
 
-Errors would train the network wrongly or stop a run; notes are only reported. Nothing is repaired. `skip_bad` leaves
-out exactly the labels and images with errors; the place of a label that it leaves out is ignored, since an object may
-be there.
+Errors would harm training or stop a run; notes are only reported. Nothing is repaired. `skip_bad` leaves out exactly
+the labels and images with errors; the area of a label that it leaves out is ignored, since an object may be there.
 """
 
 import os
@@ -32,7 +31,7 @@ from boxwright.images.header import Header, read_headers
 
 MAX_LISTED = 100  # files named in one finding
 MAX_SHOWN = 10  # classes named in one finding
-MAX_SIDE = 2**24  # px, of images of unknown size; the largest whole number of which float32 has all smaller ones
+MAX_SIDE = 2**24  # px, of images of unknown size; float32 represents all whole numbers up to this one
 OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclusive pixel coordinates
 
 
@@ -44,7 +43,7 @@ def check(
     Args:
         dataset: The split.
         images: Also read the header of every image, and decode images that look truncated.
-        decode: Decode every image; None for none.
+        decode: Decode every image; None: decode no image.
         scenes: Require that `open_scene` can read windows of the images.
         rgb: Images are read as RGB, without chosen bands, so TIFFs that cannot be are errors.
     """
@@ -56,7 +55,7 @@ def check(
         paths = dataset.paths()
         headers = checked_headers(paths, dataset.split, decode)
         if scenes:
-            from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
+            from boxwright.images.windows import scene_fault  # imports torch, which checks of labels do not need
 
             faults = (scene_fault(path, rgb=rgb) for path in paths)
             headers = [
@@ -97,7 +96,7 @@ def check_folder(
 
     Args:
         root: The data set.
-        splits: To check; () for all.
+        splits: The splits to check; () for all.
         report: JSON file for the findings; replaces only an earlier report.
         decode: Decode every image, not only its header; None for none, also if it looks truncated.
         kind: The layout; `auto` detects it.
@@ -124,8 +123,8 @@ def check_folder(
 def skip_bad(dataset: Labels, report: Report) -> Labels:
     """The data set without the labels and images that have errors in the report.
 
-    A label becomes an ignore region: its box within the image, or all of the image if that has no area, or if the label
-    could not be read. A repeated box is dropped, since its object has the first one.
+    A label becomes an ignore region: its box within the image, or the whole image if that box has no area or the label
+    could not be read. A repeated box is dropped, since the first one labels its object.
 
     Raises InputError if an error cannot be skipped, or if no image is left.
     """
@@ -179,7 +178,7 @@ def _with_ignored_images(dataset: Dataset, indices: NDArray[np.int64], boxes: ND
 
 
 def _extents(dataset: Dataset, indices: Sequence[int]) -> NDArray[np.float32]:
-    """(P, 4) the box of each image at `indices`; of others, and where the size is unknown, a very large one."""
+    """(P, 4) the box of each image at `indices`; for other images, and if the size is unknown, a very large box."""
     sizes = dataset.images.sizes.copy()
     unknown = [index for index in sorted({*indices}) if sizes[index, 0] < 0]
     for index, header in zip(unknown, read_headers([dataset.path(index) for index in unknown]), strict=True):
@@ -246,7 +245,7 @@ def _image_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
 
 
 def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Finding]:
-    """One finding that sums up: ids are not needed."""
+    """One finding for all repeated ids, since ids are not needed."""
     ids, places = dataset.rows.ids, dataset.rows.entries
     order = np.lexsort((places, ids))
     first = order[np.searchsorted(ids[order], ids)]  # (T,) the first row with the same id, in the file's order
@@ -289,7 +288,7 @@ def _partners(
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
-    """Errors of ids that several files share, in all of them, or several entries of a file, after the first."""
+    """Errors for image ids shared by several files (all of them) or by several entries of a file (after the first)."""
     places: dict[int | str, list[int]] = defaultdict(list)
     for index, image_id in enumerate(dataset.images.ids.tolist()):
         places[image_id].append(index)
@@ -297,7 +296,7 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
         if len(indices) == 1:
             continue
         files = {dataset.path(index) for index in indices}
-        named = ", ".join(sorted(files)[:MAX_LISTED]) + (" and so on" if len(files) > MAX_LISTED else "")
+        named = ", ".join(sorted(files)[:MAX_LISTED]) + (", ..." if len(files) > MAX_LISTED else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
             text = f"the id stands for {len(indices)} entries: {named}"
             yield _of_image(dataset, index, "duplicate_image_id", text)
@@ -345,7 +344,7 @@ def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _partly_labeled(dataset: Dataset) -> Iterator[Finding]:
-    """Notes that sum up where nobody looked for objects."""
+    """Notes that summarize ignore regions, and images that were not searched for all classes."""
     if count := int(dataset.rows.ignored.sum()):
         images = len(np.unique(dataset.image_indices()[dataset.rows.ignored]))
         text = f"{pluralize(count, 'ignore region[s]')} in {images} of {pluralize(len(dataset), 'image[s]')}"
@@ -378,7 +377,7 @@ def _classes(dataset: Dataset) -> str:
 
 
 def _some(words: Sequence[str], count: int = MAX_SHOWN) -> str:
-    """The first words, and the number of the others."""
+    """The first words, and the number of remaining ones."""
     more = f" and {len(words) - count} more" if len(words) > count else ""
     return ", ".join(words[:count]) + more
 

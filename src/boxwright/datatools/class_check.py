@@ -19,7 +19,7 @@ from boxwright.datatools.report import Report
 def check(dataset: ClassSet, *, decode: bool | None = False) -> Report:
     """Check one split. Reads the header of every image, and decodes images that look truncated.
 
-    decode: decode every image; None for none.
+    decode: Decode every image; None: decode no image.
     """
     if dataset.members is not None:
         return set_check.check_sets(dataset, partial(check, decode=decode))
@@ -28,7 +28,7 @@ def check(dataset: ClassSet, *, decode: bool | None = False) -> Report:
         text = f"class {dataset.names[label]} has no image"
         findings.append(Finding("class_without_image", dataset.split, str(dataset.root), text))
     for file in dataset.unused:
-        text = f"no image by its name, which ends in '{Path(file).suffix}'; it is not used"
+        text = f"not an image by its suffix '{Path(file).suffix}'; it is not used"
         findings.append(Finding("not_a_image", dataset.split, file, text))
     findings += set_check.notes(dataset)
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")

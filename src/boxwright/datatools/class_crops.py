@@ -52,7 +52,7 @@ def crop(
     allowed = {*SPLITS, "all"} if len(split_names) == 1 else SPLITS
     if invalid := [split for split in split_names if canonical_name(split) not in allowed]:
         raise InputError(
-            f"{root}: split '{invalid[0]}' would not be found among folders of classes, needed "
+            f"{root}: split '{invalid[0]}' is not a split of classification data, needed "
             f"{', '.join(canonical_names(allowed))} (`all` only by itself); rename it"
         )
     with new_folder(out) as folder:
@@ -74,7 +74,7 @@ def _check_names(dataset: Dataset) -> None:
     folded = Counter(name.casefold() for name in dataset.names)  # some file systems are case-insensitive
     for name in dataset.names:
         if name != Path(name).name or name.startswith(".") or name != name.strip() or folded[name.casefold()] > 1:
-            raise InputError(f"{dataset.root}: class {name!r} cannot be the name of a folder of its own; rename it")
+            raise InputError(f"{dataset.root}: class {name!r} cannot be the name of a separate folder; rename it")
     names = [f"{Path(dataset.path(index)).stem}" for index in range(len(dataset))]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{dataset.root}: two images of {dataset.split} are called {repeated[0]}; rename one")

@@ -1,4 +1,4 @@
-"""What to do about faulty labels and images: the options `--skip-bad` and `--clip-boxes`."""
+"""Handling of faulty labels and images: the options `--skip-bad` and `--clip-boxes`."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from boxwright.datatools.check import skip_bad
 from boxwright.datatools.report import Report, pluralize
 from boxwright.images.header import read_header
 
-# Errors that no evaluation and no other layout can bear; the others only make training worse.
+# Errors that evaluation and other layouts do not support; the remaining kinds only harm training.
 UNUSABLE = {
     "not_finite", "unknown_category", "unreadable_label", "unknown_image", "duplicate_image_id", "ambiguous_image",
     "only_crowd", "missing_image", "unreadable_image", "size_differs", "labeled_unrotated",
@@ -22,12 +22,12 @@ UNUSABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """How errors are handled.
+    """Settings for the handling of errors.
 
     Attributes:
         skip_bad: Drop faulty labels and images; the area of a dropped label is ignored in the loss and in metrics.
         clip_boxes: Clip boxes that are partly outside their image.
-        kinds: The kinds of errors that count.
+        kinds: The kinds of errors that are handled.
     """
 
     skip_bad: bool = False
@@ -37,7 +37,7 @@ class Cleaning:
     def apply(self, dataset: Labels, report: Report, root: str | Path | None = None) -> tuple[Labels, list[str]]:
         """The data set without the errors of `report`, and a line for each item that is left out or clipped.
 
-        Raises InputError for the first of the other errors. root: names the data set in it.
+        Raises InputError for the first error that remains. root: name of the data set in the message.
         """
         lines: list[str] = []
         if self.clip_boxes and isinstance(dataset, Dataset):
@@ -80,7 +80,7 @@ def image_size(dataset: Dataset, index: int) -> tuple[int, int]:
 
 
 def _partly_inside(dataset: Dataset, error: Finding) -> bool:
-    """Whether an error is that of a box of `dataset` which is partly outside its image."""
+    """Whether an error is about a box of `dataset` that is partly outside its image."""
     if error.kind != "outside" or error.split != dataset.split or error.row is None or error.index is None:
         return False
     (x1, y1, x2, y2), (height, width) = dataset.rows.xyxy[error.row].tolist(), image_size(dataset, error.index)

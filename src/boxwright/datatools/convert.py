@@ -38,7 +38,7 @@ def convert(
 ) -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
-    Several sets become one; the names of images that are equal start with their set's.
+    Several sets become one; image names that occur in several sets get the name of their set as a prefix.
 
     Args:
         root: The data set, or several.
@@ -79,7 +79,7 @@ def write_splits(
         root: As in `convert`, like `to`, `out` and `outside`.
         to: The layout.
         out: The folder to create.
-        labeled: The splits, with what their labels contain besides boxes; None to read it where it is needed.
+        labeled: The splits with their extras (label content besides boxes); None: read when needed.
         outside: Include images outside `root`.
         cleaning: As in `convert`.
     """
@@ -102,19 +102,19 @@ def write_splits(
             split = _split(dataset, title, to, writer, extras)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
-                    f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
-                    f"the same, for {to} has one list for all splits"
+                    f"{title}: classes of {name} are {', '.join(dataset.names)}, of other splits {', '.join(names)}; "
+                    f"make them the same, since {to} has one list for all splits"
                 )
             names, boxes = dataset.names, boxes + len(dataset.rows)
             written.append(name)
             _write(split, writer.write, dataset, folder)
             lines += _summary(dataset, split, left_out, layout, writer, to)
         if writer.needs_box and not boxes:
-            raise InputError(f"{title}: has no box, and {to} without any box is no {to}; choose another layout")
+            raise InputError(f"{title}: has no box, needed one or more for {to}; choose another layout")
         found = layout.find(folder)
         for name in written:
             if name not in found:
-                raise InputError(f"{title}: split '{name}': in {to} that name stands for something else; rename it")
+                raise InputError(f"{title}: split '{name}': in {to} that name has another meaning; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
 
 
@@ -123,7 +123,7 @@ def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path) -
 
     Args:
         dataset: The boxes of a predictor.
-        extras: `score` and `source` of each box; layouts leave out what they cannot hold.
+        extras: `score` and `source` of each box; layouts leave out what they cannot store.
         to: The layout.
         folder: An empty folder.
 
@@ -137,7 +137,7 @@ def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path) -
 
 
 def _write(split: Split, write: Callable[[Split, Path], list[Path]], dataset: Dataset, folder: Path) -> None:
-    """Write the labels of a split into `folder`, and link its images, those of `dataset`."""
+    """Write the labels of a split into `folder`, and link the images of `dataset`."""
     targets = write(split, folder)
     sources = [dataset.path(index) for index in range(len(dataset))]
     pairs = zip(sources, targets, strict=True)
@@ -187,14 +187,14 @@ def reject_outside(dataset: Dataset, root: Root) -> None:
         if outside:
             raise InputError(
                 f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(own)} images of "
-                f"{own.split}; say --outside where the new folder may hold them"
+                f"{own.split}; use --outside if the new folder may contain them"
             )
 
 
 def _is_inside(path: str, folder: str) -> bool:
-    """Whether a file, or the archive that holds it, is in a folder. Both without links.
+    """Whether a file, or the archive that contains it, is in a folder. Both are resolved paths.
 
-    A Parquet file of an object store is in the cache, and only its title says that it belongs to the folder.
+    A Parquet file of an object store is in the cache, and only its title shows that it belongs to the folder.
     """
     places = ((path, folder), (mirrors.origin(path), folder), (printable(path), printable(folder)))
     return any(Path(place).is_relative_to(base) for place, base in places)
@@ -212,7 +212,7 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
     if not layout.has_ids:
         counts |= _numbers(dataset, split.extras if writer.outlines else None)
     elif annotation_ids(split) is None:
-        _add(counts, len(dataset.rows), "id[s] of boxes, since some repeat (numbered anew)")
+        _add(counts, len(dataset.rows), "id[s] of boxes, since some repeat (renumbered)")
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
     counts[f"{agreeing(len(renamed), 'name[s] of classes')} ({', '.join(renamed)})"] = len(renamed)
     counts |= _keys(split, writer)
@@ -242,14 +242,14 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
 def _keys(split: Split, writer: Writer) -> dict[str, int]:
     """Count extra fields that are not written, by key. Outlines that equal their box do not count."""
     extras, counts = split.extras, Counter[str]()
-    # of sets put together, and where ids are counted with the other numbers
+    # ids of several sets are not kept, and those of layouts with ids are counted by `_numbers`
     ids = {"id"} if split.dataset.members is not None or formats.layout(split.dataset.kind).has_ids else set[str]()
     if writer.row_keys is not None:
-        known = {*writer.row_keys, "segmentation"} | ids | ({"ignore"} if writer.ignored else set())
-        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
+        read_back = {*writer.row_keys, "segmentation"} | ids | ({"ignore"} if writer.ignored else set())
+        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in read_back)
         _add(counts, _outlines(split, writer), "outline[s]")
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
-        counts.update(f"'{key}' of the whole" for key in extras.dataset)
+        counts.update(f"'{key}' of the data set" for key in extras.dataset)
     if writer.image_keys is not None:
         keys = (key for image in extras.images for key in image if key not in writer.image_keys | ids)
         counts.update(f"'{key}' of images" for key in keys)
@@ -260,7 +260,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
             for key, value in keys.items()
             if key in (kept or ()) and writer.read_back(key, value) != value
         )
-        counts.update(f"'{key}' of {what} as they were (they come back otherwise)" for key in changed)
+        counts.update(f"'{key}' of {what} unchanged (they are read back differently)" for key in changed)
     return dict(counts)
 
 
@@ -284,7 +284,7 @@ def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras
     """The arguments of a writer. Raises InputError if the names in the data set cannot be written."""
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
-            raise InputError(f"{title}: class {name!r} cannot stand on a line of its own; rename it")
+            raise InputError(f"{title}: class {name!r} cannot be one line of a list of classes; rename it")
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
         raise InputError(f"{title}: two classes differ only in white space, which {to} cannot write; rename one")
     images = _image_names(dataset, writer)
@@ -306,7 +306,7 @@ def cleaned(
     extras: None to read them. title: names the data set in messages.
     """
     count = len(dataset.rows)
-    # Numbers in place of ids follow the rows and images through; new rows have larger ones.
+    # Numbers in place of ids identify the remaining rows and images; new rows have larger ones.
     numbered = replace(
         dataset,
         images=replace(dataset.images, ids=np.arange(len(dataset))),
@@ -343,7 +343,7 @@ def _image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
 
 
 def extras_of(dataset: Dataset) -> tuple[Extras, tuple[str, ...]]:
-    """What the labels of a complete split contain besides boxes and classes, and lines for what sets differ in."""
+    """The extras of a complete split (label content besides boxes and classes), and a line for what sets differ in."""
     if dataset.members is None:
         return (formats.layout(dataset.kind).extras or _no_extras)(dataset), ()
     datasets = [member.dataset for member in dataset.members.sets if len(member.dataset)]
@@ -364,15 +364,15 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
             raise InputError(f"{path}: needed the name of an image that ends in {', '.join(SUFFIXES)}; rename it")
         if any(ord(letter) < 32 for letter in str(name)):
             raise InputError(
-                f"{path}: its name has a control character such as a tab, which labels cannot hold; rename it"
+                f"{path}: its name has a control character such as a tab, which labels cannot contain; rename it"
             )
         key = merged.label_key(name, writer)
         if writer.file_per_image and seen.get(key) == path:
             raise InputError(
-                f"{path}: is listed twice, which the new layout cannot hold; merge its labels, or use coco"
+                f"{path}: is listed twice, which the new layout cannot store; merge its labels, or use coco"
             )
         if writer.file_per_image and key in seen:
-            raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
+            raise InputError(f"{path}: {seen[key]} would have the same label file; rename one")
         seen[key] = path
     return names
 
@@ -383,7 +383,7 @@ def link(source: str, target: Path) -> None:
     if target.exists():
         return
     real = os.path.realpath(source)
-    if mirrors.split(real) is not None:  # which has no content of its own
+    if mirrors.split(real) is not None:  # where files are empty
         try:
             with open_regular(real) as file, target.open("wb") as copy:
                 shutil.copyfileobj(file, copy)

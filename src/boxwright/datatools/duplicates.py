@@ -14,7 +14,7 @@ from boxwright.ops.iou import pairwise_iou
 MIN_IOU = 0.9  # of two boxes of a class that are probably the same object
 EQUAL = 2.0  # instead of the IoU, for identical boxes
 MAX_SHIFT = (1 - MIN_IOU) / MIN_IOU  # of an edge, relative to the smaller side
-MAX_STEPS = 24  # following boxes that a box is compared with; more are in range along x only if boxes are stacked
+MAX_STEPS = 24  # following boxes that each box is compared with; more are in range along x only if boxes are stacked
 MAX_ALL_PAIRS = 16  # boxes of a cell of which all pairs are compared
 
 Rows = NDArray[np.int64]
@@ -25,7 +25,7 @@ def same_object(boxes: Boxes, groups: Rows) -> tuple[Rows, NDArray[np.float64]]:
     """Find for each box an earlier box of its group with an IoU of at least MIN_IOU.
 
     It is the first identical box, or else the one with the highest IoU. If more than MAX_ALL_PAIRS boxes are so close
-    that they may all be one object, it is not always the best.
+    together that they may all be one object, it is not always the one with the highest IoU.
 
     Args:
         boxes: (T, 4) xyxy, finite, with positive sides.
@@ -113,17 +113,17 @@ def _within(rows: Rows, cells: Rows, found: _Found) -> None:
     order = np.lexsort((rows, cells))
     rows, cells = rows[order], cells[order]
     counts = np.bincount(cells)[cells]
-    few = counts <= MAX_ALL_PAIRS
-    small, inside = rows[few], cells[few]
+    is_small = counts <= MAX_ALL_PAIRS
+    small, inside = rows[is_small], cells[is_small]
     at = np.arange(len(small))
     for step in range(1, MAX_ALL_PAIRS):
         at = at[at + step < len(small)]
         at = at[inside[at] == inside[at + step]]
         found.compare_steps(small[at], small[at + step])
-    starts = np.flatnonzero(np.diff(cells[~few], prepend=-1))
-    for crowd in np.split(rows[~few], starts[1:]):
+    starts = np.flatnonzero(np.diff(cells[~is_small], prepend=-1))
+    for crowd in np.split(rows[~is_small], starts[1:]):
         unmatched = crowd[found.best[crowd] == 0]
-        while len(unmatched):  # a cell holds at most some hundreds of boxes with a pairwise IoU below MIN_IOU
+        while len(unmatched):  # a cell has at most a few hundred boxes with a pairwise IoU below MIN_IOU
             index = int(np.searchsorted(crowd, unmatched[0]))
             before, row, after = crowd[:index], crowd[index : index + 1], crowd[index + 1 :]
             if index:

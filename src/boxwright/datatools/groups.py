@@ -1,6 +1,6 @@
 """Groups of images that must stay in one split: augmented copies, frames of a video, tiles of a scene, near-duplicates.
 
-If one of them is trained on and another evaluated, the result looks better than it is.
+If a group is split between training and evaluation, metrics are too optimistic.
 
 P images
 """
@@ -24,7 +24,7 @@ KINDS = ("image", "folder", "video", "scene")
 # Roboflow writes each augmented copy of photo.jpg as photo_jpg.rf.HASH.jpg, with a different HASH.
 COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+")
 ORIGINAL_SUFFIX = re.compile(r"_(?:jpe?g|png|bmp|webp|tiff?)$", re.IGNORECASE)
-# "clip_0012", "clip-frame 12", "clip (12)": the number of a frame and what separates it
+# "clip_0012", "clip-frame 12", "clip (12)": the number of a frame and its separator
 FRAME_NUMBER = re.compile(r"[\s._-]*(?:frame|img|image)?[\s._-]*\(?\d+\)?$", re.IGNORECASE)
 
 
@@ -33,7 +33,7 @@ def group(keys: Sequence[str], sources: Sequence[str | Array] = (), cache: str |
 
     Args:
         keys: P keys, from `keys_of`.
-        sources: P image files or arrays in which near-duplicates are looked for; () for none.
+        sources: P image files or arrays to search for near-duplicates; () for none.
         cache: Folder for the hashes of image files; None or "" for the user's cache folder.
 
     Returns:
@@ -53,7 +53,7 @@ def keys_of(dataset: Dataset | ClassSet, by: str = "image") -> list[str]:
     Args:
         dataset: A complete split.
         by: `image`: each image, with its augmented copies by Roboflow, and the tiles of a scene by `data tile`.
-            `folder`: the images of a folder. `video`: names in a folder that differ only in the number at their end.
+            `folder`: the images of a folder. `video`: names in a folder that differ only in their final number.
             `scene`: tiles of a scene. Otherwise a regular expression with a group, which is searched in the path.
 
     Raises:
@@ -65,7 +65,7 @@ def keys_of(dataset: Dataset | ClassSet, by: str = "image") -> list[str]:
         if by == "scene" and "" in scenes:
             raise InputError(
                 f"{paths[scenes.index('')]}: found no 'scene' in its labels, as `boxwright data tile` writes it; "
-                "take --group video, or a regular expression with a group"
+                "use --group video, or a regular expression with a group"
             )
         return [f"scene {scene}" if scene else _copies_key(path) for path, scene in zip(paths, scenes, strict=True)]
     if by == "folder":
@@ -82,10 +82,10 @@ def _copies_key(path: str) -> str:
 
 
 def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
-    """(P,) numbers from 0 of the groups of images that are no independent measurements.
+    """(P,) numbers from 0 of the groups of images that are not independent measurements.
 
     They are the tiles of a scene, the frames of a video (`video_id` in a COCO file), and the augmented copies of an
-    image by Roboflow. Of several sets, none has a group with another.
+    image by Roboflow. Groups do not extend over several sets.
     """
     if dataset.members is None:
         keys = keys_of_evaluation(dataset)
@@ -99,7 +99,7 @@ def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
 
 
 def keys_of_evaluation(dataset: Dataset | ClassSet) -> list[str]:
-    """The key of each image's group for `of_evaluation`, of a single set."""
+    """The key of each image's group for `of_evaluation`, for a single set."""
     return [video or key for video, key in zip(_video_ids(dataset), keys_of(dataset), strict=True)]
 
 
@@ -120,13 +120,13 @@ def _video_key(path: str) -> str:
 
 
 def _matches(paths: Sequence[str], pattern: str) -> list[str]:
-    known = f"needed one of {', '.join(KINDS)}, or a regular expression with a group such as '([^/]+)_[0-9]+[.]jpg'"
+    needed = f"needed one of {', '.join(KINDS)}, or a regular expression with a group such as '([^/]+)_[0-9]+[.]jpg'"
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--group: found '{pattern[:60]}' ({error}), {known}") from error
+        raise InputError(f"--group: found '{pattern[:60]}' ({error}), {needed}") from error
     if not expression.groups:
-        raise InputError(f"--group: found '{pattern[:60]}', {known}")
+        raise InputError(f"--group: found '{pattern[:60]}', {needed}")
     keys = []
     for path in paths:
         match = expression.search(path)

@@ -10,8 +10,8 @@ from boxwright.progress import track
 
 
 def checked_headers(paths: Sequence[str], split: str, decode: bool | None) -> list[Header]:
-    """`read_headers`, with its progress. Images of archives are read once, except those with a fault, and all if
-    `decode` is not False.
+    """`read_headers` with a progress bar. Images of archives are read only once unless they have a fault or `decode` is
+    not False.
 
     Raises InputError as `read_headers`.
     """

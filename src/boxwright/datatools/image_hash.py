@@ -30,27 +30,27 @@ logger = logging.getLogger(__name__)
 Hashes = NDArray[np.uint8]  # (P, 16)
 Rows = NDArray[np.int64]
 
-VERSION = 1  # of the hash, in the names of cached ones
+VERSION = 1  # of the hash, in the names of cache files
 BYTES = 16
 SIDE = 9  # px of the gray version
 MIN_SIZE = (4 * SIDE, 4 * SIDE)  # px to which a JPEG may be reduced while it is decoded
 FLAT = 8  # gray levels; an image with a smaller range has no gradients to compare
 # Different bits of near-duplicates. In eight public sets, nine of ten copies that were resized, compressed or
-# brightened had at most 6 (9 in low contrast); different images mostly had 12 and more, except frames of a video.
+# brightened had at most 6 (9 in low contrast); different images mostly had 12 or more, except frames of a video.
 MAX_DISTANCE = 6
 CHUNK = 256  # images read together
-MIN_CACHED = 500  # images whose hashes are kept; fewer take a second
+MIN_CACHED = 500  # images from which on hashes are cached; fewer take a second
 
 
 def near_duplicates(sources: Sequence[str | Array], cache: str | Path | None = None) -> Rows:
-    """Group near-duplicates, also those that are only connected by others.
+    """Group near-duplicates, also those that are connected only through other images.
 
     Args:
         sources: Image files or (h, w, 3) uint8 RGB arrays.
-        cache: Folder in which hashes of image files are kept; None or "" for the user's cache folder.
+        cache: Folder in which hashes of image files are cached; None or "" for the user's cache folder.
 
     Returns:
-        (P,) the index of the first image of each image's group. An unreadable image is a group of its own.
+        (P,) the index of the first image of each image's group. An unreadable image is a separate group.
     """
     hashes, readable = hashes_of(sources, cache)
     labels, rows = np.arange(len(hashes)), np.flatnonzero(readable)
@@ -73,14 +73,14 @@ def hashes_of(sources: Sequence[str | Array], cache: str | Path | None = None) -
             with files.atomic_write(files.make_folder(file.parent) / file.name) as tmp, tmp.open("wb") as stream:
                 np.save(stream, np.column_stack([hashes, readable.astype(np.uint8)]), allow_pickle=False)
         except InputError as error:
-            logger.warning("hashes of images cannot be kept, so they are computed every time: %s", error)
+            logger.warning("hashes of images cannot be cached, so they are computed every time: %s", error)
     return hashes, readable
 
 
 def image_hash(image: Array) -> bytes:
     """The 16 bytes of an image, (h, w, 3) uint8 RGB."""
     small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    if int(small.max()) - int(small.min()) < FLAT:  # equal only to one with the same colors
+    if int(small.max()) - int(small.min()) < FLAT:  # equal only to an image with the same colors
         colors = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         return hashlib.blake2b(colors.tobytes(), digest_size=BYTES).digest()
     right, down = small[:-1, 1:] > small[:-1, :-1], small[1:, :-1] > small[:-1, :-1]
@@ -90,7 +90,7 @@ def image_hash(image: Array) -> bytes:
 def merge(labels: Rows, a: Rows, b: Rows) -> Rows:
     """Merge the groups of images `a` with those of images `b`.
 
-    labels: (P,) the index of the first image of each image's group. Returns the new ones.
+    labels: (P,) the index of the first image of each image's group. Returns the new labels.
     """
     while True:
         pairs = np.stack([labels[a], labels[b]])
@@ -111,7 +111,7 @@ def _each_hash(sources: Sequence[str | Array]) -> Iterator[bytes | None]:
 
 
 def _hash_of(source: str | Array) -> bytes | None:
-    """None for an unreadable image, which checks of the data set report."""
+    """The hash of an image; None if it is unreadable, which checks of the data set report."""
     try:
         return image_hash(read_image(source, MIN_SIZE) if isinstance(source, str) else source)
     except InputError:
@@ -119,15 +119,15 @@ def _hash_of(source: str | Array) -> bytes | None:
 
 
 def _first_of_each(keys: Rows) -> Rows:
-    """(P,) the index of the first of each key."""
+    """(P,) the index of the first row with the same key."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     return first[inverse.reshape(-1)]
 
 
 def _connect(hashes: Hashes) -> Rows:
-    """Group different hashes, of which at most MAX_DISTANCE bits differ from another of the group.
+    """Group distinct hashes that are connected by distances of at most MAX_DISTANCE bits.
 
-    Of MAX_DISTANCE + 1 sections of two such hashes at least one is the same (G. S. Manku, A. Jain, A. Das Sarma,
+    Of MAX_DISTANCE + 1 sections of two such hashes, at least one is equal (G. S. Manku, A. Jain, A. Das Sarma,
     "Detecting Near-Duplicates for Web Crawling", WWW 2007), so only hashes that share a section are compared: sorted by
     it, each with the next, then each with the one after the next, and so on.
     """

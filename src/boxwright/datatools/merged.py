@@ -1,4 +1,4 @@
-"""What a conversion needs to write several sets as one: image names that differ, and joined extra keys."""
+"""Merging of several sets in a conversion: unique image names, and joined extra keys."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from boxwright.errors import InputError
 
 
 def image_names(names: Sequence[Sequence[PurePosixPath]], titles: Sequence[str], writer: Writer) -> list[PurePosixPath]:
-    """The image names of all sets, one set after the other; those that several sets have start with their set's name.
+    """The image names of all sets, one set after the other; a name of several sets gets its set's name as a prefix.
 
     Args:
-        names: Of each set.
+        names: The image names of each set.
         titles: The path of each set.
-        writer: Of the new layout.
+        writer: The writer of the new layout.
 
     Raises:
-        InputError: Names are equal nonetheless.
+        InputError: Names are equal even with prefixes.
     """
     counts = Counter(key for own in names for key in {label_key(name, writer) for name in own})
     taken: dict[str, int] = {}
@@ -33,7 +33,7 @@ def image_names(names: Sequence[Sequence[PurePosixPath]], titles: Sequence[str],
 
 
 def label_key(name: PurePosixPath, writer: Writer) -> str:
-    """Equal for images that would share a file of labels, or be the same file."""
+    """A key that is equal for images that would share a label file, or be the same file."""
     if not writer.file_per_image:
         return str(name)
     return name.stem if writer.flat else str(name.with_suffix(""))
@@ -55,19 +55,19 @@ def _prefixes(titles: Sequence[str]) -> list[str]:
 def extras(names: Sequence[str], datasets: Sequence[Dataset], each: Sequence[Extras]) -> tuple[Extras, tuple[str, ...]]:
     """The extra keys of all sets, and a line for what is left out.
 
-    A class has the keys of the first set with it. Keys of the whole stay if they are the same in all sets, as must
-    `licenses` for the images' `license`, which is an id of theirs.
+    A class has the keys of the first set with it. Keys of the data set stay if they are the same in all sets. `license`
+    of images, an id in `licenses`, stays only if `licenses` does.
     """
     classes: dict[str, Keys] = {}
     for dataset, found in zip(datasets, each, strict=True):
         for name, keys in zip(dataset.names, found.classes, strict=False):  # layouts without such keys have no list
             classes.setdefault(name, keys)
-    whole = {key: value for key, value in each[0].dataset.items() if all(own.dataset.get(key) == value for own in each)}
-    lost = sorted({key for own in each for key in own.dataset} - whole.keys())
+    same = {key: value for key, value in each[0].dataset.items() if all(own.dataset.get(key) == value for own in each)}
+    lost = sorted({key for own in each for key in own.dataset} - same.keys())
     images = [keys for own in each for keys in own.images]
     if "licenses" in lost:
         images = [{key: value for key, value in keys.items() if key != "license"} for keys in images]
         lost.append("license of images")
     line = f"left out, since the sets differ in it: {', '.join(lost)}"
     rows = [keys for own in each for keys in own.rows]
-    return Extras(rows, images, [classes.get(name, {}) for name in names], whole), (line,) if lost else ()
+    return Extras(rows, images, [classes.get(name, {}) for name in names], same), (line,) if lost else ()

@@ -81,7 +81,7 @@ def placements(tiles: Dataset) -> list[Placement]:
             results.append(_placement(_Entry.model_validate(entry)))
         except pydantic.ValidationError as error:
             keys = error.errors(include_url=False)[0]["loc"]
-            key = str(keys[0]) if keys else "offset"  # which is to be inside scene_size
+            key = str(keys[0]) if keys else "offset"  # which must be inside scene_size
             needed = NEEDED[key] if keys else "one inside scene_size"
             found = repr(entry[key])[:40] if key in entry else "none"
             raise InputError(
@@ -92,12 +92,12 @@ def placements(tiles: Dataset) -> list[Placement]:
 
 
 def scene_names(dataset: Dataset) -> list[str]:
-    """The scene of each image of a complete split; "" for an image that is no tile."""
+    """The scene of each image of a complete split; "" for an image that is not a tile."""
     return [scene if isinstance(scene, str) else "" for scene in entry_values(dataset, "scene")]
 
 
 def entry_values(dataset: Dataset, key: str) -> list[object]:
-    """What the entry of each image in a COCO JSON has under a key; None where it has nothing, or there is no entry."""
+    """The value of a key in the COCO JSON entry of each image; None without the key or the entry."""
     if dataset.kind != "coco" or dataset.members is not None or not len(dataset):
         return [None] * len(dataset)
     entries = [entry for entry in coco.image_entries(Path(dataset.label_file(0))) if isinstance(entry, dict)]
@@ -106,7 +106,7 @@ def entry_values(dataset: Dataset, key: str) -> list[object]:
 
 
 def _placement(entry: _Entry) -> Placement:
-    """The sides of a tile are rounded, so a tile that ends within a px of the scene's edge ends at the edge."""
+    """The placement of an entry. Sides are rounded, so a tile that ends within a px of the scene's edge ends at it."""
 
     def extent(start: int, pixels: int, side: int) -> int:
         end = start + pixels / entry.scale

@@ -27,10 +27,10 @@ class Report:
     """The findings of a data check.
 
     Attributes:
-        findings: In the order of TITLES, then of the data set.
+        findings: The findings, in the order of TITLES, then of the data set.
         checked: Split -> number of images, and of boxes or classes.
         unit: `boxes` or `classes`.
-        title: What each data set was read as, on a line of its own.
+        title: The layout and location of each data set, one line each.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -50,7 +50,7 @@ class Report:
         return Report(self.findings + other.findings, self.checked | other.checked, self.unit, self.title)
 
     def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
-        """Raise InputError with the first errors of these kinds in the data set `root`; skippable: name --skip-bad."""
+        """Raise InputError with the first error of these kinds in the data set `root`. skippable: name --skip-bad."""
         if errors := [finding for finding in self.errors if finding.kind in kinds]:
             skip = " or --skip-bad" if skippable else ""
             raise InputError(
@@ -105,7 +105,7 @@ def pluralize(count: int, phrase: str) -> str:
 
 
 def agreeing(count: int, phrase: str) -> str:
-    """A phrase in the singular or plural. Its endings are in brackets: `box[es]`, `entr[y|ies] that [is|are] read`."""
+    """A phrase in singular or plural. Its endings are in brackets: `box[es]`, `entr[y|ies] that [is|are] read`."""
     return ENDING.sub(lambda match: (match[1] or "") if count == 1 else match[2], phrase)
 
 
@@ -121,7 +121,7 @@ def reject_other_files(file: Path) -> None:
     except OSError as error:
         raise InputError(f"{file}: cannot be replaced ({error.strerror}); name another file") from error
     if not HEADER.match(start):
-        raise InputError(f"{file}: is there already and no report of a check; name another file")
+        raise InputError(f"{file}: exists and is not a report of a check; name another file")
 
 
 def check_all(

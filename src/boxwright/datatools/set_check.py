@@ -1,4 +1,4 @@
-"""Checks of several sets that were put together: each by itself, so that findings name its files and ids."""
+"""Checks of a data set of several sets: each is checked separately, so that findings name its files and ids."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ def check_sets(dataset: Labels, check: Callable[[Labels], Report]) -> Report:
     for member, indices, own in dataset.members.each():
         if not len(indices):
             continue
-        whole = np.array_equal(own, np.arange(len(member.dataset)))
-        part = replace(member.dataset if whole else member.dataset.subset(own), notes=())
+        is_complete = np.array_equal(own, np.arange(len(member.dataset)))
+        part = replace(member.dataset if is_complete else member.dataset.subset(own), notes=())
         report = check(part)
         unit = report.unit
         for finding in report.findings:
@@ -41,7 +41,7 @@ def notes(dataset: Labels) -> list[Finding]:
 
 
 def _row(dataset: Labels, index: int, part: Labels, own_index: int, own_row: int) -> int:
-    """The row in `dataset` of row `own_row` of a set; they differ by where the labels of the image start."""
+    """The row in `dataset` of row `own_row` of a set; only the start of the image's labels differs."""
     assert isinstance(dataset, Dataset)
     assert isinstance(part, Dataset)
     return own_row + int(dataset.starts[index] - part.starts[own_index])

@@ -36,14 +36,14 @@ MAX_CLASSES = 20  # listed in the summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """How to divide a data set.
+    """Settings for the division of a data set.
 
     Attributes:
         parts: Name -> fraction of the images; the sum is 1.
-        splits: The splits that are divided, together; () for the only one. Others are written unchanged.
-        by: What stays together, as in `groups.keys_of`.
+        splits: The splits that are pooled and divided; () for the only one. Other splits are written unchanged.
+        by: Which images stay together, as in `groups.keys_of`.
         near: Whether near-duplicates stay together, too.
-        seed: Another one gives another division.
+        seed: Seed of the division.
     """
 
     parts: Mapping[str, float]
@@ -127,7 +127,7 @@ def split(
 def _open(
     root: str | Path, splits: Sequence[str], by: str, cleaning: Cleaning, *, images: bool
 ) -> tuple[Dataset, Extras, list[str], list[str]]:
-    """The splits as one without errors, its extras, the keys of its images, and a line for each item left out.
+    """The splits merged, without errors; their extras, the keys of the images, and a line for each item left out.
 
     images: Also check the images.
     """
@@ -143,9 +143,9 @@ def _open(
         lines += left_out
     if len(datasets) == 1:
         return datasets[0], each_extras[0], keys, lines
-    whole = join(datasets)
-    extras, lost = merged.extras(whole.names, datasets, each_extras)
-    return whole, extras, keys, [*lines, *lost]
+    joined = join(datasets)
+    extras, lost = merged.extras(joined.names, datasets, each_extras)
+    return joined, extras, keys, [*lines, *lost]
 
 
 def assign(dataset: Dataset | ClassSet, groups: Rows, parts: Mapping[str, float], seed: int = 0) -> Rows:
@@ -196,12 +196,12 @@ def _groups(dataset: Dataset | ClassSet, keys: Sequence[str], division: Division
 
 
 def _choose(root: str | Path, division: Division) -> tuple[list[str], list[str]]:
-    """The splits to divide, and the others."""
+    """The splits to divide, and the remaining splits."""
     names, chosen = formats.splits(root), division.splits
     if not chosen and len(names) > 1:
         raise InputError(
-            f"{root}: holds the splits {', '.join(names)}; say which to divide by --split (several are divided "
-            "together), the others stay as they are"
+            f"{root}: holds the splits {', '.join(names)}; name those to divide with --split (several are divided "
+            "together); other splits stay unchanged"
         )
     divided = [name if name in names else canonical_name(name) for name in chosen] or names
     if missing := [name for name in divided if name not in names]:
@@ -210,8 +210,8 @@ def _choose(root: str | Path, division: Division) -> tuple[list[str], list[str]]
     others = [name for name in names if name not in divided]
     if clash := [name for name in others if canonical_name(name) in map(canonical_name, division.parts)]:
         raise InputError(
-            f"--parts: {clash[0]} is a split of {root} that would stay as it is; choose another name, or divide it, "
-            f"too, by --split {clash[0]}"
+            f"--parts: {clash[0]} is a split of {root} that would stay unchanged; choose another name, or divide it, "
+            f"too, with --split {clash[0]}"
         )
     return divided, others
 
@@ -229,7 +229,7 @@ def _divide(dataset: Dataset, extras: Extras, split_of: Rows, parts: Sequence[st
 
 
 def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
-    """Write a list of image files for each split, and check that the labels are found by it."""
+    """Write a list of image files for each split, and check that its reader finds the labels."""
     lines = []
     with new_folder(out) as folder:
         text.write_lines(folder / "classes.txt", datasets[0].names)
@@ -239,10 +239,10 @@ def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
         for dataset in datasets:
             read = open_boxes(folder, dataset.split, "yolo_txt")
             paths = [os.path.abspath(dataset.label_file(index)) for index in range(len(dataset))]  # noqa: PTH100
-            wrong = [one for index, one in enumerate(paths) if not _same_file(one, read.label_file(index))]
+            wrong = [path for index, path in enumerate(paths) if not _same_file(path, read.label_file(index))]
             if wrong or read.names != dataset.names or len(read.rows) != len(dataset.rows):
                 raise InputError(
-                    f"{wrong[0] if wrong else dataset.root}: not the labels that a list of images leads to; leave "
+                    f"{wrong[0] if wrong else dataset.root}: a list of images would not lead to these labels; leave "
                     "--lists out"
                 )
             lines.append(f"{dataset.split}: list of {_shown(dataset)}")
@@ -265,7 +265,7 @@ def _split_classes(
     others: Sequence[str],
     cleaning: Cleaning,
 ) -> str:
-    """The images of each class linked to `out`/PART/CLASS."""
+    """Link the images of each class to `out`/PART/CLASS."""
     sets, left_out = [open_classes(root, name) for name in [*divided, *others]], list[str]()
     if cleaning.skip_bad:
         clean = [cleaning.apply(each, class_check.check(each), root) for each in sets]

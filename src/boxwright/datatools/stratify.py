@@ -2,11 +2,10 @@
 
 The order is that of the iterative stratification of K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of
 Multi-Label Data", ECML PKDD 2011: the class with the fewest images left is distributed first. There an example goes to
-the split that still needs most of its class. A group may be large and contain many classes, so here it goes to the
-split that needs all of it most: where Pearson's chi-squared of the numbers of images, by class and in total, rises
-least.
+the split that still needs most images of its class. A group may be large and contain many classes, so here it goes to
+the split where Pearson's chi-squared of the numbers of images, by class and in total, rises least.
 
-P images, G groups, K splits, C classes; an image without a box counts as one of a further class
+P images, G groups, K splits, C classes; images without a box count as an additional class
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """How many images of each class a group has, where there are any.
+    """Nonzero numbers of images of each class in each group.
 
     groups, labels, counts: columns, sorted by group. starts: (G + 1,) the rows of each group.
     """
@@ -41,7 +40,7 @@ def stratify(dataset: Dataset | ClassSet, groups: Rows, shares: Sequence[float],
         dataset: P images with labels.
         groups: (P,) images with the same number stay together; there are at least K groups.
         shares: K fractions of the images, with the sum 1.
-        seed: Of the order of groups that are equal otherwise.
+        seed: Seed of the order of otherwise equal groups.
 
     Returns:
         (P,) the index of each image's split. Every split has at least one group.
@@ -57,7 +56,7 @@ def stratify(dataset: Dataset | ClassSet, groups: Rows, shares: Sequence[float],
 
 
 def image_classes(dataset: Dataset | ClassSet) -> tuple[Rows, Rows, int]:
-    """Images and the classes that they contain, one pair a row, and the number of classes with that of no box.
+    """Images and the classes that they contain, one pair per row, and the number of classes including "no box".
 
     Crowd regions and labels of unknown categories do not count.
     """
@@ -85,7 +84,7 @@ def _distribute(table: _Table, sizes: Rows, shares: NDArray[np.float64], classes
     need, room = expected.copy(), total.copy()  # images that are still missing
     random = np.random.default_rng(seed).permutation(len(sizes))
     split_of = np.full(len(sizes), -1)
-    # by class; in it, groups with most images of it first, since the splits can still make room for them
+    # by class; within a class, groups with most of its images first, while the splits have room for them
     order = np.lexsort((random[table.groups], -table.counts, table.labels))
     starts = np.searchsorted(table.labels[order], np.arange(classes + 1))
     while (left > 0).any():
@@ -98,7 +97,7 @@ def _distribute(table: _Table, sizes: Rows, shares: NDArray[np.float64], classes
             # (missing - count)^2 / expected is lower than missing^2 / expected by:
             gain = (counts * (2 * need[:, labels] - counts) / expected[:, labels]).sum(axis=1)
             gain += size * (2 * room - size) / total
-            chosen = int(gain.round(6).argmax())  # rounded, so that ties are ties: the first split wins them
+            chosen = int(gain.round(6).argmax())  # rounded, so that the first split wins ties
             split_of[group] = chosen
             need[chosen, labels] -= counts
             left[labels] -= counts
@@ -107,7 +106,7 @@ def _distribute(table: _Table, sizes: Rows, shares: NDArray[np.float64], classes
 
 
 def _fill_empty(split_of: Rows, sizes: Rows, wanted: NDArray[np.float64]) -> None:
-    """Move the smallest group of the split with the largest surplus to each split without any, in place."""
+    """Move the smallest group of the split with the largest surplus to each split without a group, in place."""
     for split in range(len(wanted)):
         if (split_of == split).any():
             continue

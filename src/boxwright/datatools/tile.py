@@ -3,8 +3,8 @@
     N boxes of a scene
 
 A box is labeled in a tile if the tile shows at least `min_visible` of its area in the scene, and is clipped to the
-tile. Other boxes become regions to ignore (COCO's `iscrowd`), since half a ship is neither a ship nor background, or
-are left out with cut `drop`. Truncated boxes less than a px wide or high are always left out.
+tile. Other boxes become ignore regions (COCO's `iscrowd`), since half a ship is neither a ship nor background, or are
+left out with cut `drop`. Truncated boxes less than a px wide or high are always left out.
 """
 
 import math
@@ -37,7 +37,7 @@ from boxwright.images.windows import Pixels, Window, grid, open_scene
 from boxwright.json_text import JsonObject
 from boxwright.progress import track
 
-MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
+MAX_DEVIATION = 0.1  # of `window`, by which the size of a tile may differ, since it shows whole px of the scene
 DECIMALS = 3  # decimals of a px in the JSON
 QUALITY = {".png": 3, ".jpg": 95}
 Entry = JsonObject
@@ -45,7 +45,7 @@ Entry = JsonObject
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """How scenes are cut.
+    """Settings for cutting scenes into tiles.
 
     Attributes:
         window: Side of the tiles in px.
@@ -54,7 +54,7 @@ class Cutting:
         min_visible: Minimum visible fraction of a labeled box.
         cut: Whether other boxes are ignored or dropped.
         empty: Write tiles without objects, too.
-        format: Of the images; jpg is lossy with a tenth of the size.
+        format: Format of the images; jpg is lossy, with a tenth of the size.
         bands: Write TIFF files with the samples of these bands, from 1, instead of images of RGB.
     """
 
@@ -79,13 +79,13 @@ class Cutting:
             side = self._side(scale)
             if abs(side * scale - self.window) > MAX_DEVIATION * self.window:
                 raise InputError(
-                    f"scale: found {scale}, with which a tile shows {self.window / scale:.3g} px of the scene, and the "
-                    f"nearest whole number makes one of {side * scale:g} px, needed {self.window}; use a smaller scale"
+                    f"scale: found {scale}: a tile would show {self.window / scale:.3g} px of the scene, and the "
+                    f"nearest whole number gives one of {side * scale:g} px, needed {self.window}; use a smaller scale"
                 )
         if self.bands is not None and self.format != "png":
             raise InputError(f"--format {self.format}: found with --bands, which writes TIFF; leave one out")
         if not 0 <= self.min_visible <= 1:
-            raise InputError(f"min_visible: found {self.min_visible}, needed a share from 0 to 1, such as 0.7")
+            raise InputError(f"min_visible: found {self.min_visible}, needed a fraction from 0 to 1, such as 0.7")
 
     def _side(self, scale: float) -> int:
         """px of the scene along a tile."""
@@ -107,7 +107,7 @@ class Cut:
         written: Number of new tiles.
         left_empty: Number of windows without objects that were not written.
         objects: Number of objects in the scenes.
-        nowhere: Objects that are not labeled in any tile.
+        nowhere: Number of objects that are not labeled in any tile.
         at_edge: Objects clipped because they extend beyond their scene by more than a px.
         dropped: Truncated boxes that were left out.
     """
@@ -135,10 +135,10 @@ class Cut:
         return [
             f"{len(self.tiles)} tiles: {self.written} written, {len(self.tiles) - self.written} there already"
             + (f"; {self.left_empty} windows without an object left out" if self.left_empty else ""),
-            f"{self.objects} objects in the scenes, {self.nowhere} of them in no tile to min_visible"
-            + (f", {self.at_edge} cut at the scene's edge" if self.at_edge else ""),
+            f"{self.objects} objects in the scenes, {self.nowhere} of them in no tile with min_visible"
+            + (f", {self.at_edge} clipped at the scene's edge" if self.at_edge else ""),
             f"{len(boxes)} boxes in the tiles: {len(boxes) - crowd} objects, {crowd} to ignore; "
-            f"{self.dropped} cut parts below min_visible dropped",
+            f"{self.dropped} truncated below min_visible dropped",
         ]
 
 
@@ -160,7 +160,7 @@ def tile(
         source: The data set.
         out: The folder for the tiles.
         cutting: How scenes are cut.
-        splits: To cut; () for all.
+        splits: The splits to cut; () for all.
         workers: Scenes in parallel; 0 for one per core, at most four.
         skip_faulty: Leave out labels and images with errors.
         kind: The layout of the data set; `auto` detects it.
@@ -173,7 +173,7 @@ def tile(
     """
     target, root = Path(out).resolve(), Path(source).resolve()
     if target.is_relative_to(root) or root.is_relative_to(target):
-        raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
+        raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose another folder")
     lines = []
     names, rgb = splits or splits_of(source, kind), cutting.bands is None
     checked = {split: _checked(open_boxes(source, split, kind), skip_faulty, rgb) for split in names}
@@ -209,7 +209,7 @@ def _checked(dataset: Dataset, skip: bool, rgb: bool) -> tuple[Dataset, list[str
     seen = dict[str, str]()
     for path in map(dataset.path, range(len(dataset))):
         if (other := seen.setdefault(Path(path).stem, path)) != path:
-            raise InputError(f"{path}: its tiles would take the names of those of {other}; rename one of the two")
+            raise InputError(f"{path}: its tiles would have the same names as those of {other}; rename one of the two")
     return dataset, left_out
 
 
@@ -230,7 +230,7 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
 def _cut_scene(
     sample: Sample, size: tuple[int, int], keys: Entry, category_ids: Sequence[int], images: Path, cutting: Cutting
 ) -> Cut:
-    """Cut one scene and write the images of its tiles. keys: further ones of each tile's entry in `images`."""
+    """Cut one scene and write the images of its tiles. keys: additional keys of each tile's entry in `images`."""
     (h, w), objects = size, ~sample.crowd
     boxes = np.clip(sample.boxes.astype(np.float64), 0, [w, h, w, h])
     over_edge = (np.abs(boxes - sample.boxes) > OUTSIDE_TOLERANCE).any(axis=1)
@@ -268,7 +268,7 @@ class _TileBoxes:
     boxes: NDArray[np.float64]  # (N, 4) xyxy px of the tile
     visible: NDArray[np.float64]  # (N,) visible fraction of the area
     labeled: NDArray[np.bool_]  # (N,) whether it is an object of the tile
-    kept: NDArray[np.bool_]  # (N,) whether it is in the JSON, as an object or as a region to ignore
+    kept: NDArray[np.bool_]  # (N,) whether it is in the JSON, as an object or as an ignore region
 
 
 def _tile_boxes(
@@ -319,7 +319,8 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
 
 
 def _write_images(path: str, files: Sequence[tuple[Path, float, Window]], bands: BandNumbers | None = None) -> int:
-    """Write the tiles (file, scale, window) of a scene that are missing or of another time than it; their number."""
+    """Write the tiles (file, scale, window) of a scene that are missing or have another time than it; returns their
+    number."""
     time = Path(path).stat().st_mtime_ns
     missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
     if not missing:
@@ -335,7 +336,7 @@ def _write_images(path: str, files: Sequence[tuple[Path, float, Window]], bands:
 
 @contextmanager
 def _open(path: str, bands: BandNumbers | None) -> Iterator[Callable[[Window, float, str], bytes]]:
-    """A function that encodes the tile of a window, a scale and a suffix."""
+    """Yield a function that encodes the tile for a window, a scale and a suffix."""
     if bands is None:
         with open_scene(path) as scene:
             yield lambda window, scale, suffix: _encode(scene.read(window), scale, suffix)
@@ -366,6 +367,6 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
     tree = {"info": {"tiles": asdict(cutting)}, "images": images, "annotations": annotations, "categories": categories}
     data = json_text.dumps(tree).encode()
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
-        raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
+        raise InputError(f"{file}: exists and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:
         write_bytes(file, data)

@@ -1,7 +1,7 @@
-"""The splits of a data set without `val`, of which `data.val_fraction` is held out in memory.
+"""Validation splits held out in memory: `data.val_fraction` of a data set without `val`.
 
-The division is a function of the images and labels only, so a resumed run and a later evaluation have the same one. It
-does not depend on the seed, so runs with other seeds are compared on the same images.
+The division depends only on the images and labels, so a resumed run and a later evaluation use the same one. It does
+not depend on the seed, so runs with different seeds are compared on the same images.
 """
 
 import logging
@@ -60,15 +60,15 @@ def open_split(open_named: Callable[[str], Labels], root: Root, split: str, conf
 
 
 def name_to_train_on(names: list[str]) -> str:
-    """The split `train`, or the only one of a data set, such as `all`, unless it is for evaluation by its name."""
+    """The split `train`, or the only split of a data set, such as `all`, unless that is `val` or `test`."""
     return names[0] if len(names) == 1 and names[0] not in ("val", "test") else "train"
 
 
 def names_to_open(recipe: Recipe) -> tuple[str, str | None]:
     """The names of the splits to train on and to validate; None for no validation.
 
-    Raises InputError if there is no split `val`, neither by `data.val_fraction`, and training evaluates, with the two
-    ways to make one; and if there is one and also `data.val_fraction`, which would not be used.
+    Raises InputError if training evaluates and there is neither a split `val` nor `data.val_fraction`, and if there are
+    both. The message names the two ways to create one.
     """
     data, root = recipe.data, recipe.data.root
     names, title = splits(root, data.kind), shown(root)
@@ -81,7 +81,7 @@ def names_to_open(recipe: Recipe) -> tuple[str, str | None]:
         return PARTS
     if recipe.train.evaluate_every:
         raise InputError(
-            f"{title}: holds only {', '.join(names)}, needed train and val; say --val-fraction 0.1, or "
+            f"{title}: holds only {', '.join(names)}, needed train and val; use --val-fraction 0.1, or "
             "`boxwright data split DIR -o NEW --parts train=0.8,val=0.2`"
         )
     return name_to_train_on(names), None

@@ -1,7 +1,7 @@
 """Data set formats, one module each, and opening data sets with automatic detection of their layout.
 
-A layout is a module here with a `LAYOUT` (`data/layout.py`). docs/data.md describes the layouts and the YAML file that
-can name the files of a data set; nothing in it is executed or downloaded.
+A layout is a module in this package with a `LAYOUT` (`data/layout.py`). docs/data.md describes the layouts and the YAML
+file that can name the files of a data set; nothing in it is executed or downloaded.
 """
 
 import difflib
@@ -35,7 +35,7 @@ from boxwright.errors import InputError, MissingSplitError
 from boxwright.remote.folders import local_data
 
 YAML = data_file.SUFFIXES
-MAX_INNER = 20  # folders in a folder that are looked into, for a message
+MAX_INNER = 20  # subfolders that are checked, for a message
 HOLDS: Mapping[type, str] = {Dataset: "boxes", ClassSet: "images with one class each"}
 
 
@@ -55,7 +55,7 @@ def layout(name: str) -> Layout[Any]:
 
 
 def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
-    """Decide what a data set is, for all commands.
+    """Find the splits and the layout of a data set, for all commands.
 
     Args:
         root: A folder, an archive or shards, a file of labels, or a YAML file that names the files (docs/data.md).
@@ -80,7 +80,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
     images = data_file.locate(file, spec.root, spec.images) if spec.images is not None else (None, False)
     if images is None:
         raise InputError(f"{file}: images: there is no '{str(spec.images)[-60:]}'")
-    notes += [f"images: '{str(spec.images)[-40:]}' is not there, read {images[0]}"] * images[1]
+    notes += [f"images: '{str(spec.images)[-40:]}' does not exist, read {images[0]}"] * images[1]
     names, ids = tuple((spec.names or {}).values()), tuple(spec.names or ())
     first, labeled = next(iter(sources)), _labeled(spec, file, sources)
     return {
@@ -123,13 +123,13 @@ def open_dataset(
 
 
 def open_boxes(root: Root, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
-    """Like `open_dataset`, for boxes. Also raises InputError for classification data."""
+    """Open one split of detection data, as `open_dataset`. Also raises InputError for classification data."""
     dataset: Dataset = _open(root, split, kind, cache, Dataset)
     return dataset
 
 
 def open_classes(root: Root, split: str, kind: str = "auto") -> ClassSet:
-    """Like `open_dataset`, for images with one class each. Also raises InputError for detection data."""
+    """Open one split of classification data, as `open_dataset`. Also raises InputError for detection data."""
     dataset: ClassSet = _open(root, split, kind, None, ClassSet)
     return dataset
 
@@ -141,7 +141,7 @@ def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
     for `test` also `image_info_test-dev2017.json`.
     """
     if isinstance(path := find_sets(root), Sets):
-        return open_sets(path, split, lambda one, name: open_images(one, name, kind), partial(splits, kind=kind))
+        return open_sets(path, split, lambda member, name: open_images(member, name, kind), partial(splits, kind=kind))
     listed = {
         name: Source(kind, file, name, path)
         for kind in names()
@@ -165,23 +165,23 @@ def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
 def splits(root: Root, kind: str = "auto") -> list[str]:
     """The splits of a data set: train, val, test first, then others by name. kind: as in `open_dataset`."""
     if isinstance(root := find_sets(root), Sets):
-        return canonical_names(dict.fromkeys(canonical_name(n) for one in root.sets for n in splits(one.path, kind)))
+        return canonical_names(dict.fromkeys(canonical_name(n) for s in root.sets for n in splits(s.path, kind)))
     return canonical_names(find(root, kind))
 
 
 def holds_classes(root: Root, kind: str = "auto") -> bool:
     """Whether `root` is classification data. Raises InputError for several sets of both types."""
     if isinstance(root := find_sets(root), Sets):
-        held = {entry.path: holds_classes(entry.path, kind) for entry in root.sets}
-        if len({*held.values()}) > 1:
-            boxes, classes = (next(name for name, found in held.items() if found is is_one) for is_one in (False, True))
+        types = {entry.path: holds_classes(entry.path, kind) for entry in root.sets}
+        if len({*types.values()}) > 1:
+            boxes, classes = (next(path for path, value in types.items() if value is type_) for type_ in (False, True))
             raise InputError(f"{boxes} has boxes, {classes} images with one class each; needed sets of one kind")
-        return next(iter(held.values()))
+        return next(iter(types.values()))
     return dataset_type(find(root, kind)) is ClassSet
 
 
 def describe(root: Root, kind: str = "auto") -> str:
-    """What `find` finds, a line for each set. Example: `data/mine: voc, boxes; splits train, val`."""
+    """A description of the result of `find`, one line per set. Example: `data/mine: voc, boxes; splits train, val`."""
     if isinstance(path := find_sets(root), Sets):
         return "\n".join(describe(entry.path, kind) for entry in path.sets)
     sources = find(path, kind)
@@ -191,7 +191,7 @@ def describe(root: Root, kind: str = "auto") -> str:
 
 
 def dataset_type(sources: Mapping[str, Source]) -> type[Dataset | ClassSet]:
-    """The type of the splits that `find` has found."""
+    """The type of the splits found by `find`."""
     result: type[Dataset | ClassSet] = layout(next(iter(sources.values())).kind).dataset_type
     return result
 
@@ -202,7 +202,7 @@ def _open(
     """One split of one or several sets. holds: the needed type of labels."""
     if isinstance(path := find_sets(root), Sets):
         same = holds or (ClassSet if holds_classes(path, kind) else Dataset)
-        return open_sets(path, split, lambda one, name: _open(one, name, kind, cache, same), partial(splits, kind=kind))
+        return open_sets(path, split, lambda s, name: _open(s, name, kind, cache, same), partial(splits, kind=kind))
 
     def open_split(name: str) -> Any:
         return _read(_source(path, name, kind, holds), cache)
@@ -211,7 +211,7 @@ def _open(
 
 
 def _mapped(dataset: Labels, path: Path, open_split: Callable[[str], Labels]) -> Labels:
-    """With the `class_map` of the data YAML `path`. open_split: opens a split as it is."""
+    """Apply the `class_map` of the data YAML `path`. open_split: opens a split without it."""
     if not mentions(path, "class_map"):
         return dataset
     class_map = data_file.read(path).class_map
@@ -226,13 +226,13 @@ def _read(source: Source, cache: str | Path | None) -> Any:
     dataset = read_indexed(source, layout(source.kind).read)
     if repeated := sorted(name for name, count in Counter(dataset.names).items() if count > 1):
         raise InputError(
-            f"{source.path}: {len(repeated)} class names stand more than once ({', '.join(repeated[:5])}), needed "
-            "different ones; rename or merge these classes"
+            f"{source.path}: {len(repeated)} class names are repeated ({', '.join(repeated[:5])}), needed different "
+            "names; rename or merge these classes"
         )
     if not isinstance(dataset, Dataset):
         if source.labeled is not None:
             raise InputError(
-                f"{source.data_file}: labelled_classes: is of sets with boxes, this one has classes; remove it"
+                f"{source.data_file}: labelled_classes: found for images with classes, needed boxes; remove it"
             )
         return dataset
     notes = list(source.notes)
@@ -280,7 +280,7 @@ def _single(root: Path, split: str, matching: Mapping[str, Source]) -> Source:
 
 
 def _data_file(path: Path, kind: str) -> Path | None:
-    """The file that describes the data set `path`, itself or Darknet's in it; None if there is none."""
+    """The file that describes the data set: `path` itself or Darknet's file in it; None if there is none."""
     if path.suffix in YAML and not path.is_dir():
         return path
     darknet = [path / "obj.data", path / "data" / "obj.data"] if kind in ("auto", "yolo_txt") else []
@@ -288,7 +288,7 @@ def _data_file(path: Path, kind: str) -> Path | None:
 
 
 def _labeled(spec: data_file.DataFile, path: Path, sources: Mapping[str, Source]) -> dict[str, tuple[str, ...]]:
-    """Canonical name of a split -> the classes that were looked for in it, if not all."""
+    """Canonical name of a split -> the classes that were looked for in it; splits with all classes are left out."""
     splits, labeled = {canonical_name(split) for split in sources}, spec.labelled_classes
     if not isinstance(labeled, dict):
         return {} if labeled is None else dict.fromkeys(splits, labeled)
@@ -301,7 +301,7 @@ def _labeled(spec: data_file.DataFile, path: Path, sources: Mapping[str, Source]
 
 
 def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tuple[dict[str, Source], list[str]]:
-    """The splits that a data file names, and notes. Raises InputError if none of them is there."""
+    """The splits that a data file names, and notes. Raises InputError if none of them exists."""
     sources, notes, missing = dict[str, Source](), spec.notes(), list[str]()
     for split, written in spec.splits.items():
         paths = []
@@ -311,7 +311,7 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
                 continue
             paths.append(local_data(located[0]))
             if located[1] and file.suffix != data_file.DARKNET:
-                notes.append(f"{split}: '{name[-40:]}' is not there, read {os.path.relpath(located[0], file.parent)}")
+                notes.append(f"{split}: '{name[-40:]}' does not exist, read {os.path.relpath(located[0], file.parent)}")
         if len(paths) < len(written):
             continue
         same = next((name for name, other in sources.items() if other.path == paths[0]), None)
@@ -377,8 +377,8 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
         return find(yaml)
     if kind == "auto" and detected and not certain and root.is_dir() and (labels := contents.box_labels(root)):
         raise InputError(
-            f"{root}: folders of images, but also {labels}, which no layout of boxes here fits; set kind: folder in a "
-            "data YAML if the folders are classes"
+            f"{root}: found folders of images, but also {labels}, which match no layout of boxes; set kind: folder in "
+            "a data YAML if the folders are classes"
         )
     detected = certain or detected
     if len(detected) > 1:

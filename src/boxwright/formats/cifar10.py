@@ -2,8 +2,8 @@
 
     R records of a file
 
-Loading a pickle can execute any code, so the opcodes are interpreted here: they build plain values and records of the
-calls of NumPy. Anything else is rejected, and nothing is ever called.
+Loading a pickle can execute any code, so the opcodes are interpreted here: they build plain values and records of calls
+of NumPy. Anything else is rejected, and nothing is ever called.
 """
 
 import pickletools
@@ -24,11 +24,11 @@ from boxwright.files import length, open_regular
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # batches.meta
 SIDE = 32  # px
-PIXELS = 3 * SIDE * SIDE  # of a record: red, green and blue plane, row by row
+PIXELS = 3 * SIDE * SIDE  # values per record: red, green and blue plane, row by row
 FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # folder in the archive -> suffix of its files
 FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
-MAX_BYTES = 1 << 25  # of a file; published ones have 31 million
-MAX_OPCODES = 200_000  # of a pickle, to limit memory and nesting; published ones have about 40,000
+MAX_BYTES = 1 << 25  # of a file; published files have 31 million
+MAX_OPCODES = 200_000  # of a pickle, to limit memory and nesting; published files have about 40,000
 EXPECTED = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
 
 # The globals that files of the Python version use: NumPy's array constructor, class and dtype; bytes from text.
@@ -65,8 +65,8 @@ def read_files(files: Sequence[Path], split: str, root: Path) -> ClassSet:
     for file, (labels, _) in zip(files, records, strict=True):
         if (bad := np.flatnonzero((labels < 0) | (labels >= len(NAMES)))).size:
             raise InputError(
-                f"{file}: record {bad[0]}: label is {labels[bad[0]]}, needed 0 to {len(NAMES) - 1} ({len(bad)} such "
-                "records); fetch CIFAR-10 anew"
+                f"{file}: record {bad[0]}: label is {labels[bad[0]]}, needed 0 to {len(NAMES) - 1} (in {len(bad)} "
+                "records); fetch CIFAR-10 again"
             )
     paths = [f"{file}[{row}]" for file, (labels, _) in zip(files, records, strict=True) for row in range(len(labels))]
     labels = np.concatenate([labels for labels, _ in records])
@@ -78,10 +78,10 @@ def _bytes(file: Path) -> bytes:
     try:
         with open_regular(file) as opened:
             if (size := length(opened)) > MAX_BYTES:
-                raise InputError(f"{file}: {size} bytes, needed at most {MAX_BYTES}; this is no file of CIFAR-10")
+                raise InputError(f"{file}: {size} bytes, needed at most {MAX_BYTES}; this is not a file of CIFAR-10")
             return opened.read()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed {EXPECTED}; unpack it anew") from error
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed {EXPECTED}; unpack it again") from error
 
 
 def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -89,30 +89,30 @@ def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     data = np.frombuffer(_bytes(file), np.uint8)
     if not len(data) or len(data) % (1 + PIXELS):
         raise InputError(
-            f"{file}: {len(data)} bytes, needed a multiple of {1 + PIXELS}, the size of a record; it is cut off or no "
-            "file of CIFAR-10, fetch it anew"
+            f"{file}: {len(data)} bytes, needed a multiple of {1 + PIXELS}, the size of a record; it is cut off or "
+            "not a file of CIFAR-10, fetch it again"
         )
     records = data.reshape(-1, 1 + PIXELS)
     return records[:, 0].astype(np.int64), records[:, 1:]
 
 
 def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """As `_read_binary`, from a pickled {"labels": [...], "data": array (R, PIXELS), ...}."""
+    """Labels and pixels as in `_read_binary`, from a pickled {"labels": [...], "data": array (R, PIXELS), ...}."""
     tree = _plain_values(_bytes(file), file)
     if not isinstance(tree, dict):
-        raise InputError(f"{file}: holds {type(tree).__name__}, needed a dictionary of labels and data; no CIFAR-10")
+        raise InputError(f"{file}: holds {type(tree).__name__}, needed a dictionary of labels and data as in CIFAR-10")
     tree = {_text(key): value for key, value in tree.items()}
     labels, data = tree.get("labels"), _pixels(tree.get("data"), file)
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise InputError(f"{file}: labels: needed a list of whole numbers; this is no file of CIFAR-10")
+        raise InputError(f"{file}: labels: needed a list of whole numbers; this is not a file of CIFAR-10")
     if len(labels) != len(data):
-        raise InputError(f"{file}: {len(labels)} labels for {len(data)} images, needed as many; fetch it anew")
+        raise InputError(f"{file}: {len(labels)} labels for {len(data)} images, needed one per image; fetch it again")
     return np.array(labels, dtype=np.int64), data
 
 
 @dataclass
 class _Call:
-    """A call in the pickle, which is never made: `name(*arguments)`, then `__setstate__(state)`."""
+    """A recorded call in the pickle, which is never executed: `name(*arguments)`, then `__setstate__(state)`."""
 
     name: str
     arguments: tuple[object, ...] | None = None
@@ -131,17 +131,17 @@ def _pixels(call: object, file: Path) -> NDArray[np.uint8]:
         ):  # fmt: skip
             return np.frombuffer(_raw(data, file), np.uint8).reshape(rows, PIXELS)
     raise InputError(
-        f"{file}: data: needed an array of bytes of shape (records, {PIXELS}); this is no file of CIFAR-10"
+        f"{file}: data: needed an array of bytes of shape (records, {PIXELS}); this is not a file of CIFAR-10"
     )
 
 
 def _raw(data: str | bytes, file: Path) -> bytes:
-    """Python 2's strings are bytes, which pickletools decodes as Latin-1."""
+    """The bytes of a string. Python 2's strings are bytes, which pickletools decodes as Latin-1."""
     try:
         return data.encode("latin-1") if isinstance(data, str) else data
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{file}: data: character {error.start} is beyond Latin 1, needed bytes; fetch CIFAR-10 anew"
+            f"{file}: data: character {error.start} is beyond Latin 1, needed bytes; fetch CIFAR-10 again"
         ) from error
 
 
@@ -151,7 +151,7 @@ def _text(value: object) -> object:
 
 
 def _decoded(value: object) -> object:
-    """The text of Python 3's bytes, which old pickle protocols store as text to encode in Latin-1; else `value`."""
+    """The text of Python 3's bytes, which old pickle protocols store as text in Latin-1; else `value`."""
     match value:
         case _Call("_codecs encode", (str(text), "latin1"), None):
             return text
@@ -165,22 +165,22 @@ def _plain_values(data: bytes, file: Path) -> object:
         for count, (opcode, argument, position) in enumerate(pickletools.genops(data), 1):
             if count > MAX_OPCODES:
                 raise InputError(
-                    f"{file}: byte {position}: more than {MAX_OPCODES} opcodes, needed at most as many; this is no "
-                    "file of CIFAR-10, fetch it anew"
+                    f"{file}: byte {position}: more than {MAX_OPCODES} opcodes, needed fewer; this is not a "
+                    "file of CIFAR-10, fetch it again"
                 )
             if opcode.name == "STOP":
                 return machine.stack.pop()
             if rejected := machine.step(opcode.name, argument):
                 raise InputError(
                     f"{file}: byte {position}: asks for {rejected}, which CIFAR-10 does not need; rejected, and "
-                    "nothing in the file was executed; fetch CIFAR-10 anew"
+                    "nothing in the file was executed; fetch CIFAR-10 again"
                 )
     except InputError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{file}: cut off, or no pickle of CIFAR-10 ({text[:80]}); fetch it anew") from error
-    raise InputError(f"{file}: cut off, or no pickle of CIFAR-10 (no end); fetch it anew")
+        raise InputError(f"{file}: cut off, or not a pickle of CIFAR-10 ({text[:80]}); fetch it again") from error
+    raise InputError(f"{file}: cut off, or not a pickle of CIFAR-10 (no end); fetch it again")
 
 
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
@@ -243,12 +243,12 @@ class _Machine:
             case "REDUCE":
                 call, arguments = self._last(2)
                 if type(call) is not _Call or call.arguments is not None or type(arguments) is not tuple:
-                    return "a call of something unknown"
+                    return "a call of an unknown object"
                 self.stack.append(_Call(call.name, arguments))
             case "BUILD":
                 call, state = self._last(2)
                 if type(call) is not _Call or call.state is not None:
-                    return "a change of something unknown"
+                    return "a change of an unknown object"
                 call.state = state
                 self.stack.append(call)
             case _:
@@ -261,12 +261,12 @@ class _Machine:
 
     def _last(self, count: int) -> list[Any]:
         if not 0 <= count <= len(self.stack):
-            raise IndexError("it takes more than it made")
+            raise IndexError("it pops more values than it pushed")
         start = len(self.stack) - count
         values = self.stack[start:]
         del self.stack[start:]
         return values
 
 
-# CIFAR-10 has two splits: `test` is also `val`
+# CIFAR-10 has two splits: `val` is an alias of `test`
 LAYOUT = Layout(dataset_type=ClassSet, expected=EXPECTED, find=find, read=read, aliases={"test": "val"})

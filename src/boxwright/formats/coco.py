@@ -33,13 +33,13 @@ PARSER = (
     coco_entries,
     labeled_classes,
     text,
-)  # the modules that the content of an index depends on
-OTHERS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")  # COCO's, in the same folder
+)  # modules that determine the content of an index
+OTHERS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")  # COCO's other files in the folder
 SPLIT_FILES = ("_annotations.coco.json", "labels.json", "annotations.json", "coco.json", "result.json")
 ONE_FILE = {"default", "labels", "annotations", "_annotations", "_annotations.coco", "coco", "result", "result_coco"}
 MAX_FILES = 20  # JSONs in a folder of label files; folders of one JSON per image have more
 MANY_CROWD = 0.1  # fraction of crowd regions; COCO has 0.012
-MIN_CROWD = 4  # objects; fewer may all be crowd regions
+MIN_CROWD = 4  # objects; if there are fewer, all may be crowd regions
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -70,7 +70,7 @@ def find_unlabeled(root: Path) -> dict[str, Path]:
 
 
 def accepts(path: Path) -> bool:
-    """Whether a path in a data YAML is a COCO JSON, also if it is a damaged one."""
+    """Whether a path in a data YAML is a COCO JSON, even a damaged one."""
     if path.suffix != ".json":
         return False
     return _is_coco(path) or not _is_other(path)
@@ -106,7 +106,7 @@ def to_dataset(contents: Contents, source: Source) -> Dataset:
     if group is not None:
         name = contents.names[group]
         remarks.note(
-            f"class '{name}' only names the group of the others; training and crops leave it out", "categories"
+            f"class '{name}' is only the supercategory of the others; training and crops leave it out", "categories"
         )
     if source.crowd == "objects":
         rows = replace(rows, crowd=rows.ignored)
@@ -133,17 +133,17 @@ def image_entries(file: Path) -> Entries:
 
 
 def extras(dataset: Dataset) -> Extras:
-    """All keys of the JSON file that are not in the data set, such as outlines, and ids in another form."""
+    """All keys of the JSON file that are not in the data set, such as outlines, and ids that are not integers."""
     file = Path(dataset.label_file(0))
     tree = load(file, outlines=True)
-    known = {
+    read_keys = {
         "images": {"id", "file_name", "height", "width"},
         "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult"},
         "categories": {"id", "name"},
     }
 
     def further(entry: Keys, where: str) -> Keys:
-        return {key: value for key, value in entry.items() if key not in known[where]}
+        return {key: value for key, value in entry.items() if key not in read_keys[where]}
 
     _, _, category_ids = coco_json.categories(entries(tree, "categories", file), file)
     classes = {category_ids[id_text(entry["id"]) or ""]: further(entry, "categories") for entry in tree["categories"]}
@@ -163,17 +163,17 @@ def extras(dataset: Dataset) -> Extras:
         ],
         images,
         [classes[number] for number in dataset.category_ids],
-        {key: value for key, value in tree.items() if key not in known},
+        {key: value for key, value in tree.items() if key not in read_keys},
     )
 
 
 def write(split: Split, folder: Path) -> list[Path]:
     """Write annotations/{split}.json, with the key `difficult` if there are difficult objects.
 
-    Boxes are numbered anew if ids repeat.
+    Boxes are renumbered if ids repeat.
     """
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
-    own = dataset.kind == "coco"  # then an `id` in the extras is the one in the file
+    own = dataset.kind == "coco"  # if so, an `id` in the extras is the original one
     image_ids = [
         extra.get("id", number) if own else number
         for number, extra in zip(dataset.images.ids.tolist(), split.extras.images, strict=True)
@@ -192,7 +192,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     annotations = [
         extra | dict(zip(keys, values, strict=True)) for *values, extra in zip(*columns, split.extras.rows, strict=True)
     ]
-    for row in np.flatnonzero(rows.ignored).tolist():  # other tools need a category, and know crowd regions
+    for row in np.flatnonzero(rows.ignored).tolist():  # other tools need a category, and support crowd regions
         annotations[row] |= {"category_id": dataset.category_ids[0], "ignore": 1}
     if rows.difficult.any():
         for annotation, difficult in zip(annotations, rows.difficult.tolist(), strict=True):
@@ -229,14 +229,14 @@ def _contents(file: Path, source: Source) -> Contents:
 
 
 def _other_id(entry: Keys, number: int | str) -> Keys:
-    """The id of an entry, if the data set has another one in its place."""
+    """The original id of an entry, if the data set replaced it."""
     return {"id": entry["id"]} if "id" in entry and entry["id"] != number else {}
 
 
 def _unused_group(contents: Contents, source: Source) -> int | None:
-    """The class that only names the group of all others: no split has a box of it.
+    """The label of a class that is only the supercategory of all others: no split has a box of it.
 
-    Roboflow writes the name of the project so. The class keeps its label here, since other tools count it.
+    Roboflow writes the name of the project as such a class. It keeps its label here, since other tools count it.
     """
     group = contents.group
     if group is None or (contents.rows.labels == group).any():
@@ -248,7 +248,7 @@ def _unused_group(contents: Contents, source: Source) -> int | None:
 
 
 def _many_crowds(contents: Contents, source: Source) -> Iterator[Finding]:
-    """A finding if all or many objects are crowd regions: CVAT and others mark each object with a mask so."""
+    """A finding if all or many objects are crowd regions: CVAT and others mark each object with a mask as one."""
     rows = contents.rows
     objects = ~rows.ignored
     count, total = int((rows.crowd & objects).sum()), int(objects.sum())
@@ -260,7 +260,7 @@ def _many_crowds(contents: Contents, source: Source) -> Iterator[Finding]:
 
 
 def _split_files(root: Path) -> list[Path]:
-    """The JSON files that are named like splits."""
+    """The JSON files that have the names of splits."""
     files = sorted((root / "annotations").glob("instances_*.json"))
     files += [file for file in _json_files(root / "annotations") if file not in files and _is_known(file)]
     files += sorted(root.glob("instances_*.json"))
@@ -282,7 +282,7 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _is_other(file: Path) -> bool:
-    """Whether a JSON file is of another layout: a list of objects, LabelMe's, or VIA's."""
+    """Whether a JSON file has another layout: a list of objects, LabelMe's, or VIA's."""
     start, keys = json_keys(file)
     is_via = "_via_img_metadata" in keys.get(1, set()) or "regions" in keys.get(2, set())
     return is_via or "shapes" in keys.get(1, set()) or (start == "[" and bool(keys.get(2)))

@@ -35,9 +35,9 @@ def collect(source: Source) -> Builder:
     file = source.path
     tree = json_text.read(file)
     if not isinstance(tree, list):
-        raise InputError(f"{file}: found {type(tree).__name__}, needed a list of images, as CreateML has")
+        raise InputError(f"{file}: found {type(tree).__name__}, needed a list of images, as in CreateML")
     builder = Builder(source, locator(source, file), "annotation {}")
-    number = 0  # of the annotation in the file
+    number = 0  # index of the annotation in the file
     for index, value in enumerate(tree):
         place = f"{file} [{index}]"
         try:
@@ -78,7 +78,7 @@ def write(split: Split, folder: Path) -> list[Path]:
 
 
 def _add(builder: Builder, image: int, place: str, number: int, value: object) -> None:
-    """Add an annotation, or report why that is not possible."""
+    """Add an annotation, or report its fault."""
     try:
         annotation = mapping(value, "the annotation")
         label = string(value_of(annotation, "label"), "label")

@@ -20,7 +20,7 @@ COLUMNS = {"image": 0, "x1": 1, "y1": 2, "x2": 3, "y2": 4, "class": 5}
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> CSV file, in `root` or a folder in it."""
+    """Split -> CSV file, in `root` or a subfolder."""
     return find_files(root, (".csv", ".txt"), _is_retinanet)
 
 
@@ -53,7 +53,7 @@ def _is_retinanet(file: Path) -> bool:
 
 
 def _classes(source: Source) -> list[str]:
-    """The classes in order of their ids; [] if there is no file of them."""
+    """The classes in order of their ids; [] if there is no `classes.csv`."""
     root = source.root if source.root.is_dir() else source.path.parent
     for file in candidates(root, (".csv",)):
         first = first_row(file)

@@ -1,8 +1,8 @@
 """CSV files with one box per row and names of columns in the first row, one file per split.
 
-This is the table of the TensorFlow tutorials, `filename,width,height,class,xmin,ymin,xmax,ymax`, with a label map
-(*.pbtxt); that of makesense.ai, `label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height`,
-in older versions without the first row; and tables of other origin with such columns under their usual names.
+Tables of the TensorFlow tutorials, `filename,width,height,class,xmin,ymin,xmax,ymax`, with a label map (*.pbtxt);
+of makesense.ai, `label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height`, in older
+versions without the first row; and of other tools with the usual names of such columns.
 """
 
 import re
@@ -36,7 +36,7 @@ FIELDS = {  # names of columns without case and punctuation; the first that exis
     "height": ("imageheight", "imgheight", "imgh", "imageh"),
 }  # fmt: skip
 MAKESENSE = ("class", "x1", "y1", "w", "h", "image", "width", "height")
-OPEN_IMAGES = {"imageid", "labelname"}  # of fractions; a layout of its own
+OPEN_IMAGES = {"imageid", "labelname"}  # columns of Open Images, a separate layout with fractions
 MAX_LABEL_MAP = 1 << 20  # bytes
 ITEM = re.compile(r"item\s*\{([^{}]*)\}")
 ITEM_ID = re.compile(r"\bid\s*:\s*(\d+)")
@@ -44,7 +44,7 @@ ITEM_NAME = re.compile(r"\bname\s*:\s*(?:'([^']*)'|\"([^\"]*)\")")
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> CSV file, in `root` or a folder in it."""
+    """Split -> CSV file, in `root` or a subfolder."""
     return find_files(root, (".csv", ".tsv", ".txt"), lambda file: _columns(first_row(file)) is not None)
 
 
@@ -74,21 +74,21 @@ def write(split: Split, folder: Path) -> list[Path]:
 
 
 def _columns(first: list[str]) -> Columns | None:
-    """The position of each field, from the first row; None if it is not such a table."""
+    """The position of each field, from the first row; None if columns are missing."""
     if _is_makesense(first):
         return {field: column for column, field in enumerate(MAKESENSE)}
     names = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in first]
     if {*names} >= OPEN_IMAGES:
         return None
-    known = dict(FIELDS)
-    if {*names} & {*FIELDS["x2"]}:  # else width and height are those of the box
-        known |= {"width": (*FIELDS["width"], "width", "w"), "height": (*FIELDS["height"], "height", "h"), "w": (),
+    fields = dict(FIELDS)
+    if {*names} & {*FIELDS["x2"]}:  # otherwise width and height are those of the box
+        fields |= {"width": (*FIELDS["width"], "width", "w"), "height": (*FIELDS["height"], "height", "h"), "w": (),
                   "h": ()}  # fmt: skip
     else:
-        known |= {"w": (*FIELDS["w"], "width"), "h": (*FIELDS["h"], "height")}
+        fields |= {"w": (*FIELDS["w"], "width"), "h": (*FIELDS["h"], "height")}
     found = {
         field: names.index(options[0])
-        for field, spellings in known.items()
+        for field, spellings in fields.items()
         if (options := [name for name in spellings if name in names])
     }
     has_box = found.keys() >= {"x1", "y1", "x2", "y2"} or found.keys() >= {"x1", "y1", "w", "h"}
@@ -96,7 +96,7 @@ def _columns(first: list[str]) -> Columns | None:
 
 
 def _is_makesense(first: list[str]) -> bool:
-    """Whether the first row is a box, of a file of makesense.ai without names of columns."""
+    """Whether the first row is a box in a file of makesense.ai without names of columns."""
     if len(first) != len(MAKESENSE) or not first[5].lower().endswith(SUFFIXES):
         return False
     try:
@@ -106,7 +106,7 @@ def _is_makesense(first: list[str]) -> bool:
 
 
 def _label_map(source: Source) -> list[str]:
-    """The classes in order of their ids in the label map; [] if there is none. Raises InputError for several."""
+    """The classes in order of their ids in the label map; [] if there is none. Raises InputError if several differ."""
     root = source.root if source.root.is_dir() else source.path.parent
     maps = {}
     for file in candidates(root, (".pbtxt",)):

@@ -1,6 +1,6 @@
 """CVAT for images 1.1: one XML with all images, `annotations.xml`, and the images in `images`.
 
-A split is a subset that the XML names, an XML of its own, or a folder with an XML; else there is one split `all`.
+A split is a subset named in the XML, a separate XML, or a folder with an XML; otherwise there is one split `all`.
 Coordinates are px from 0, edges. Rotated boxes, polygons, ellipses and masks are read as the boxes around them; points,
 polylines, cuboids and skeletons have no box and are errors. CVAT for video has tracks, which are not read.
 """
@@ -30,14 +30,14 @@ from boxwright.files import open_regular
 
 FILE = "annotations.xml"
 ROOT = re.compile(rb"<annotations[\s>]")
-SUBSET = re.compile(rb"""<image\s[^<>]*?\bsubset=["']([^"'<>]*)["']""")  # of an image
-TASK_SUBSET = re.compile(rb"<subset>([^<>]+)</subset>")  # of all images, where they name none
-MAX_HEADS = 20  # XML files of a folder that are looked into
-MAX_FOLDERS = 50  # in which `find` looks
+SUBSET = re.compile(rb"""<image\s[^<>]*?\bsubset=["']([^"'<>]*)["']""")  # of one image
+TASK_SUBSET = re.compile(rb"<subset>([^<>]+)</subset>")  # of all images without a subset
+MAX_HEADS = 20  # XML files that are read per folder
+MAX_FOLDERS = 50  # folders that `find` searches
 CHUNK, MAX_TAG = 1 << 20, 1 << 12  # bytes
 SIDES = ("xtl", "ytl", "xbr", "ybr")
 GEOMETRY = {*SIDES, "label", "points", "rotation", "cx", "cy", "rx", "ry", "left", "top", "width", "height", "rle"}
-DEFAULTS = {"occluded": "0", "source": "manual", "z_order": "0"}  # attribute -> value where it says nothing
+DEFAULTS = {"occluded": "0", "source": "manual", "z_order": "0"}  # attribute -> default value, which is left out
 ROW_KEYS = frozenset({*DEFAULTS, "group_id", "attributes", "segmentation"})
 
 
@@ -49,7 +49,7 @@ class _Shape:
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> XML, which may have several splits."""
+    """Split -> XML file, which may contain several splits."""
     if not root.is_dir():
         return _subsets(root) if root.suffix.lower() == ".xml" and ROOT.search(contents.head(root)) else {}
     own = _files(root)
@@ -60,7 +60,7 @@ def find(root: Path) -> dict[str, Path]:
 
 
 def collect(source: Source, keys: bool = True) -> Builder:
-    """Collect a subset of an XML, or all of it if it has only one. keys: with what is needed for Extras."""
+    """Collect a subset of an XML file, or the whole file if it has only one. keys: also collect the Extras."""
     file, subsets = source.path, _subsets(source.path)
     wanted = _wanted(file, subsets, source.split)
     base = source.images or file.parent / "images"
@@ -118,7 +118,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     written = ET.tostring(tree, encoding="unicode")
     if found := xml_text.INVALID.search(written):
         around = written[max(0, found.start() - 20) : found.end() + 20]
-        raise InputError(f"{dataset.root}: {around!r} has letters that no XML holds; mend that name or value")
+        raise InputError(f"{dataset.root}: {around!r} has characters that XML cannot hold; correct that name or value")
     text.write_lines(folder / name / FILE, [written])
     return [folder / name / "images" / path for path in split.images]
 
@@ -133,7 +133,7 @@ def _read_back(key: str, value: object) -> object:
 
 
 def _attributes(value: object) -> dict[str, str]:
-    """Name -> value of CVAT's own attributes."""
+    """Name -> value of CVAT's attributes."""
     pairs = value.items() if isinstance(value, dict) else ()
     return {str(key): text.value_text(item).strip() for key, item in pairs}
 
@@ -147,7 +147,7 @@ def _add_image(builder: Builder, element: ET.Element, file: str, keys: bool) -> 
         line = int(child.get(xml_text.LINE, "0"))
         where = f"{file} line {line}"
         if child.tag == "tag":
-            builder.note("a tag of a whole image was not read", where)
+            builder.note("a tag of an image was not read", where)
             continue
         read = SHAPES.get(child.tag)
         try:
@@ -176,7 +176,7 @@ def _keys(element: ET.Element, shape: _Shape) -> Keys:
 
 
 def _numbers(element: ET.Element, names: Sequence[str]) -> list[float]:
-    """The values of attributes. Raises ValueError with what is wrong."""
+    """The values of attributes. Raises ValueError with the fault."""
     words = [element.get(name, "") for name in names]
     if not all(contents.is_number(word) and math.isfinite(float(word)) for word in words):
         found = ", ".join(f"{name} '{word[:12]}'" for name, word in zip(names, words, strict=True))
@@ -196,7 +196,7 @@ def _box(element: ET.Element) -> _Shape:
 def _polygon(element: ET.Element) -> _Shape:
     words = re.split("[,;]", element.get("points", ""))
     if len(words) < 6 or len(words) % 2 or not all(map(contents.is_number, words)):
-        raise ValueError(f"has points '{element.get('points', '')[:30]}', needed x,y;x,y;x,y and so on")
+        raise ValueError(f"has points '{element.get('points', '')[:30]}', needed x,y;x,y;x,y;...")
     points = [float(word) for word in words]
     return _Shape(bounds_of(points), points, "a polygon was read as the box around it")
 
@@ -222,7 +222,7 @@ SHAPES: dict[str, Callable[[ET.Element], _Shape]] = {
 
 
 def _classes(meta: ET.Element, file: Path) -> list[str]:
-    """The labels of a task or project, without those of the parts of skeletons."""
+    """The labels of a task or project, without labels of the parts of skeletons."""
     names: dict[str, None] = {}
     for label in meta.iterfind(".//labels/label"):
         name = label.findtext("name", "").strip()
@@ -245,7 +245,7 @@ def _wanted(file: Path, subsets: Collection[str], split: str) -> set[str] | None
 
 
 def _subsets(file: Path) -> dict[str, Path]:
-    """The subsets that an XML names -> the XML. Images without one are the split `all`."""
+    """Subset named in an XML file -> the file. Images without a subset are the split `all`."""
     names: dict[str, None] = {}
     start = b""
     try:

@@ -4,8 +4,8 @@ A split is a folder with `images` and `labelTxt` (or `labelTxt-v1.5` etc., or mm
 labels have the same name.
 The box is the enclosing box of the four corners, the area that of the quadrilateral. The first lines may be
 `imagesource:...` and `gsd:...`, the ground sample distance in meters. `difficult` is 0, 1, or 2, which ImgSplit.py of
-DOTA's development kit writes for truncated objects, and which counts as difficult. There are no ids, so scenes and
-boxes are numbered from 1.
+DOTA's development kit writes for truncated objects and which counts as difficult. There are no ids, so scenes and boxes
+are numbered from 1.
 """
 
 import re
@@ -33,7 +33,7 @@ Row = tuple[list[float], str, int]  # x1, y1, ..., y4; class; difficult, 0 to 2
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> folder of labels. Raises InputError if a split has several."""
+    """Split -> folder of labels. Raises InputError if a split has several folders."""
     splits = {}
     for folder in (root, *text.subfolders(root)):
         if (folder / "images").is_dir() and (labels := _labels_in(folder)):
@@ -45,10 +45,10 @@ def find(root: Path) -> dict[str, Path]:
 
 
 def collect(source: Source, keys: bool = True) -> Builder:
-    """Collect the scenes of a split; label folders are searched recursively. keys: with what is needed for Extras.
+    """Collect the scenes of a split; label folders are searched recursively. keys: also collect the Extras.
 
-    Class names are from `source`, else from the usual files in the root, else DOTA's for the version in the folder's
-    name, else DOTA's for the oldest version with all classes in use. If none of them is DOTA's, they are the set's own.
+    Class names come from `source`, else from the usual files in the root, else from DOTA's version in the folder's
+    name, else from the oldest version of DOTA with all classes in use. If none is DOTA's, they are the classes in use.
     Scenes are in `images` beside the labels by default; a scene without a label file has no boxes.
     """
     path, root = source.path, source.root
@@ -58,7 +58,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
     if not scenes:
         raise InputError(f"{folder}: holds no scene, needed {', '.join(SUFFIXES)}")
     if not scenes.keys() & files.keys():
-        raise InputError(f"{path}: no scene has a file of labels; looked for {min(scenes)}.txt and so on")
+        raise InputError(f"{path}: no scene has a label file; looked for {min(scenes)}.txt, ...")
     builder = Builder(source)
     if not (source.names or text.find_class_names(root)):
         builder.classes = list(_class_list(path, root))
@@ -119,7 +119,7 @@ def _parse(line: str) -> Row | None:
 
 
 def _class_list(source: Path, root: Path) -> tuple[str, ...]:
-    """DOTA's classes of the version; each list extends the previous one. () if the classes in use are others."""
+    """DOTA's classes of the version; each list extends the previous one. () if other classes are in use."""
     top = source if _holds_labels(source) else source.parent
     for version, listed in VERSIONS.items():
         if version in top.name:
@@ -141,14 +141,14 @@ def _labels_in(folder: Path) -> Path | None:
     found = list(filter(_holds_labels, text.subfolders(folder)))
     if len(found) > 1:
         raise InputError(
-            f"{folder}: holds {' and '.join(entry.name for entry in found)}, needed one; say which in a data YAML, for "
+            f"{folder}: holds {' and '.join(entry.name for entry in found)}, needed one; name it in a data YAML, for "
             f"example 'kind: dota' and 'train: {folder.name}/{found[0].name}'"
         )
     return found[0] if found else None
 
 
 def _holds_labels(folder: Path) -> bool:
-    """Whether a folder has the name of one of labels."""
+    """Whether a folder has the name of a folder of labels."""
     return folder.name.startswith(FOLDER) or folder.name == "annfiles"
 
 
@@ -165,7 +165,7 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     for file in text.walk(folder, suffixes):
         stem = Path(file).stem
         if stem in files:
-            raise InputError(f"{file}: {files[stem]} has the same name, needed one file a scene; move one away")
+            raise InputError(f"{file}: {files[stem]} has the same name, needed one file per scene; move one away")
         files[stem] = file
     return dict(sorted(files.items()))
 
@@ -182,7 +182,7 @@ LAYOUT = Layout(
         outlines=True,
         flat=True,
         class_name=_class_name,
-        # corners have no order, so a negative box would become a positive one
+        # corners have no order, so a box of negative size would become positive
         unsupported=frozenset({"negative_size"}),
         row_keys=frozenset({"segmentation", "dota_difficult"}),
         image_keys=frozenset(IMAGE_KEYS),

@@ -50,7 +50,7 @@ def read(source: Source) -> ClassSet:
     if canonical_name(split) in {"train", "all"} and 0 in counts:
         empty = folder / classes[counts.index(0)]
         raise InputError(
-            f"{empty}: holds no image ({counts.count(0)} such classes), needed some to learn from; put "
+            f"{empty}: holds no image ({counts.count(0)} classes without images), needed one or more; put "
             f"{', '.join(SUFFIXES)} there, or remove the class from all splits"
         )
     if not any(counts):
@@ -77,7 +77,7 @@ def _same_classes(first: Path, classes: list[str], second: Path, others: list[st
     for folder, own, other, theirs in ((first, classes, second, others), (second, others, first, classes)):
         if missing := sorted(set(own) - set(theirs)):
             raise InputError(
-                f"{folder / missing[0]}: {other} has no folder for this class ({len(missing)} such), and a class's "
+                f"{folder / missing[0]}: {other} has no folder for this class ({len(missing)} missing), and a class's "
                 "label is the index of its folder; make them the same in all splits (an empty folder will do for val, "
                 "test)"
             )

@@ -19,7 +19,7 @@ from boxwright.recipe import class_names
 WORDNET_ID = re.compile(r"n\d{8}")
 DATA_FOLDERS = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # in the archives of image-net.org and Kaggle
 VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
-# The labels of the flat validation folder: the devkit's, a number from 1 in ImageNet's order per line; Kaggle's; and
+# Label files of the flat validation folder: the devkit's, a number from 1 in ImageNet's order per line; Kaggle's; and
 # Caffe's, the image and a number from 0 in the order of the WordNet ids.
 DEVKIT, KAGGLE, CAFFE = "ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv", "val.txt"
 TRUTH_FOLDERS = ("", "ILSVRC2012_devkit_t12/data", "devkit/data", "data", "val")
@@ -28,7 +28,7 @@ TRUTH_FOLDERS = ("", "ILSVRC2012_devkit_t12/data", "devkit/data", "data", "val")
 def find(root: Path) -> dict[str, Path]:
     """Split -> its folder, in the folder structure of any of the archives.
 
-    Raises InputError if one split is ImageNet's and the other has a folder with another name.
+    Raises InputError if one split is ImageNet's and the other contains a folder with another name.
     """
     for folder in (root / name for name in DATA_FOLDERS):
         splits, invalid = {}, []
@@ -41,9 +41,9 @@ def find(root: Path) -> dict[str, Path]:
                 splits[split] = folder / split
         if splits and invalid:
             raise InputError(
-                f"{invalid[0]}: not named after a WordNet id, as n01440764, unlike the folders in "
-                f"{', '.join(map(str, splits.values()))} ({len(invalid)} such), needed only ImageNet's classes; move "
-                "it away, or say kind folder (data.kind in a recipe) for a set of one's own"
+                f"{invalid[0]}: not named after a WordNet id such as n01440764, unlike the folders in "
+                f"{', '.join(map(str, splits.values()))} ({len(invalid)} in total), needed only ImageNet's classes; "
+                "move it away, or use kind folder (data.kind in a recipe) for your own data"
             )
         if splits:
             return splits
@@ -62,8 +62,8 @@ def read(source: Source) -> ClassSet:
     names = imagenet_names()
     if unknown := [name for name in dataset.names if name not in names]:
         raise InputError(
-            f"{source.path / unknown[0]}: none of ImageNet's 1000 classes ({len(unknown)} such); say kind folder "
-            "(data.kind in a recipe) for a set of one's own"
+            f"{source.path / unknown[0]}: not one of ImageNet's 1000 classes ({len(unknown)} in total); use kind "
+            "folder (data.kind in a recipe) for your own data"
         )
     return replace(dataset, names=tuple(names[name] for name in dataset.names))
 
@@ -103,7 +103,7 @@ def _truth(root: Path, folder: Path) -> tuple[dict[str, str], Path]:
     files = [parent / name for name in (DEVKIT, KAGGLE, CAFFE) for parent in folders if (parent / name).is_file()]
     if not files:
         raise InputError(
-            f"{folder}: images without class folders, and none of {DEVKIT}, {KAGGLE}, {CAFFE} in {root} to tell "
+            f"{folder}: images without class folders, and none of {DEVKIT}, {KAGGLE}, {CAFFE} in {root} with "
             "their classes; put one there"
         )
     file = files[0]
@@ -120,7 +120,7 @@ def _truth(root: Path, folder: Path) -> tuple[dict[str, str], Path]:
             wordnet_id = image = ""
         if wordnet_id not in valid_ids:
             raise InputError(
-                f"{file} line {number}: '{line[:60]}' names none of ImageNet's 1000 classes; fetch it anew"
+                f"{file} line {number}: '{line[:60]}' is not one of ImageNet's 1000 classes; fetch it again"
             )
         result[image] = wordnet_id
     return result, file

@@ -1,8 +1,8 @@
 """KITTI's object labels: one file per image, one line per object with 15 columns.
 
 The columns are class, truncated, occluded, alpha, box (x1 y1 x2 y2 px from 0, edges), dimensions (3), location (3) and
-rotation_y; further ones than class and box are -1, -10 or -1000 where they are not known. `DontCare` is a region where
-nobody labeled objects: an ignore region. A split is a folder with `image_2` + `label_2`, or `images` (or `data`) +
+rotation_y; columns besides class and box are -1, -10 or -1000 if unknown. `DontCare` is a region in which objects were
+not labeled: an ignore region. A split is a folder with `image_2` + `label_2`, or `images` (or `data`) +
 `labels`, or a list of names of `training` in `ImageSets`. There are no ids, so images and boxes are numbered from 1.
 """
 
@@ -24,7 +24,7 @@ from boxwright.progress import track
 
 IGNORED = "DontCare"
 IMAGE_FOLDERS = {"label_2": ("image_2",), "labels": ("images", "data")}  # folder of labels -> of images
-# Column -> count of numbers, number where it is not known; in this order, the box between alpha and dimensions.
+# Column -> count of numbers, value if unknown; in this order, with the box between alpha and dimensions.
 COLUMNS = {
     "truncated": (1, -1), "occluded": (1, -1), "alpha": (1, -10), "dimensions": (3, -1), "location": (3, -1000),
     "rotation_y": (1, -10),
@@ -52,7 +52,7 @@ def find(root: Path) -> dict[str, Path]:
 
 
 def collect(source: Source, keys: bool = True) -> Builder:
-    """Collect a folder of labels, searched recursively, or a list. keys: with what is needed for Extras."""
+    """Collect a folder of labels, searched recursively, or a list. keys: also collect the Extras."""
     path = source.path
     labels = path if path.is_dir() else source.root / "training" / "label_2"
     folder = source.images or _images_of(labels)
@@ -64,7 +64,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
         images = {name: images.get(name, str(folder / f"{name}.png")) for name in names}
         files = {name: files[name] for name in names if name in files}
     if not images.keys() & files.keys():
-        raise InputError(f"{path}: none of {len(images)} images in {folder} has a file of labels; looked for NAME.txt")
+        raise InputError(f"{path}: none of {len(images)} images in {folder} has a label file; looked for NAME.txt")
     builder = Builder(source)
     for name, image in track(images.items(), len(images), f"reading labels of {source.split}"):
         index = builder.add_image(image, files.get(name, str(labels / f"{name}.txt")))
@@ -72,7 +72,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
             for number, line in builder.lines(files[name], index):
                 _add_line(builder, index, line, (files[name], number), keys)
         else:
-            builder.note("an image without a file of labels was read as one without objects", image)
+            builder.note("an image without a label file was read as one without objects", image)
     for name in files.keys() - images.keys():
         builder.orphan(files[name], name)
     return builder
@@ -97,7 +97,7 @@ def write(split: Split, folder: Path) -> list[Path]:
 
 
 def _add_line(builder: Builder, image: int, line: str, place: tuple[str, int], keys: bool) -> None:
-    """place: label file, line number."""
+    """Add a line, or report its fault. place: label file, line number."""
     file, number = place
     words = line.split()
     if len(words) not in (15, 16) or not all(map(contents.is_number, words[1:])):
@@ -112,7 +112,7 @@ def _add_line(builder: Builder, image: int, line: str, place: tuple[str, int], k
 
 
 def _keys(values: list[float]) -> Keys:
-    """The known ones of the numbers of COLUMNS."""
+    """The values of COLUMNS that are known."""
     keys: Keys = {}
     for key, (count, unknown) in COLUMNS.items():
         own, values = values[:count], values[count:]
@@ -124,9 +124,9 @@ def _keys(values: list[float]) -> Keys:
 def _values(key: str, value: Any) -> list[float]:
     """The numbers of a column."""
     count, unknown = COLUMNS[key]
-    given = value if isinstance(value, list) else [value]
+    numbers = value if isinstance(value, list) else [value]
     try:
-        values = [float(number) for number in given]
+        values = [float(number) for number in numbers]
     except (TypeError, ValueError):
         return [unknown] * count
     return values if len(values) == count and all(map(math.isfinite, values)) else [unknown] * count
@@ -143,7 +143,7 @@ def _read_back(key: str, value: object) -> object:
 
 
 def _class_name(name: str) -> str:
-    """A class name without white space, which separates columns, and unlike that of ignore regions."""
+    """A class name without white space, which separates columns, and different from that of ignore regions."""
     return SPACE.sub("-", name if name.casefold() != IGNORED.casefold() else f"{name}_")
 
 
@@ -164,7 +164,7 @@ def _images_of(labels: Path) -> Path:
 
 
 def _is_list(file: Path, labels: Path) -> bool:
-    """Whether the first name in a list is that of a file of labels."""
+    """Whether the first name in a list is that of a label file."""
     first = next(text.lines(file), (0, ""))[1]
     return bool(first) and text.can_be_path(first) and (labels / f"{first}.txt").is_file()
 

@@ -1,9 +1,9 @@
 """Label Studio: its exports JSON and JSON-MIN, with boxes in percent of the image.
 
-Of the annotations of a task (by several people) the first one that was not cancelled counts. Tasks without one are not
-used, since nobody labeled them. Rotated rectangles and polygons become their enclosing boxes and are kept as outlines.
-The images may have the name in the file or the one before the upload, without eight hex digits in front. Class names
-are in the order of `label_config.xml` if that is beside the file.
+Of the annotations of a task (by several people), the first one that was not canceled is used. Tasks without annotations
+are not used, since they are not labeled. Rotated rectangles and polygons become their enclosing boxes and are kept as
+outlines. Images may have the name in the file or the name before the upload, without the prefix of eight hex digits.
+Class names are in the order of `label_config.xml` if that is beside the file.
 """
 
 import math
@@ -47,7 +47,7 @@ class _Task:
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> JSON file. A JSON-MIN beside a JSON is the same in fewer words, and is not used."""
+    """Split -> JSON file. A JSON-MIN beside a JSON is a short form of it, and is not used."""
     kinds = {file: _kind(file) for file in candidates(root, (".json",))}
     files = [file for file, kind in kinds.items() if kind == "json"]
     return by_split(files or [file for file, kind in kinds.items() if kind == "json-min"], root)
@@ -62,7 +62,7 @@ def collect(source: Source) -> Builder:
     images = locator(source, file)
     builder = Builder(source, images, "result {}")
     builder.classes = _classes(file)
-    number = 0  # of the result in the file
+    number = 0  # index of the result in the file
     for task in (_min_tasks if _kind(file) == "json-min" else _tasks)(tree, builder, file):
         name = _file_name(task.image, images)
         sizes = [_size(value) for _, value in task.regions]
@@ -82,7 +82,7 @@ def write(split: Split, folder: Path) -> list[Path]:
 
 
 def write_predictions(split: Split, folder: Path) -> list[Path]:
-    """The same with predictions, which people accept or correct; their scores sort the tasks."""
+    """Write {split}.json with predictions, which people accept or correct; their scores sort the tasks."""
 
     def predicted(results: list[Keys]) -> Keys:
         mean = sum(result["score"] for result in results) / max(1, len(results))
@@ -92,7 +92,7 @@ def write_predictions(split: Split, folder: Path) -> list[Path]:
 
 
 def _write(split: Split, folder: Path, labeled: Callable[[list[Keys]], Keys]) -> list[Path]:
-    """labeled: the members of a task for its results."""
+    """Write the tasks. labeled: makes the members of a task from its results."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     boxes = text.decimals(rows.xyxy).tolist()
     tasks = []
@@ -147,7 +147,7 @@ def _tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Task]:
             builder.error(place, str(fault))
             continue
         if not valid:
-            builder.note("task that nobody labeled, or that was skipped; its image is not used", place)
+            builder.note("task without labels, or skipped; its image is not used", place)
             continue
         if len(valid) > 1:
             builder.note("several annotations of one image; the first is used", place)
@@ -156,7 +156,7 @@ def _tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Task]:
 
 
 def _min_tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Task]:
-    """The tasks of a JSON-MIN export, which has an entry per annotation, and regions under the name of a tag."""
+    """The tasks of a JSON-MIN export, which has an entry per annotation, with regions under the name of a tag."""
     seen = set()
     for index, value in enumerate(tree):
         place = f"{file} [{index}]"
@@ -181,11 +181,11 @@ def _min_tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Ta
 
 
 def _add(builder: Builder, image: int, place: str, number: int, value: object, size: tuple[int, int]) -> None:
-    """Add a result, or report why that is not possible."""
+    """Add a result, or report its fault."""
     try:
         result = mapping(value, "the result")
         if (kind := result.get("type")) in WITHOUT_BOX:
-            builder.note(f"'{kind}' is no box, and is not used", place)
+            builder.note(f"'{kind}' is not a box, and is not used", place)
             return
         region = mapping(result.get("value", result), "value")
         label = _label(region)
@@ -213,7 +213,7 @@ def _label(region: Keys) -> str:
 
 
 def _corners(region: Keys, size: tuple[int, int]) -> tuple[list[float], str]:
-    """The corners of a region, px, and what it is if it is not an upright rectangle."""
+    """The corners of a region, px, and its kind if it is not an upright rectangle."""
     height, width = map(float, size) if size[0] > 0 else (math.nan, math.nan)
     if "points" in region:
         points = outline(sequence(region["points"], "points"))
@@ -244,7 +244,7 @@ def _image_address(entry: Mapping[str, object]) -> str:
 
 
 def _file_name(address: str, images: Locator) -> str:
-    """The name of an image as far as it can be found: as in the file, or before the upload."""
+    """The name under which an image is found: as in the file, or before the upload."""
     name = unquote(QUERY.sub("", address)) if QUERY.match(address) else UPLOADS.sub("", address)
     located = images.locate(name)
     match = UPLOADED.fullmatch(re.split(r"[/\\]", unquote(name))[-1])

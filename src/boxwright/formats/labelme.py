@@ -2,8 +2,8 @@
 
 Also written by AnyLabeling and X-AnyLabeling. A rectangle has two opposite corners in any order. Polygons and
 circles become their enclosing boxes, and polygons are kept as outlines; other shapes have no box and are reported. The
-folder of a split contains both images and JSON files; `imagePath` is often that of another machine, so an image beside
-its JSON file has precedence.
+folder of a split contains both images and JSON files; `imagePath` is often a path of another machine, so an image
+beside its JSON file has precedence.
 """
 
 import math
@@ -28,14 +28,14 @@ from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
 
 MAX_BYTES = 1 << 27  # of a file, most of which is the image as base64 text
-SNIFFED = 5  # JSON files of a folder that are looked into
+SNIFFED = 5  # JSON files that are read per folder to detect the layout
 OUTLINES = {"polygon": 3, "rotation": 4, "oriented_rectangle": 4}  # shape -> smallest number of points
 ROW_KEYS = frozenset({"group_id", "description", "flags"})
 IMAGE_KEYS = frozenset({"flags"})
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> folder. Folders named after splits are these; otherwise `root` is the split `all`."""
+    """Split -> folder with the name of the split; without such folders, `root` is the split `all`."""
     if root.is_file():
         return {"all": root} if _is_labelme(root) else {}
     splits = {folder.name: folder for folder in folders_in(root) if _holds_labels(folder)}
@@ -61,7 +61,7 @@ def collect(source: Source) -> Builder:
             builder.error(file, str(fault))
             continue
         if "shapes" not in tree:
-            builder.note("JSON without the key 'shapes', which is no LabelMe file, is not used", file)
+            builder.note("JSON without the key 'shapes', which is not a LabelMe file, is not used", file)
             continue
         flags = tree.get("flags")
         name = _image(Path(file), tree.get("imagePath"), base)
@@ -103,7 +103,7 @@ def load(file: Path) -> Keys:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"has more than {MAX_BYTES >> 20} MiB, needed labels; save it without the image data")
     except OSError:
-        pass  # reported when it is read
+        pass  # read_input reports it
     try:
         return mapping(json_text.read(file, _without_image), "the file")
     except InputError as error:
@@ -116,7 +116,7 @@ def _without_image(entry: Keys) -> Keys:
 
 
 def add_shape(builder: Builder, image: int, place: str, index: int, value: object) -> None:
-    """Add a shape, or report why that is not possible."""
+    """Add a shape, or report its fault."""
     try:
         shape = mapping(value, "the shape")
         label = string(value_of(shape, "label"), "label")
@@ -140,7 +140,7 @@ def _box(kind: str, points: list[object]) -> tuple[Corners, list[float]]:
         return bounds_of(outline(points, 2)), []
     if kind == "circle":
         if len(points) != 2:
-            raise ValueError(f"circle of {len(points)} points, needed its center and a point on it; draw it anew")
+            raise ValueError(f"circle of {len(points)} points, needed its center and a point on it; draw it again")
         x, y, *rim = outline(points, 2)
         radius = math.dist((x, y), rim)
         return (x - radius, y - radius, x + radius, y + radius), []
@@ -151,7 +151,8 @@ def _box(kind: str, points: list[object]) -> tuple[Corners, list[float]]:
 
 
 def _image(file: Path, named: object, base: Path) -> str:
-    """The image of a JSON file, relative to `base`: `imagePath`, else beside the file under that name or its own."""
+    """The image of a JSON file, relative to `base`: `imagePath`, else a file with its last part or the name of the JSON
+    file, beside that or in `base`."""
     own = [file.stem + suffix for suffix in SUFFIXES]
     expected = named if isinstance(named, str) and text.can_be_path(named) else own[0]
     for name in (expected, *re.split(r"[/\\]", expected)[-1:], *own):
@@ -162,7 +163,7 @@ def _image(file: Path, named: object, base: Path) -> str:
 
 
 def _holds_labels(folder: Path) -> bool:
-    """Whether the folder or a folder in it contains LabelMe files."""
+    """Whether the folder or a subfolder contains LabelMe files."""
     return any(_is_labelme(file) for file in candidates(folder, (".json",), SNIFFED))
 
 

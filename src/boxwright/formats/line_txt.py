@@ -46,7 +46,7 @@ def read(source: Source) -> Dataset:
         entries += [number] * len(boxes)
         counts.append(len(boxes))
     if not paths:
-        raise InputError(f"{path}: empty, needed one image a line")
+        raise InputError(f"{path}: empty, needed one image per line")
     rows = _boxes(table, entries, ids)
     return replace(Dataset.without_ids(source, classes, paths, [str(path)], rows, counts), category_ids=ids)
 
@@ -85,7 +85,7 @@ def _parse(word: str, file: Path, number: int) -> list[float]:
         values.append(0.0)
     if len(values) != 6 or not values[4].is_integer() or abs(values[4]) >= 2**63 or values[5] not in (0.0, 1.0):
         raise InputError(
-            f"{file} line {number}: found '{word[:60]}', needed x1,y1,x2,y2,class or with ,0 or ,1 (crowd)"
+            f"{file} line {number}: found '{word[:60]}', needed x1,y1,x2,y2,class, optionally with ,0 or ,1 (crowd)"
         )
     return values
 

@@ -1,7 +1,7 @@
 """Output manifests of SageMaker Ground Truth: a JSON object per line, one line per image.
 
-`source-ref` is the address of the image in a bucket. The labels of a job are under its name, `annotations` with left,
-top, width and height px, and their classes in the `class-map` of the key `NAME-metadata`.
+`source-ref` is the address of the image in a bucket. The labels of a job are under its name: `annotations` with left,
+top, width and height px. Their classes are in the `class-map` of the key `NAME-metadata`.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ TYPE = "groundtruth/object-detection"
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> manifest, in `root`, a folder in it, or `manifests/output` as in the bucket."""
+    """Split -> manifest, in `root`, a subfolder, or `manifests/output` as in the bucket."""
     folders = [root, root / "manifests" / "output"] if root.is_dir() else [root]
     return by_split([file for folder in folders for file in candidates(folder, SUFFIXES) if _is_manifest(file)], root)
 
@@ -57,7 +57,7 @@ def collect(source: Source) -> Builder:
 
 
 def _add(builder: Builder, image: int, place: str, number: int, value: object, classes: Mapping[str, object]) -> None:
-    """Add an annotation, or report why that is not possible."""
+    """Add an annotation, or report its fault."""
     try:
         annotation = mapping(value, "the annotation")
         class_id = str(value_of(annotation, "class_id"))
@@ -89,7 +89,7 @@ def _is_detection(entry: Mapping[str, object], key: str) -> bool:
 
 
 def _size(labels: Mapping[str, object]) -> tuple[object, object]:
-    """(height, width), which may be absent."""
+    """(height, width) px; None if absent."""
     sizes = labels.get("image_size")
     size = sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], dict) else {}
     return size.get("height"), size.get("width")

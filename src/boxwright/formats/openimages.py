@@ -1,8 +1,8 @@
-"""Open Images: `{split}-annotations-bbox.csv` with a box per row, in fractions of the image size.
+"""Open Images: `{split}-annotations-bbox.csv` with one box per row, in fractions of the image size.
 
 Images are found by their id, which is their name without suffix. `class-descriptions-boxable.csv` contains the names of
-the classes. A box around a group of objects (`IsGroupOf`) is a crowd region. Images without boxes are known if a list
-of images such as `{split}-images-with-rotation.csv` is there.
+the classes. A box around a group of objects (`IsGroupOf`) is a crowd region. Images without boxes are included only if
+there is a list of images such as `{split}-images-with-rotation.csv`.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ CLASS_FILE = "class-descriptions-boxable.csv"
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> CSV file, in `root` or a folder in it."""
+    """Split -> CSV file, in `root` or a subfolder."""
     return by_split([file for file in candidates(root, (".csv",)) if _is_openimages(file)], root)
 
 
@@ -112,7 +112,7 @@ def _box(row: dict[str, str], size: tuple[int, int]) -> Corners:
 
 
 def _class_names(source: Source) -> dict[str, str]:
-    """Id of a class (/m/01g317) -> its name, with the id where two classes have the same name."""
+    """Id of a class (/m/01g317) -> its name, with the id added if two classes have the same name."""
     root = source.root if source.root.is_dir() else source.path.parent
     files = [file for file in candidates(root, (".csv",)) if "class" in file.name.lower()]
     pairs = [fields for file in files[:1] for _, fields in rows(file) if len(fields) == 2]

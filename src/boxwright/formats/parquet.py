@@ -1,8 +1,9 @@
-"""Parquet files with images and boxes, as data sets of Hugging Face: columns `image` and `objects`.
+"""Parquet files with images and boxes, as in data sets of Hugging Face: columns `image` and `objects`.
 
 `image` is a struct {bytes, path}, or the bytes; `objects` has the lists `bbox` and `category`, or is a list of structs
-with these. Files are `train-00000-of-00002.parquet`, `train.parquet`, or all those in a folder `train`. The classes of
-numbers are in the schema (`ClassLabel`). Images are read from the files (`archives/parquet.py`), not copied.
+with these fields. Files are `train-00000-of-00002.parquet`, `train.parquet`, or all files in a folder `train`. If
+categories are numbers, their names are in the schema (`ClassLabel`). Images are read from the files
+(`archives/parquet.py`), not copied.
 """
 
 import os
@@ -30,7 +31,7 @@ BOXES = ("bbox", "bboxes", "boxes", "box")  # names of the fields of `objects`; 
 CLASSES = ("category", "categories", "category_id", "label", "labels", "class", "classes")
 AREAS = ("area",)
 BATCH = 1024  # rows of labels that are read together
-SAMPLE = 200  # images whose sizes tell what the numbers of a box are
+SAMPLE = 200  # images whose sizes are compared with boxes, to detect the form of a box
 LIKELY, UNLIKELY = 0.9, 0.75  # fractions of boxes within their image
 WAYS = ("xywh", "xyxy")
 
@@ -47,7 +48,7 @@ def find(root: Path) -> dict[str, Path]:
             splits.setdefault(_split_of(file), file)
         if files:
             break
-    if "" in splits:  # names that say nothing, such as 0000.parquet
+    if "" in splits:  # names without a split, such as 0000.parquet
         splits = {"all": splits[""], **{name: file for name, file in splits.items() if name}}
     for folder in text.subfolders(root):
         if canonical_name(folder.name) in STANDARD and _files_of(folder):
@@ -56,21 +57,21 @@ def find(root: Path) -> dict[str, Path]:
 
 
 def collect(source: Source) -> Builder:
-    """Read the labels of a split. Raises InputError if columns are missing, or it is open what a box's numbers are."""
+    """Read the labels of a split. Raises InputError if columns are missing, or the form of boxes is ambiguous."""
     builder = Builder(source, entry="row {}")
     files = [file for path in (source.path, *source.more) for file in _files_of(path)]
     opened = [open_parquet(file, str(file)) for file in files]
-    for file, one in zip(files, opened, strict=True):
-        image_column(one.schema_arrow, str(file))
-        has_numbers = _check_objects(one.schema_arrow, str(file))
+    for file, table in zip(files, opened, strict=True):
+        image_column(table.schema_arrow, str(file))
+        has_numbers = _check_objects(table.schema_arrow, str(file))
     builder.classes = _class_names(opened[0].schema_arrow)
     names = dict(enumerate(builder.classes))
     if has_numbers and not names:
         names = text.numbered_classes(source)
     paths = make_parquet_mirror(str(files[0].parent), files)
     way = source.bbox or _way(files, opened, paths)
-    for file, one, images in zip(files, opened, paths, strict=True):
-        for row, values in _rows(one, str(file)):
+    for file, table, images in zip(files, opened, paths, strict=True):
+        for row, values in _rows(table, str(file)):
             _add(builder, f"{file} row {row}", row, images[row], values, (file, way, names))
     return builder
 
@@ -111,7 +112,7 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
         for entry in entries:
             yield {name: entry.get(_first(keys, entry)) for name, keys in _FIELDS.items()}
         return
-    assert isinstance(value, dict)  # `_check_objects` has looked at the schema
+    assert isinstance(value, dict)  # `_check_objects` has checked the schema
     columns = {name: value.get(_first(keys, value)) for name, keys in _FIELDS.items()}
     lists = {name: sequence(column, name) for name, column in columns.items() if column is not None}
     if not lists.get("bbox"):
@@ -161,11 +162,11 @@ def _rows(file: Any, title: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _way(files: Sequence[Path], opened: Sequence[Any], paths: Sequence[Sequence[str]]) -> str:
     """Whether the boxes of a split are `xywh` or `xyxy` px, from those of some images.
 
-    A box that leaves its image, or has no extent, is wrong. Raises InputError if both are possible, or none.
+    A box that extends beyond its image, or has no area, is wrong. Raises InputError if both forms or neither fit.
     """
     counts, valid, areas = 0, dict.fromkeys(WAYS, 0), dict.fromkeys(WAYS, 0)
-    each = ((file, one, images) for file, one, images in zip(files, opened, paths, strict=True))
-    rows = ((images[row], values) for file, one, images in each for row, values in _rows(one, str(file)))
+    each = ((file, table, images) for file, table, images in zip(files, opened, paths, strict=True))
+    rows = ((images[row], values) for file, table, images in each for row, values in _rows(table, str(file)))
     used, small = 0, True
     for path, values in rows:
         if used >= SAMPLE:
@@ -191,11 +192,11 @@ def _way(files: Sequence[Path], opened: Sequence[Any], paths: Sequence[Sequence[
 
 
 def _decided(title: str, count: int, valid: Mapping[str, int], areas: Mapping[str, int], *, small: bool) -> str:
-    """small: whether no number is above 1."""
+    """The form of boxes, from the numbers of valid ones. small: whether no number is above 1."""
     if not count:
         return WAYS[0]
     if small:
-        raise InputError(f"{title}: the numbers of boxes are at most 1, as of fractions of the image; needed px")
+        raise InputError(f"{title}: the numbers of boxes are at most 1, as in fractions of the image; needed px")
     for way, other in (WAYS, WAYS[::-1]):
         by_area = areas[way] >= LIKELY * count and areas[other] < UNLIKELY * count
         if by_area or (valid[way] >= LIKELY * count and valid[other] < UNLIKELY * count):
@@ -207,7 +208,7 @@ def _decided(title: str, count: int, valid: Mapping[str, int], areas: Mapping[st
 
 
 def _valid_boxes(value: object) -> list[tuple[list[float], float | None]]:
-    """Boxes of four numbers and their areas; others are reported when they are read."""
+    """Boxes of four numbers and their areas; faulty boxes are reported when they are read."""
     boxes = []
     try:
         for entry in _objects(value):
@@ -246,7 +247,7 @@ def _inner(kind: Any) -> Any:
 def _class_names(schema: Any) -> list[str]:
     """The names of a ClassLabel for `category` in the features that Hugging Face's library writes; [] if there is none.
 
-    Raises InputError for features that are no JSON.
+    Raises InputError for features that are not JSON.
     """
     metadata = (schema.metadata or {}).get(b"huggingface")
     if metadata is None:
@@ -259,7 +260,7 @@ def _class_names(schema: Any) -> list[str]:
 
 
 def _names_below(tree: object, *, inside: bool) -> list[object] | None:
-    """The `names` of the category's ClassLabel, at any depth, as it depends on the version. inside: in its feature."""
+    """The `names` of the category's ClassLabel, at any depth, which depends on the version. inside: in its feature."""
     if isinstance(tree, list):
         return next(filter(None, (_names_below(value, inside=inside) for value in tree)), None)
     if not isinstance(tree, dict):
@@ -271,14 +272,14 @@ def _names_below(tree: object, *, inside: bool) -> list[object] | None:
 
 
 def _split_of(file: Path) -> str:
-    """The split of a file by its name; "" if it says none."""
+    """The split in the name of a file; "" if there is none."""
     match = SHARD.fullmatch(file.stem)
     name = match["split"] if match else file.stem
     return "" if not match and name.isdecimal() else name
 
 
 def _files_of(path: Path) -> list[Path]:
-    """All files of a split: those in its folder, or the first and its shards. Raises InputError if one is missing."""
+    """All files of a split: the files in its folder, or its shards. Raises InputError if one is missing."""
     folder = path if path.is_dir() else path.parent
     files = sorted(folder / name for name in os.listdir(folder) if name.endswith(SUFFIX))  # noqa: PTH208
     if path.is_dir():
@@ -288,7 +289,7 @@ def _files_of(path: Path) -> list[Path]:
         return [file for file in files if not _split_of(file)] if not _split_of(path) else [path]
     shards = [file for file in files if (own := SHARD.fullmatch(file.stem)) and own["split"] == match["split"]]
     if len(shards) != int(match["count"]):
-        raise InputError(f"{path}: found {len(shards)} of its {int(match['count'])} files; get the others")
+        raise InputError(f"{path}: found {len(shards)} of its {int(match['count'])} files; get the missing ones")
     return shards
 
 

@@ -1,7 +1,7 @@
 """VGG Image Annotator (VIA) 1 and 2: projects, and annotations exported as JSON or CSV.
 
 Regions are rectangles, polygons, circles and ellipses; all but rectangles become their enclosing boxes, and polygons
-are kept as outlines. The class is one of the attributes of a region, which have names of the user's choice.
+are kept as outlines. The class is one of the attributes of a region, whose names are chosen by the user.
 """
 
 import math
@@ -31,7 +31,7 @@ COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """shape, attributes: JSON values. entry: the position in the file."""
+    """A region. shape, attributes: JSON values. entry: the position in the file."""
 
     place: str
     entry: int
@@ -60,7 +60,7 @@ def collect(source: Source) -> Builder:
     regions = [region for image in images for region in image.regions]
     key = _class_key(regions, file)
     if any(isinstance(region.attributes, dict) and len(region.attributes) > 1 for region in regions):
-        builder.note(f"of several attributes, '{key[:40]}' is taken for the class", str(file))
+        builder.note(f"of several attributes, '{key[:40]}' is used as the class", str(file))
     for image in images:
         index = builder.add_image(image.name, str(file), place=image.place)
         for region in image.regions:
@@ -101,7 +101,7 @@ def _from_json(file: Path, builder: Builder) -> Iterator[_Image]:
     tree = json_text.read(file)
     entries = tree.get(METADATA, tree) if isinstance(tree, dict) else None
     if not isinstance(entries, dict):
-        raise InputError(f"{file}: {found(entries)}, needed an object of images, as VIA exports")
+        raise InputError(f"{file}: {found(entries)}, needed an object of images, as exported by VIA")
     number = 0
     for key, value in entries.items():
         place = f"{file} {key[:60]}"
@@ -124,7 +124,7 @@ def _from_json(file: Path, builder: Builder) -> Iterator[_Image]:
 
 
 def _from_csv(file: Path, builder: Builder) -> Iterator[_Image]:
-    """The images of annotations exported as CSV: a row per region, or one with an empty region."""
+    """The images of annotations exported as CSV: one row per region, or one with an empty region."""
     lines = rows(file)
     columns = [column.lstrip("#") for column in next(lines, (0, []))[1]]
     images: dict[str, _Image] = {}
@@ -148,7 +148,7 @@ def _from_csv(file: Path, builder: Builder) -> Iterator[_Image]:
 
 
 def _class_key(regions: Sequence[_Region], file: Path) -> str:
-    """The attribute with the class: the only one, the only one that all regions have, or one with a usual name."""
+    """The attribute with the class: the only one, the only one of all regions, or one with a usual name."""
     attributes = [region.attributes for region in regions if isinstance(region.attributes, dict)]
     counts = Counter(key for values in attributes for key, value in values.items() if value not in ("", {}, None))
     if len(counts) < 2:
@@ -158,12 +158,12 @@ def _class_key(regions: Sequence[_Region], file: Path) -> str:
     if chosen := next((keys for keys in (usual, complete) if len(keys) == 1), []):
         return str(chosen[0])
     raise InputError(
-        f"{file}: the class may be any attribute of {', '.join(counts)[:60]}; rename the one that is meant to 'class'"
+        f"{file}: the class may be any attribute of {', '.join(counts)[:60]}; rename the right one to 'class'"
     )
 
 
 def _add(builder: Builder, image: int, region: _Region, key: str) -> None:
-    """Add a region, or report why that is not possible."""
+    """Add a region, or report its fault."""
     try:
         shape = mapping(region.shape, "shape_attributes")
         attributes = mapping(region.attributes, "region_attributes")
@@ -182,7 +182,7 @@ def _add(builder: Builder, image: int, region: _Region, key: str) -> None:
 
 
 def _label(value: object, key: str) -> str:
-    """The class: a text, or of check boxes the checked one."""
+    """The class: a text, or the checked one of several check boxes."""
     if isinstance(value, dict):
         checked = [str(name) for name, is_checked in value.items() if is_checked]
         if len(checked) != 1:

@@ -41,12 +41,12 @@ MARKED = re.compile(
 ROOT = re.compile(rb"<annotation[\s>]")
 XML_FOLDERS = {"annotations", "annotation", "xmls", "xml"}
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
-MAX_FOLDERS = 50  # folders in which `find` looks for XML files
-MAX_HEADS = 5  # XML files of a folder that `find` looks into
+MAX_FOLDERS = 50  # folders that `find` searches for XML files
+MAX_HEADS = 5  # XML files that `find` reads per folder
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> list of names, or folder of XML files; of a folder of images or a single set inside, if that is all."""
+    """Split -> list of names, or folder of XML files; if there is only a single set in a subfolder, its splits."""
     if not root.is_dir():
         return {}
     splits = _splits(root)
@@ -60,7 +60,7 @@ def _splits(root: Path) -> dict[str, Path]:
     folders = [f for f in text.subfolders(root) if f.name.casefold() not in XML_FOLDERS | IMAGE_FOLDERS][:MAX_FOLDERS]
     sets = {folder.name: xmls for folder in folders if (xmls := _xmls_in(folder))}
     splits = {name: xmls for name, xmls in sets.items() if canonical_name(name) in STANDARD or _is_set(root / name)}
-    own = _xmls_in(root) or (root if sets and not splits else None)  # folders that are no splits: all is one
+    own = _xmls_in(root) or (root if sets and not splits else None)  # folders that are not splits: one split `all`
     if own is not None:
         lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file, own)]
         inner = [folder for folder in text.subfolders(own) if canonical_name(folder.name) in STANDARD and own != root]
@@ -73,9 +73,9 @@ def _splits(root: Path) -> dict[str, Path]:
 
 
 def collect(source: Source, keys: bool = True) -> Builder:
-    """Collect a list of names or a folder of XML files, searched recursively. keys: with what is needed for Extras.
+    """Collect a list of names or a folder of XML files, searched recursively. keys: also collect the Extras.
 
-    The image of an XML file is the one of the same name, selected by `filename`, else `filename`.
+    The image of an XML file is the one with the same name (of several, `filename` selects one), else `filename`.
     """
     path, root = source.path, source.root
     if path.is_dir():
@@ -108,7 +108,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
         for number, element in enumerate(tree.findall("object"), 1):
             add_object(builder, image, element, (file, number), keys)
     for extra in sorted(images.all() - {*builder.paths}) if path.is_dir() else ():
-        builder.note("an image without an XML file is not in the set", extra)
+        builder.note("an image without an XML file is not in the data set", extra)
     return builder
 
 
@@ -163,7 +163,7 @@ def _read_back(key: str, value: object) -> object:
 
 
 def add_object(builder: Builder, image: int, element: ET.Element, place: tuple[str, int], keys: bool) -> None:
-    """place: label file, number of the object from 1."""
+    """Add an object, or report its fault. place: label file, number of the object from 1."""
     file, number = place
     where = f"{file} object[{number}]"
     name, mark = (element.findtext(tag, "").strip() for tag in ("name", "difficult"))
@@ -192,7 +192,7 @@ def add_object(builder: Builder, image: int, element: ET.Element, place: tuple[s
 
 
 def _numbers(element: ET.Element, tag: str, names: Sequence[str]) -> list[float] | str:
-    """The numbers in the element `tag`, or what is wrong with them."""
+    """The numbers in the element `tag`, or a text with their fault."""
     texts = _texts(element, tag)
     words = [texts.get(name, "") for name in names]
     try:
@@ -203,7 +203,7 @@ def _numbers(element: ET.Element, tag: str, names: Sequence[str]) -> list[float]
 
 
 def _texts(parent: ET.Element, tag: str) -> dict[str, str]:
-    """Tag -> text of what is in the children `tag` of an element, the first of each; faster than a path for each."""
+    """Tag -> text of the elements in the children `tag` of an element, the first of each; faster than path queries."""
     texts: dict[str, str] = {}
     for element in parent.iterfind(tag):
         for child in element:
@@ -212,7 +212,7 @@ def _texts(parent: ET.Element, tag: str) -> dict[str, str]:
 
 
 def _size(tree: ET.Element) -> tuple[tuple[int, int], str]:
-    """(height, width) px, -1 if not declared, and what is unusual. Some tools write 0 for unknown sizes."""
+    """(height, width) px, -1 if not declared, and a note if unusual. Some tools write 0 for unknown sizes."""
     texts = _texts(tree, "size")
     words = [texts.get(side, "") for side in ("height", "width")]
     try:
@@ -220,7 +220,7 @@ def _size(tree: ET.Element) -> tuple[tuple[int, int], str]:
     except ValueError:
         height = width = -1
     if not (0 <= height < 2**31 and 0 <= width < 2**31 and height == int(height) and width == int(width)):
-        return (-1, -1), "a size that is none; that of the image was taken"
+        return (-1, -1), "an invalid size; that of the image was used"
     unusual = "" if all(word.isdigit() or not word for word in words) else "a size with decimals was read"
     return (int(height), int(width)) if height and width else (-1, -1), unusual
 
@@ -232,11 +232,11 @@ def _image_keys(tree: ET.Element) -> Keys:
     return keys
 
 
-def _other_keys(element: ET.Element, known: set[str]) -> Keys:
+def _other_keys(element: ET.Element, excluded: set[str]) -> Keys:
     """The children of `element` except for the known ones; repeated ones as a list."""
     keys: Keys = {}
     for child in element:
-        if child.tag not in known:
+        if child.tag not in excluded:
             keys.setdefault(child.tag, []).append(
                 _other_keys(child, set()) if len(child) else (child.text or "").strip()
             )
@@ -244,15 +244,15 @@ def _other_keys(element: ET.Element, known: set[str]) -> Keys:
 
 
 class _Images:
-    """Finds the image of an XML file. top: the folder of the XML files. given: the folder of the images, if named."""
+    """Finds the image of an XML file. top: the folder of the XML files. given: the folder of the images, or None."""
 
     def __init__(self, top: Path, given: Path | None) -> None:
         self._top, self._given = top, given
-        self._folders: dict[str, list[Path]] = {}  # of XML files -> of their images
+        self._folders: dict[str, list[Path]] = {}  # folder of XML files -> folders of their images
         self._listed: dict[str, dict[str, list[str]]] = {}  # folder -> its images by name without suffix
 
     def paths(self, file: str, filename: str) -> list[str]:
-        """The path of the image, or several that fit equally; where it does not exist, the expected one."""
+        """The path of the image, or several that match equally well; the expected path if there is none."""
         parent, name = os.path.split(file)
         stem, folders = os.path.splitext(name)[0], self._folders_of(parent)  # noqa: PTH122  (100,000s of them)
         filename = re.split(r"[/\\]", filename)[-1]
@@ -273,7 +273,7 @@ class _Images:
         }
 
     def _folders_of(self, name: str) -> list[Path]:
-        """train/Annotations/x -> train/JPEGImages/x; also the folder of the XML files, and the one above."""
+        """train/Annotations/x -> train/JPEGImages/x; also the folder of the XML files, and its parent."""
         if name not in self._folders:
             parent = Path(name)
             ups = [up for up in (parent, *parent.parents) if up.is_relative_to(self._top)]
@@ -312,7 +312,7 @@ def _is_set(folder: Path) -> bool:
 
 
 def _xmls_in(folder: Path) -> Path | None:
-    """The folder of the XML files of a set: `Annotations` or the like, or `folder` itself; None if it is no set."""
+    """The folder of the XML files of a set: `Annotations` or similar, or `folder` itself; None if it is not a set."""
     if _is_set(folder):
         return folder / "Annotations"
     for inner in text.subfolders(folder):
@@ -336,9 +336,9 @@ def _is_plain(file: Path, xmls: Path) -> bool:
 
 
 def _listed(source: Path, xmls: Path) -> list[str]:
-    """The names in a list, as those of XML files without suffix.
+    """The names in a list, in the form of names of XML files without suffix.
 
-    Names may be in quotes, have the suffix of the image, or a folder before them; `#` starts a comment.
+    Names may be in quotes, have the suffix of the image, or start with a folder; `#` starts a comment.
     """
     names = []
     for number, line in text.lines(source):
@@ -348,9 +348,9 @@ def _listed(source: Path, xmls: Path) -> list[str]:
         name = line[1:-1] if quoted else line
         bare = os.path.splitext(name)[0] if name.lower().endswith(SUFFIXES) else name  # noqa: PTH122
         forms = (line, name, bare, re.split(r"[/\\]", bare)[-1])
-        known = next((form for form in forms if os.path.isfile(xmls / f"{form}.xml")), None)  # noqa: PTH113
-        if known or not line.startswith("#"):
-            names.append(known or bare)
+        stem = next((form for form in forms if os.path.isfile(xmls / f"{form}.xml")), None)  # noqa: PTH113
+        if stem or not line.startswith("#"):
+            names.append(stem or bare)
     return names
 
 

@@ -1,9 +1,9 @@
 """YOLO text labels: one file per image, one line per box: `class x y w h`, center and size as fractions of the image.
 
 Images are in a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, flat `images` with
-`labels`, or with their labels beside them) or in a list of paths (`train.txt`). A line may also hold the class and an
-outline (`x1 y1 x2 y2 x3 y3 ...`), whose box is read, a box and a confidence, or a box and keypoints. There are no ids,
-so images and boxes are numbered from 1 (annotation id 0 would mean "unmatched" in pycocotools).
+`labels`, or with their labels beside them) or in a list of paths (`train.txt`). A line may also contain the class and
+an outline (`x1 y1 x2 y2 x3 y3 ...`), whose box is read; or a box and a confidence; or a box and keypoints. There are
+no ids, so images and boxes are numbered from 1 (annotation id 0 would mean "unmatched" in pycocotools).
 """
 
 import codecs
@@ -33,8 +33,9 @@ from boxwright.progress import track
 
 MAX_BYTES = 1 << 24  # of a label file; a box takes about 40
 CVAT_FOLDER = re.compile(r"obj_(.+)_data")  # obj_train_data
-EACH_SPLIT = {"train", "val"}  # splits that may have images only, all without objects; of `test` they are unlabeled
-MANY_FOLDERS = 20  # that may hold a split each
+# Splits whose images count as without objects if no label files exist; those of `test` count as unlabeled.
+EACH_SPLIT = {"train", "val"}
+MANY_FOLDERS = 20  # folders, each of which may contain a split
 _Entry = tuple[str, tuple[str, bool]]  # an image, its label file and whether that exists
 
 
@@ -61,7 +62,7 @@ def find(root: Path) -> dict[str, Path]:
         if canonical_name(folder.name) in STANDARD or not _has_splits(images)
     }
     splits |= _with_unlabeled([images for images in outer.values() if _has_labels(images.parent)], outer)
-    if lists := text.find_lists(root, "yolo_txt"):  # of the folders, only those of further splits are needed
+    if lists := text.find_lists(root, "yolo_txt"):  # folders are needed only for splits without a list
         further = {*STANDARD} - {canonical_name(name) for name in lists}
         splits = {name: path for name, path in splits.items() if canonical_name(name) in further} | lists
     if flat and not splits:
@@ -72,9 +73,9 @@ def find(root: Path) -> dict[str, Path]:
 def read(source: Source) -> Dataset:
     """Read a folder or a list, whose paths are relative to the list or to the root, unless `source` names a folder.
 
-    Reads the header of every image, since boxes are relative to its size; boxes of an unreadable image are NaN. Lines
-    that cannot be read are findings. Raises InputError if there are no class names, no image, or no label file in any
-    split.
+    The header of every image is read, since boxes are relative to its size; boxes of an unreadable image are NaN. Lines
+    that cannot be read become findings. Raises InputError if there are no class names, no images, or no label file in
+    any split.
     """
     classes = text.numbered_classes(source)
     found, finder = FindingList(source.split), LabelFinder()
@@ -87,14 +88,14 @@ def read(source: Source) -> Dataset:
     headers = list(track(read_headers(paths, decode=None), len(paths), "reading image sizes"))
     if all(header.missing for header in headers):
         raise InputError(
-            f"{source.path}: none of its {len(paths)} images is there, the first is "
+            f"{source.path}: none of its {len(paths)} images exists, the first is "
             f"{os.path.relpath(paths[0], source.root)[-60:]}; name their folder with 'images' in a data YAML"
         )
     if not any(exists for _, exists in labels):
         if not any(_is_labeled(path, source) for path in source.others):
             first = os.path.relpath(labels[0][0], source.root)[-60:]
-            raise InputError(f"{source.path}: no image has a label file; looked for {first} and so on")
-        found.note("no image of this split has a label file; all are taken as images without objects", str(source.path))
+            raise InputError(f"{source.path}: no image has a label file; looked for {first}, ...")
+        found.note("no image of this split has a label file; all are read as images without objects", str(source.path))
     _note_shared(entries, found)
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     rows, counts = read_labels(paths, labels, keypoints_of(source), found)
@@ -111,7 +112,7 @@ def read(source: Source) -> Dataset:
 
 
 def extras(dataset: Dataset) -> Extras:
-    """The outlines."""
+    """The outlines of a data set, as `segmentation`."""
     keypoints = keypoints_of(dataset.origin) if dataset.origin else 0
     rows: list[Keys] = [{} for _ in range(len(dataset.rows))]
     entries = dataset.rows.entries.tolist()
@@ -150,7 +151,7 @@ class _Rows:
     outlines: dict[int, tuple[list[float], float]] = field(default_factory=dict)
 
     def boxes(self, sizes: NDArray[np.int64], ids: Sequence[int]) -> Boxes:
-        """sizes: (T, 2) (height, width) px of the image of each row. ids: of the classes, ascending."""
+        """The rows in px. sizes: (T, 2) (height, width) px of the image of each row. ids: class ids, ascending."""
         values = np.array(self.table, dtype=np.float64).reshape(-1, 5)
         width_height = sizes[:, ::-1].astype(np.float64)
         width_height = np.where(width_height < 0, np.nan, width_height)
@@ -169,7 +170,7 @@ class _Rows:
 
 
 def _with_unlabeled(labeled: Sequence[Path], folders: dict[str, Path]) -> dict[str, Path]:
-    """The labeled ones of the folders of splits; with them also those of `EACH_SPLIT` without labels."""
+    """The folders of labeled splits, and folders of `EACH_SPLIT` without labels."""
     return {
         name: folder
         for name, folder in folders.items()
@@ -200,7 +201,7 @@ def _find_beside(root: Path) -> dict[str, Path]:
 
 
 def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList, first: int = 0) -> list[_Entry]:
-    """The images of a folder or list with their labels. first: index of the first one in the split."""
+    """The images of a folder or list with their labels. first: index of the first image in the split."""
     if path.is_dir():
         files = text.walk(path, ("",))
         images = [(file, finder.find(file)) for file in files if file.lower().endswith(SUFFIXES)]
@@ -216,10 +217,10 @@ def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList,
             continue
         located = locator.locate(name)
         if located.elsewhere:
-            found.note("image is not where the list says; found by the last parts of its path", place)
+            found.note("image is not at the path in the list; found by the last parts of its path", place)
         if located.candidates:
-            one, other = (os.path.relpath(file, source.root) for file in located.candidates[:2])
-            fault = f"'{name[-60:]}' may be {one} or {other}; write the path that is meant"
+            first_file, second_file = (os.path.relpath(file, source.root) for file in located.candidates[:2])
+            fault = f"'{name[-60:]}' may be {first_file} or {second_file}; write the path"
             found.add(Finding("ambiguous_image", found.split, place, fault, located.path, index=first + len(listed)))
         label = finder.find(located.path)
         if not label[1] and source.images is not None:
@@ -237,14 +238,14 @@ def _note_shared(entries: Sequence[_Entry], found: FindingList) -> None:
 
 
 def _label_of_list(name: str, file: Path, root: Path, finder: LabelFinder) -> tuple[str, bool] | None:
-    """The labels of the image `name` of a list that are not with the images but with the list, as CVAT exports them."""
+    """The labels of the image `name` of a list if they are beside the list, not the images, as CVAT exports them."""
     parts = [part for part in re.split(r"[/\\]+", name) if part not in ("", ".", "..")]
     places = (base.joinpath(*parts[start:]) for start in range(len(parts)) for base in (file.parent, root))
     return next((label for place in places if (label := finder.find(str(place)))[1]), None)
 
 
 def _bases(path: Path, source: Source, name: str) -> list[Path]:
-    """The folders that the paths of a list may start at. name: the first of them."""
+    """The folders that the paths of a list may start at. name: the first path."""
     if source.images is not None:
         return [source.images]
     folder, first = path.parent, re.split(r"[/\\]", name)[0]
@@ -259,7 +260,7 @@ def _is_labeled(path: Path, source: Source) -> bool:
 
 
 def keypoints_of(source: Source) -> int:
-    """Numbers of keypoints in a line, from the data YAML that was opened or that is in the folder."""
+    """Count of the numbers of keypoints in a line, from the data YAML that was opened or that is in the folder."""
     if source.keypoints or not source.root.is_dir():
         return source.keypoints
     files = (source.root / name for name in text.NAME_FILES if text.is_yaml(Path(name)))
@@ -292,7 +293,7 @@ def read_labels(
             else:
                 rows.table.append(values[:5])
                 what = "sixth number (confidence)" if len(values) == 6 else "keypoints after the box"
-                found.note(f"{what}, passed over", f"{file} line {number}")
+                found.note(f"{what}, ignored", f"{file} line {number}")
             rows.entries.append(number)
         counts.append(len(rows.table) - first)
     return rows, counts
@@ -314,7 +315,7 @@ def _lines(file: str) -> list[bytes]:
 
 
 def numbers_of(line: bytes, keypoints: int) -> list[float]:
-    """The numbers of a line: a box, an outline, a box with a confidence or with keypoints; [] if it is none of them."""
+    """The numbers of a line: a box, an outline, a box with a confidence or with keypoints; [] for anything else."""
     try:
         values = [float(word) for word in line.split()]
     except ValueError:
@@ -342,7 +343,7 @@ def _fault(line: bytes, keypoints: int) -> str:
 def _report_orphans(
     folder: Path, files: Sequence[str], expected: set[str], finder: LabelFinder, found: FindingList
 ) -> None:
-    """Report label files without an image. files: all in the folder of images."""
+    """Report label files without an image. files: all files in the folder of images."""
     stems = {os.path.splitext(file)[0]: file for file in files if not file.lower().endswith(".txt")}  # noqa: PTH122
     for place, _ in finder.places(str(folder)):
         beside = Path(place) == folder
@@ -353,9 +354,9 @@ def _report_orphans(
                 continue
             image = stems.get(str(folder / os.path.relpath(stem, place)), "")
             if image.lower().endswith(SUFFIXES):
-                found.note("not read, for the image has another label file", file)
+                found.note("not read, since the image has another label file", file)
             elif image:
-                fault = f"its image {os.path.basename(image)} is not of a kind that is read; save it as PNG or JPEG"  # noqa: PTH119
+                fault = f"its image {os.path.basename(image)} is not in a supported format; save it as PNG or JPEG"  # noqa: PTH119
                 found.add(Finding("unknown_image", found.split, file, fault))
             else:
                 found.add(orphan(found.split, file, os.path.basename(stem)))  # noqa: PTH119

@@ -3,8 +3,8 @@
     h, w px; n bands
 
 A sample s of a band with the range (low, high) becomes 255 * (s - low) / (high - low), clipped to 0..255 and rounded.
-Without ranges, 8 bits stay as they are, and of 16 bits the upper 8 are used, as in images that are read as RGB. What is
-no number, and the value that the file declares to be no data, becomes 0.
+Without ranges, 8 bits stay as they are, and of 16 bits the upper 8 are used, as in images that are read as RGB. NaN,
+infinite values, and the value that the file declares as no data become 0.
 """
 
 import math
@@ -34,18 +34,18 @@ Stretched = NDArray[np.uint8]
 
 BandNumbers = tuple[int, ...] | Literal["all"]
 
-UNSIGNED = ("uint8", "uint16")  # types that have a range of their own
+UNSIGNED = ("uint8", "uint16")  # types with a range
 TYPES = (*UNSIGNED, "int8", "int16", "int32", "uint32", "float32", "float64")
 MAX_BYTES = 6 * MAX_PIXELS  # of samples that are decoded at once: as many as an RGB image takes
 
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """Which bands of an image are read, and how.
+    """The bands of an image to read, and the ranges for stretching them.
 
     Attributes:
-        numbers: Of the bands, from 1, in the order of the channels.
-        ranges: (low, high) of each band; () for those of the type.
+        numbers: Numbers of the bands, from 1, in the order of the channels.
+        ranges: (low, high) of each band; () for the range of the type.
     """
 
     numbers: tuple[int, ...]
@@ -53,18 +53,18 @@ class Bands:
 
     @classmethod
     def of(cls, data: DataConfig) -> "Bands | None":
-        """Those of a recipe; None for RGB. Raises InputError for `all`, which only a training finds out."""
+        """The bands of a recipe; None for RGB. Raises InputError for `all`, which only training can resolve."""
         if data.bands is None:
             return None
         if data.bands == "all":
-            raise InputError("data.bands: found all, which only a training finds out; list them, such as [1, 2, 3, 4]")
+            raise InputError("data.bands: found all, which only training can resolve; list them, such as [1, 2, 3, 4]")
         ranges = data.range or ()
         return cls(data.bands, ranges * len(data.bands) if len(ranges) == 1 else ranges)
 
     def stretch(self, samples: Sequence[Samples], nodata: Sequence[float | None], path: str) -> Stretched:
         """Samples (h, w) of each band, and its value for no data -> (h, w, n).
 
-        Raises InputError for samples of a type without a range of its own where none is given.
+        Raises InputError for samples of a type without a range if `ranges` is empty.
         """
         result = np.empty((*samples[0].shape, len(samples)), np.uint8)
         for index, (plane, missing) in enumerate(zip(samples, nodata, strict=True)):
@@ -97,7 +97,7 @@ def stretch(samples: Samples, low: float, high: float, nodata: float | None = No
 
 
 def valid(samples: Samples, nodata: float | None) -> Samples:
-    """The samples that are numbers, and not the value for no data, in one row."""
+    """The finite samples other than the value for no data, flattened."""
     finite = np.isfinite(samples)
     return samples[finite if nodata is None else finite & (samples != nodata)]
 
@@ -118,13 +118,13 @@ def decode_bands(name: str, content: bytes, orientation: int, bands: Bands) -> S
     """The bands of an image -> (h, w, n).
 
     Args:
-        name: For messages.
-        content: Of the file.
-        orientation: Of EXIF, which is applied.
-        bands: Which.
+        name: Name in messages.
+        content: Content of the file.
+        orientation: EXIF orientation, which is applied.
+        bands: The bands to read.
 
     Raises:
-        InputError: The image cannot be decoded or has fewer bands, or as `Bands.stretch`.
+        InputError: The image cannot be decoded or has fewer bands; also as `Bands.stretch`.
     """
     samples, nodata = read_samples(name, content, orientation, bands.numbers)
     return bands.stretch(samples, nodata, name)
@@ -144,7 +144,7 @@ def read_samples(
 
 
 def count_bands(name: str, content: bytes) -> int:
-    """How many bands an image has. Raises InputError as `decode_bands`."""
+    """The number of bands of an image. Raises InputError as `decode_bands`."""
     if content[:4] in TIFF:
         with open_pages(name, content) as pages:
             return sum(page.count for page in pages)
@@ -157,7 +157,7 @@ def read_window(
     """`read_samples` of a window of a TIFF, from `open_pages`. window: ((top, bottom), (left, right)); None for all."""
     from rasterio.errors import RasterioError
 
-    places = [(page, index) for page in pages for index in page.indexes]  # bands are counted through all pages
+    places = [(page, index) for page in pages for index in page.indexes]  # bands are numbered across all pages
     check_numbers(path, numbers, len(places))
     chosen = [places[number - 1] for number in numbers]
     if wrong := {page.dtypes[index - 1] for page, index in chosen} - set(TYPES):
@@ -185,12 +185,12 @@ def check_numbers(path: str, numbers: Sequence[int], count: int) -> None:
 
 
 def weight(bands: Bands | None) -> int:
-    """How many px of RGB a px of the bands counts as, in the budget of pixels that are decoded."""
+    """The number of RGB px that a px of the bands counts as, in the budget of pixels that are decoded."""
     return 1 if bands is None else -(-len(bands.numbers) // RGB)
 
 
 def _check_memory(path: str, chosen: Sequence[tuple["DatasetReader", int]], pixels: int) -> None:
-    """Raise InputError for bands (page, index) of which so many px, or a block, take more than `MAX_BYTES`."""
+    """Raise InputError if `pixels` px, or one block, of the bands (page, index) take more than `MAX_BYTES`."""
     sizes = [np.dtype(page.dtypes[index - 1]).itemsize for page, index in chosen]
     if pixels * sum(sizes) > MAX_BYTES:
         raise InputError(
@@ -206,14 +206,14 @@ def _check_memory(path: str, chosen: Sequence[tuple["DatasetReader", int]], pixe
 
 
 def _decode(name: str, content: bytes, orientation: int) -> Samples:
-    """An image that is no TIFF -> (h, w, 1, 3 or 4): gray, RGB, or RGB with alpha, 8 or 16 bits."""
+    """An image other than a TIFF -> (h, w, 1, 3 or 4): gray, RGB, or RGB with alpha, 8 or 16 bits."""
     image: Samples | None = None
     try:
         if needs_pillow(content):
             return first_frame(content)
         if not is_cut_png(content):
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except Exception:  # OpenCV's, and the many of Pillow
+    except Exception:  # OpenCV's error, and Pillow's many types
         image = None
     if image is None:
         raise InputError(f"{name}: not a readable image ({len(content)} bytes: damaged or cut off); replace the file")
@@ -226,7 +226,7 @@ def _decode(name: str, content: bytes, orientation: int) -> Samples:
 def upright(image: Samples, orientation: int) -> Samples:
     """Apply an EXIF orientation (1 to 8) to stored pixels (h, w, n)."""
     if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)  # 5; the others flip what that gives
+        image = image.swapaxes(0, 1)  # transposed: 5; 6 to 8 flip the result
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -32,12 +32,12 @@ MAX_PIXELS = _max_pixels()
 
 
 def size_fault(size: Size) -> str:
-    """Why an image of this size is not decoded; empty if it is."""
+    """The reason why an image of this size is not decoded; empty if it is."""
     if math.prod(size) <= MAX_PIXELS:
         return ""
     return (
         f"{size[1]} x {size[0]} px, more than the {MAX_PIXELS} that are decoded at once; make a tiled TIFF of it for "
-        f"`predict --tile`, or set {ENV_VARIABLE} in the environment, up to {OPENCV_LIMIT} (6 bytes of memory a px)"
+        f"`predict --tile`, or set {ENV_VARIABLE} in the environment, up to {OPENCV_LIMIT} (6 bytes of memory per px)"
     )
 
 

@@ -159,8 +159,8 @@ def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
 
 
 def _turning(size: Size, canvas: CanvasConfig) -> Size:
-    """The sides at most `short_side` and `long_side`, each in the order of operations of its origin, for the same
-    rounding."""
+    """The size with sides of at most `short_side` and `long_side`. Each `fit` computes in the order of the original
+    implementation, so that rounding is the same."""
     short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
     fitting = canvas.size[0] / size[0], canvas.size[1] / size[1]
     factor = min(short / min(size), long / max(size), *fitting)
@@ -176,7 +176,7 @@ def _turning(size: Size, canvas: CanvasConfig) -> Size:
 
 
 def _center_offset(side: int, canvas: int) -> float:
-    """The offset of a centered image; an odd px is cut at its end (MindSpore, Darknet)."""
+    """The offset of a centered image; an odd px is cropped at its end (MindSpore, Darknet)."""
     return float(-((side - canvas) // 2) if side > canvas else (canvas - side) // 2)
 
 
@@ -206,7 +206,7 @@ def warp_aligned(image: Pixels, size: Size) -> Pixels:
 
 
 def interpolate_aligned(image: Pixels, size: Size) -> Pixels:
-    """The same by PyTorch, for any number of channels, which takes up to three times as long."""
+    """`warp_aligned` by PyTorch, for any number of channels; takes up to three times as long."""
     planes = torch.from_numpy(image.astype(np.float32, order="C"))[None].permute(0, 3, 1, 2)
     return functional.interpolate(planes, size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
 

@@ -69,8 +69,8 @@ class Source(NamedTuple):
 
 
 def open_image(image: str | Path | bytes) -> Source:
-    """The file, not decoded. Raises InputError if it cannot be read, is not an image, or has more pixels than may be
-    decoded."""
+    """Open an image file without decoding it. Raises InputError if it cannot be read, is not an image, or has more
+    pixels than may be decoded."""
     content, name = (image, "image") if isinstance(image, bytes) else (None, str(image))
     header = read_header(name if content is None else content, decode=None)
     if reason := header.fault if header.too_large else size_fault(header.size):  # TIFF headers are not limited

@@ -25,7 +25,7 @@ MAX_OF_OBJECT = 0.1, 0.5  # line width and font size as fractions of the median 
 MIN_FONT_SIZE = 7  # px; boxes have no text if this does not fit
 MAX_TEXTS = 300  # the highest-scoring boxes have a text; more would hide the image
 OUTLINE: Color = (24, 24, 24)  # around lines, for contrast on any background
-ROWS_PER_CHUNK = 64  # whose channels are swapped at a time
+ROWS_PER_CHUNK = 64  # rows whose channels are swapped at a time
 BACKGROUND, FOREGROUND = 255, 40  # gray levels of sheets of images and of their headings
 
 
@@ -46,10 +46,10 @@ def draw_boxes(
     line: int | None = None,
     size: int | None = None,
 ) -> Array:
-    """As `draw`, for boxes (N, 4) xyxy px with their colors and texts, "" for none.
+    """A copy of `image`, as in `draw`, with boxes (N, 4) xyxy px in their colors with their texts, "" for none.
 
-    The highest-scoring are drawn on top; `MAX_TEXTS` of them have a text. line, size: of lines and of the font in px;
-    None for those that go with the image.
+    The highest-scoring boxes are drawn on top; `MAX_TEXTS` of them have a text. line, size: width of lines and size of
+    the font in px; None for values that suit the image.
     """
     canvas = _rgb(image)
     height, width = canvas.shape[:2]
@@ -105,7 +105,7 @@ def displayed(pixels: Array) -> Array:
 
 
 def add_caption(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
-    """The image, scaled to fit `size` (width, height) px, with lines of text below, each cut at the width."""
+    """The image, scaled to fit `size` (width, height) px, with lines of text below, each clipped to the width."""
     (width, height), (h, w) = size, image.shape[:2]
     scale = min(width / w, height / h)
     fitted = (max(1, round(w * scale)), max(1, round(h * scale)))

@@ -20,7 +20,7 @@ MAX_BYTES = 200_000_000  # of a file; its pixels are limited where it is decoded
 TIMEOUT = 10.0  # s of connecting and of each read
 DEADLINE = 120.0  # s of a file
 CHUNK = 1 << 20  # bytes
-ASCII = "".join(map(chr, range(0x21, 0x7F)))  # that stay in an address; others are escaped, as browsers do
+ASCII = "".join(map(chr, range(0x21, 0x7F)))  # characters that stay in an address; others are escaped, as browsers do
 
 
 def is_image_address(source: str) -> bool:
@@ -37,7 +37,7 @@ def fetched(sources: Iterable[str]) -> Iterator[dict[str, str]]:
     """Fetch the images among `sources`, which are removed after the block.
 
     Yields:
-        The path of each source, its own if it is no address -> what results call it.
+        The path of each source (the source itself unless it is an address) -> its name in results.
 
     Raises:
         InputError: An image cannot be fetched, or is larger than 200 MB.
@@ -90,7 +90,7 @@ def fetch(address: str) -> bytes:
 
 
 def _opener(parts: SplitResult, address: str) -> urllib.request.OpenerDirector:
-    """Opens HTTP and HTTPS only, also after a redirection; urllib's own opens files, too."""
+    """An opener for HTTP and HTTPS only, also after a redirect; urllib's default also opens files."""
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
         passwords.add_password(None, address, unquote(parts.username), unquote(parts.password or ""))

@@ -22,7 +22,7 @@ from boxwright.images.budget import size_fault
 from boxwright.remote.members import prefetch
 
 WRITTEN = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of drawn images as well
-SUFFIXES = (*WRITTEN, ".gif", ".avif", ".heic", ".heif")  # HEIC is told apart, not read
+SUFFIXES = (*WRITTEN, ".gif", ".avif", ".heic", ".heif")  # HEIC is recognized for the error message, not read
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # magic numbers; the last two are BigTIFF
@@ -80,7 +80,7 @@ def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[
 
 @dataclass(slots=True)
 class _Quiet:
-    """depth: how many blocks of `quiet` there are. saved: what the first has changed."""
+    """State of `quiet`. depth: number of open blocks. saved: the settings that the first block changed."""
 
     depth: int = 0
     saved: tuple[AbstractContextManager[object], int | None] | None = None
@@ -93,7 +93,7 @@ _state = _Quiet()
 def quiet() -> Iterator[None]:
     """Disable warnings of odd metadata, and Pillow's size limit in favor of `size_fault`.
 
-    Both are global: of the threads in such blocks the first changes them, and the last restores them.
+    Both are global: the first of several threads changes them, and the last one restores them.
     """
     with _lock:
         if not _state.depth:
@@ -149,7 +149,9 @@ def _read(source: str | bytes, decode: bool | None) -> Header:
                 orientation = _orientation(image, file)
                 if decode or (decode is False and not _is_complete(image, file)):
                     image.load()
-                    if image.format == "PNG" and PNG_END not in _tail(file, LATE_EXIF):  # OpenCV needs it, Pillow not
+                    if image.format == "PNG" and PNG_END not in _tail(
+                        file, LATE_EXIF
+                    ):  # OpenCV needs it, Pillow does not
                         return Header(fault="cannot be decoded (cut off: the end of the PNG is missing)")
                 height, width = image.height, image.width
     except FileNotFoundError:
@@ -166,7 +168,7 @@ def _read(source: str | bytes, decode: bool | None) -> Header:
 
 
 def is_cut_png(content: bytes) -> bool:
-    """Whether a PNG has no end, of which libpng itself would print a message."""
+    """Whether a PNG has no end, for which libpng would print a message."""
     return content.startswith(b"\x89PNG") and b"IEND" not in content
 
 
@@ -188,7 +190,7 @@ def _is_avif(content: bytes) -> bool:
 
 
 def _kind(source: str | bytes) -> str:
-    """What a file is that Pillow does not know."""
+    """The kind of a file that Pillow cannot identify, for a message."""
     with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
         start = file.read(12)
     if _is_avif(start):
@@ -199,7 +201,7 @@ def _kind(source: str | bytes) -> str:
 
 
 def rgb_fault(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
-    """Why a TIFF is not read as RGB; empty if it is. OpenCV misreads others in silence."""
+    """The reason why a TIFF is not read as RGB; empty if it is. OpenCV silently misreads others."""
     base = ExifTags.Base
     count, bits, kinds = (tags.get(tag) for tag in (base.SamplesPerPixel, base.BitsPerSample, SAMPLE_FORMAT))
     count = 1 if count is None else count  # the tag's default
@@ -238,7 +240,7 @@ def _tiff_header(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Header:
     """A header with the displayed size and orientation 1, as in `_orientation`."""
     height, width = (tags.get(tag) for tag in (ExifTags.Base.ImageLength, ExifTags.Base.ImageWidth))
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        return Header(fault="cannot be decoded (a TIFF that does not say its width and height)")
+        return Header(fault="cannot be decoded (a TIFF that does not state its width and height)")
     size = (width, height) if tiff_orientation(tags) in QUARTER_TURNS else (height, width)
     return Header(size, not_rgb=rgb_fault(tags))
 

@@ -1,4 +1,4 @@
-"""Opening TIFF files by rasterio (the extra `geo`), as little of them as needed."""
+"""Opening TIFF files with rasterio (the extra `geo`), reading as little of them as needed."""
 
 import importlib.util
 import io
@@ -16,7 +16,7 @@ from boxwright.images.header import quiet, tiff_directory, tiff_orientation
 from boxwright.mirrors import STORED, Member, Source
 from boxwright.remote.members import is_ranged
 
-if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
+if TYPE_CHECKING:  # imported when needed, since it is in an extra
     from rasterio.io import DatasetReader, MemoryFile
 
 CACHE_BYTES = 128 << 20  # of decoded blocks in GDAL, which neighboring windows share
@@ -68,7 +68,8 @@ def reject_rotated(path: str | Path, content: bytes | None = None) -> None:
 
 
 def damage(path: str | Path, content: bytes | None = None) -> str:
-    """Why not all pixels of a TIFF can be decoded; empty if they can, or without rasterio. Arguments as `open_tiff`."""
+    """The fault of a TIFF whose pixels cannot all be decoded; empty without a fault or without rasterio. Arguments as
+    in `open_tiff`."""
     if importlib.util.find_spec("rasterio") is None:
         return ""
     from rasterio.errors import RasterioError
@@ -103,7 +104,7 @@ def _environment(path: str | Path) -> Iterator[None]:
 
 
 def _local(path: str | Path) -> str | Path:
-    """What GDAL opens for a path: the bytes of an archive that are the file where they are stored as they are."""
+    """The path or name that GDAL opens for a path; for an uncompressed member of an archive, its range of bytes."""
     try:
         found = mirrors.find(path)
         if found is not None and (name := _gdal_name(*found)) is not None:
@@ -126,7 +127,7 @@ def _memory_file(content: bytes) -> "MemoryFile":
 
 
 def _opener(path: str | Path) -> Callable[..., BinaryIO]:
-    """What GDAL opens a remote file by: the ranges that it reads are fetched, and it finds no files beside it."""
+    """A function that opens a remote file for GDAL: only the ranges that it reads are fetched, no files beside it."""
 
     def opened(name: str, mode: str = "rb", **_: object) -> BinaryIO:
         if Path(name) != Path(path).absolute():

@@ -82,7 +82,7 @@ class Scene:
 
         Args:
             window: The region.
-            size: (height, width) px to reduce it to; None for its own. Of a TIFF with overviews, these are read.
+            size: (height, width) px to reduce it to; None for its own. Overviews of a TIFF are used if it has any.
 
         Raises:
             InputError: The file is damaged there.
@@ -152,7 +152,7 @@ def open_scene(path: str | Path, bands: Bands | None = None) -> Iterator[Scene]:
 
     Example:
         >>> with bw.open_scene("scene.tif") as scene:
-        ...     found = bw.predict_scene(predictor, scene, bw.Tiling(600, 0.2))
+        ...     detections = bw.predict_scene(predictor, scene, bw.Tiling(600, 0.2))
     """
     if not is_tiff(path):
         yield _decoded(path, bands)
@@ -176,7 +176,7 @@ def georeference_of(path: str | Path) -> tuple[Georeference | None, tuple[int, i
 
 
 def scene_fault(path: str, *, rgb: bool = True) -> str:
-    """Why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would have to decode.
+    """The reason why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would decode.
 
     rgb: Whether it is read as RGB.
     """
@@ -214,7 +214,7 @@ def _decoded(path: str | Path, bands: Bands | None) -> Scene:
 
 
 def _scene(source: "DatasetReader", path: str, pixels: Callable[[Window, Size | None], Pixels]) -> Scene:
-    """A TIFF, from rasterio."""
+    """The scene of a TIFF opened by rasterio."""
     return Scene(path, (source.height, source.width), _georeference(source), pixels)
 
 
@@ -258,11 +258,11 @@ def _rgb_reader(source: "DatasetReader", path: str) -> Callable[[Window, Size | 
 
 
 def _check_stored(source: "DatasetReader", path: str) -> None:
-    """Raise InputError for a TIFF of which windows cannot be read."""
+    """Raise InputError for a TIFF whose windows cannot be read separately."""
     reject_rotated(path)
     if math.prod(source.block_shapes[0]) > MAX_PIXELS:
         raise InputError(
-            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MAX_PIXELS} px a block at most; "
+            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MAX_PIXELS} px per block at most; "
             "rewrite it in tiles (gdal_translate -co TILED=YES)"
         )
 

@@ -55,7 +55,7 @@ def prepare(
 
 
 def image_to_keep(pixels: Array, path: str, bands: Bands | None, keep_image: bool) -> Array | None:
-    """`PreparedImage.image`. What draws a result reads its file again, but knows no bands."""
+    """The value of `PreparedImage.image`. Code that draws a result reads files again, but only as RGB."""
     return displayed(pixels) if keep_image or not path or bands is not None else None
 
 
@@ -65,12 +65,12 @@ def is_image(source: object) -> bool:
 
 
 def pixel_count(image: Image, bands: Bands | None = None) -> int:
-    """The number of pixels as of RGB, for files as the header declares it; 0 for a file that cannot be decoded."""
+    """The number of pixels, in px of RGB; for a file, as its header declares it, or 0 if it cannot be decoded."""
     if isinstance(image, PIL.Image.Image):
         return math.prod(image.size)
     if not isinstance(image, str | Path | bytes):
         shape = image.shape[1:] if isinstance(image, Tensor) else getattr(image, "shape", ())
-        return math.prod(shape[:2])  # what is no image is reported when its pixels are taken
+        return math.prod(shape[:2])  # an invalid image is reported when its pixels are read
     header = read_header(image if isinstance(image, bytes) else str(image), decode=None)
     return 0 if header.fault else math.prod(header.size) * weight(bands)
 
@@ -102,7 +102,7 @@ def read_pixels(image: Image, bands: Bands | None = None) -> Array:
     """The pixels, uint8 RGB (h, w, 3), or of the bands (h, w, C).
 
     Raises InputError if a file is not an image or does not have the bands, or the pixels have another type. Arrays,
-    tensors and Pillow images have the bands only, stretched already.
+    tensors and Pillow images must contain only the bands, already stretched.
     """
     if isinstance(image, str | Path | bytes):
         return read_image(image, bands=bands)
@@ -115,9 +115,9 @@ def image_path(image: Image) -> str:
 
 
 def from_bgr(image: Image) -> Image:
-    """A BGR array, as OpenCV reads it, as RGB. Raises InputError for anything else, whose channel order is known."""
+    """Convert a BGR array, as OpenCV reads it, to RGB. Raises InputError for other types, whose order is known."""
     if not isinstance(image, np.ndarray):
-        raise InputError(f"bgr: found {type(image).__name__}, goes with arrays; leave it out")
+        raise InputError(f"bgr: found {type(image).__name__}, needed an array; leave it out")
     return image[..., ::-1]
 
 
@@ -160,7 +160,7 @@ def _as_pixels(image: object, channels: int) -> Array:
 
 
 def _pillow_rgb(image: PIL.Image.Image) -> Array:
-    """16 bits lose their lower 8, as in files; Pillow would clip them."""
+    """RGB of a Pillow image. Of 16 bits the upper 8 are used, as for files; Pillow would clip them."""
     if not image.mode.startswith(("I", "F")):
         return np.asarray(image.convert("RGB"))
     values = np.asarray(image)

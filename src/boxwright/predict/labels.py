@@ -17,7 +17,7 @@ from boxwright.tasks.base import ImageSet
 def draw_labels(dataset: ImageSet, out: Path, count: int, bands: BandNumbers | None = None) -> str:
     """Draw `count` images, evenly spaced over the data set, into the folder `out`.
 
-    bands: Shown of each image, stretched, as `read_for_display`; None for RGB.
+    bands: Bands of each image to show, stretched as in `read_for_display`; None for RGB.
 
     Returns:
         A summary for the user.

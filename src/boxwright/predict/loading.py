@@ -26,11 +26,11 @@ class Loaded(NamedTuple):
     """A loaded network.
 
     Attributes:
-        model: The network; for an exported file one without weights, which only decodes.
-        recipe: With the overrides.
-        device: Of the network.
+        model: The network; for an exported file a network without weights, which only decodes.
+        recipe: The recipe with the overrides.
+        device: Device of the network.
         runtime: Runs the network.
-        metadata: Of an exported file.
+        metadata: Metadata of an exported file.
     """
 
     model: nn.Module
@@ -69,13 +69,13 @@ def _load_exported(
     runtime_options: RuntimeOptions | None,
 ) -> Loaded:
     if device not in ("auto", "cpu"):
-        raise InputError(f"{path}: found device {device}; exported files run on the cpu here, take the weights for it")
+        raise InputError(f"{path}: found device {device}; exported files run on the cpu here, use the weights for it")
     runtime, metadata = open_runtime(path, name, runtime_options)
     if len(runtime.shape) != 4:  # images, channels, height, width
         raise wrong_input(Path(path))
     chosen = metadata.recipe if given is None else recipe_of(path, given)
     if chosen.model != metadata.recipe.model:
-        raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
+        raise InputError(f"{path}: recipe {chosen.name} does not fit, it is for another network; leave --recipe out")
     if overrides:
         chosen = chosen.with_overrides(overrides)
     if chosen.model.input_channels != metadata.recipe.model.input_channels:
@@ -112,7 +112,7 @@ def load_network(
         InputError: The weights cannot be read or do not fit, a recipe is needed, or the device is not available.
     """
     if is_exported(path):
-        raise InputError(f"{path}: is an exported file, needed weights; take those that it was made of")
+        raise InputError(f"{path}: is an exported file, needed weights; use those that it was exported from")
     chosen = recipe_of(path, given)
     if overrides:
         chosen = chosen.with_overrides(overrides)
@@ -155,7 +155,7 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
 def given_recipe(
     given: str | Path | Recipe | None, cfg: str | Path | None, names: str | Path | Sequence[str] | None
 ) -> str | Path | Recipe | None:
-    """What was given for `recipe`, or the recipe of a Darknet .cfg and its class names. Raises InputError for both."""
+    """The argument `recipe`, or the recipe of a Darknet .cfg and its class names. Raises InputError for both."""
     if cfg is not None and given is not None:
         raise InputError(f"cfg {cfg}: found with a recipe, needed one of the two; leave the recipe out")
     if cfg is None and names is not None:
@@ -179,7 +179,7 @@ def metadata_beside(path: str | Path) -> Metadata | None:
 
 @dataclass(slots=True)
 class _SavedModes:
-    """modes: `training` of the modules before `evaluating`. threads: how many threads are in it."""
+    """State of `evaluating`. modes: `training` of the modules before it. threads: number of threads in it."""
 
     modes: list[tuple[nn.Module, bool]]
     threads: int = 0
@@ -214,7 +214,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def open_device(name: str) -> torch.device:
-    """The device of `--device`. Raises InputError where this machine has none of that name."""
+    """The device of `--device`. Raises InputError if this machine has no such device."""
     if name == "auto":
         name = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
     try:

@@ -41,7 +41,7 @@ def merge(detections: Sequence[Detections], windows: Sequence[Window], size: tup
     Time grows with the number of boxes and of overlapping pairs; only pairs that may match are kept in memory.
 
     Args:
-        detections: Of each window, in px of the scene.
+        detections: Detections of each window, in px of the scene.
         windows: The windows of the scene.
         size: (height, width) px of the scene.
         iou: Boxes with a larger IoU are the same object, in [0, 1].

@@ -33,9 +33,9 @@ class Summary:
         counts: Detections, or images of a classifier, by class name; `of class 3` for classes without names.
         failed: File -> why it could not be read or drawn.
         file: Name of the JSON file in `out`.
-        drawn: What was drawn, as the summary names it; "" for nothing.
-        notes: Lines before: of classifiers one for each image.
-        item: What was counted in `images`, for `counted`.
+        drawn: What was drawn, for the summary; "" for nothing.
+        notes: Lines at the top of the summary; for a classifier, one per image.
+        item: Unit of `images`, for `counted`.
     """
 
     out: Path
@@ -76,9 +76,9 @@ def predict_to_folder(
         predictor: The predictor.
         sources: Image files, folders and glob patterns.
         out: The output folder.
-        args: From the predictor's task; None for the recipe's.
+        args: From `Predictor.args`; None for the recipe's.
         draw: Write images with the predictions drawn.
-        titles: Path -> what results and messages call it; None: the paths.
+        titles: Path -> its name in results and messages; None: the paths.
 
     Returns:
         The summary; images that cannot be read or drawn are in `Summary.failed`.
@@ -129,7 +129,7 @@ def write_results(
     *,
     draw: bool = True,
 ) -> Summary:
-    """Write the task's JSON file and summarize it. settings: added at its top."""
+    """Write the task's JSON file and summarize it. settings: added at the top of the file."""
     task = predictor.task
     head = task.settings(predictor.recipe, args) | (settings or {})
     json_text.write(out / task.results_file, {**head, "images": rows, "failed": failed}, indent=1)
@@ -184,7 +184,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
             paths = sorted(path for path in matches if path.is_file())
         if not paths:
             if Path(source).is_dir() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
-                raise InputError(f"{source}: is the folder for the results, or lies in it; name another one by --out")
+                raise InputError(f"{source}: is the folder for the results, or lies in it; name another with --out")
             what = _without_images(Path(source)) if Path(source).is_dir() else "there is no such image or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
         files |= dict.fromkeys(paths)
@@ -193,14 +193,14 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
 
 def _without_images(folder: Path) -> str:
     videos = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    found = f", but {len(videos)} videos, which are sources of their own, one at a time ({videos[0]})" if videos else ""
+    found = f", but {len(videos)} videos; give one video as the source, such as {videos[0]}" if videos else ""
     return f"this folder holds no image{found}"
 
 
 def drawing_paths(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path, Path]:
     """The path of the drawn image for each file: its name, with a number if it is taken.
 
-    suffix: of all drawn images; "" for that of the file. Raises InputError if an input image would be overwritten.
+    suffix: of all drawn images; "" for that of each file. Raises InputError if an input image would be overwritten.
     """
     inputs = {path.resolve() for path in files}
     taken: set[str] = set()
@@ -213,7 +213,7 @@ def drawing_paths(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Pa
         taken.add(name.lower())  # some file systems are case-insensitive
         targets[path] = out / name
         if targets[path].resolve() in inputs:
-            raise InputError(f"{targets[path]}: would be drawn over; give another folder for the results than {out}")
+            raise InputError(f"{targets[path]}: would be overwritten; give another folder for the results than {out}")
     return targets
 
 

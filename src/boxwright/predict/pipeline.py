@@ -36,7 +36,7 @@ class Pipeline(Protocol[R]):
     """Preprocessing, network and postprocessing of a `Predictor`."""
 
     recipe: Recipe
-    bands: Bands | None  # that are read of images; None for RGB
+    bands: Bands | None  # bands to read; None for RGB
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage: ...
 
@@ -82,14 +82,14 @@ class FilePipeline(Generic[R]):
     """
 
     def __init__(self, recipe: Recipe, task: AnyTask, runtime: Runtime, metadata: Metadata) -> None:
-        """Raises InputError if the recipe needs other settings than those of the file."""
+        """Create the pipeline. Raises InputError if the recipe needs other settings than those of the file."""
         self.task, self.runtime, self.inside = task, runtime, metadata.recipe
         self.bands = Bands.of(recipe.data)
         if recipe.data.canvas != self.inside.data.canvas:
-            reject_inside("data.canvas: found other numbers than the file has inside")
+            reject_inside("data.canvas: found other values than those in the file")
         if recipe.predict.temperatures != self.inside.predict.temperatures:
-            reject_inside("predict.temperatures: found other numbers than the file has inside")
-        # an evaluation has the settings of prediction, which the file contains, unless others are asked for
+            reject_inside("predict.temperatures: found other values than those in the file")
+        # an evaluation uses the file's settings of prediction, unless the user asks for others
         predict, evaluate, stored = recipe.predict, recipe.evaluate, self.inside.evaluate
         threshold = predict.threshold if evaluate.threshold == stored.threshold else evaluate.threshold
         nms = predict.nms if evaluate.nms == stored.nms else evaluate.nms

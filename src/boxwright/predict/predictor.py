@@ -38,7 +38,7 @@ class Predictor(Generic[R]):
     with several threads it raises RuntimeError.
 
     Attributes:
-        model: The network; for an exported file one without weights, which only decodes.
+        model: The network; for an exported file a network without weights, which only decodes.
         recipe: The settings.
         names: The class names in label order.
         task: The task of the model.
@@ -63,7 +63,7 @@ class Predictor(Generic[R]):
             recipe: Canvas, class names and settings.
             device: The device of the network.
             runtime: Runs the network, so that `model` only decodes; None to run `model` itself.
-            metadata: Of the exported file that the runtime runs.
+            metadata: Metadata of the exported file that the runtime runs.
 
         Raises:
             InputError: A complete file does not support the settings.
@@ -82,7 +82,8 @@ class Predictor(Generic[R]):
 
     @property
     def model(self) -> nn.Module:
-        """Edit it, or load another predictor; the pipeline runs this one."""
+        """The network. Read-only: to use another one, create a new predictor. Edits take effect unless `fuse=True` or
+        an exported file runs."""
         return self._model
 
     @property
@@ -92,7 +93,7 @@ class Predictor(Generic[R]):
 
     @property
     def bands(self) -> Bands | None:
-        """The bands that are read of images, for `open_scene`; None for RGB."""
+        """The bands to read from images, for `open_scene`; None for RGB."""
         return self.pipeline.bands
 
     def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[object, ...]]:
@@ -102,7 +103,7 @@ class Predictor(Generic[R]):
             raise TypeError(UNKNOWN)
         return type(self), (self.model, self.recipe, self.device)
 
-    @overload  # a str is a sequence of str, and a tensor an iterable, as well; the first overload has them
+    @overload  # a str is also a sequence of str, and a tensor an iterable; the first overload matches them
     def __call__(  # type: ignore[overload-overlap]
         self, source: Image, threshold: float | None = ..., iou: float | None = ...,
         classes: Sequence[str | int] | None = ..., *, top_k: int | None = ..., bgr: bool = ...,
@@ -188,17 +189,17 @@ class Predictor(Generic[R]):
         """Prepare one image for `forward`.
 
         Args:
-            image: In any of the forms of a call.
+            image: An image in any form that a call accepts.
             number: `image_id` of the frame.
             keep_image: Keep the original pixels in the result, for drawing; images without a file are always kept.
 
         Raises:
-            InputError: It is not an image.
+            InputError: The image cannot be read.
         """
         return self.pipeline.preprocess(image, number, keep_image=keep_image)
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
-        """Run the network on the `images`, which `preprocess` made, as one batch."""
+        """Run the network on `images`, from `preprocess`, as one batch."""
         reject_fork(self.process)
         with evaluating(self.model):
             return self.pipeline.forward(images)
@@ -230,14 +231,14 @@ def load(
         path: A run folder, its `best/` or `last/`, a file of weights, or an exported file.
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored in the file. `.weights`, `.ckpt` and
             `.pth` files of other projects do not store one.
-        device: `cpu`, `cuda`, or `auto` for the accelerator if there is one.
+        device: `cpu`, `cuda`, `cuda:1`, ..., or `auto` for the accelerator if there is one.
         overrides: Changes to the recipe by dotted key.
-        backend: The runtime: `auto`, `torch`, `onnxruntime` or `openvino`. Weights run in torch; for an exported file
-            `auto` selects the fastest installed runtime that can run it.
-        runtime_options: How to run the network. By default `predictor.model` itself runs, so hooks and edits take
-            effect; `RuntimeOptions(fuse=True)` runs a faster copy.
+        backend: The runtime: `auto`, `mindspore`, `onnxruntime`, `opencv`, `openvino` or `torch`. Weights run in torch;
+            for an exported file `auto` selects the fastest installed runtime that can run it.
+        runtime_options: How to run the network. By default weights run as `predictor.model` itself, so hooks and edits
+            take effect; `RuntimeOptions(fuse=True)` runs a faster copy.
         trust: Also open a `.torchscript` file, which can execute any code.
-        cfg: Instead of a recipe: the Darknet .cfg of a `.weights` file.
+        cfg: The Darknet .cfg of a `.weights` file, instead of a recipe.
         names: With `cfg`: a .names file, or the class names; None for classes without names.
 
     Returns:

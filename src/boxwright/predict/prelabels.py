@@ -25,9 +25,10 @@ from boxwright.tasks.detect import Prediction
 from boxwright.types import Detections
 from boxwright.video.frames import Video
 
-LAYOUTS = {"coco": "coco", "yolo": "yolo_txt", "cvat": "cvat", "label-studio": "label_studio"}  # name -> in `formats`
-SPLIT = "train"  # that every tool knows
-STAGING = "frames"  # folder of the frames of a video until they have their place
+# Name -> module in `formats`
+LAYOUTS = {"coco": "coco", "yolo": "yolo_txt", "cvat": "cvat", "label-studio": "label_studio"}
+SPLIT = "train"  # which every tool supports
+STAGING = "frames"  # folder of the frames of a video until they are moved to their final folder
 QUALITY = 95  # of their JPEG files
 
 
@@ -51,8 +52,8 @@ def prelabel_images(
         predictor: The detector.
         sources: Image files, folders and glob patterns.
         out: The new folder.
-        name: The label tool or format, of `LAYOUTS`.
-        args: From the predictor's task; None for the recipe's.
+        name: The label tool or format, one of `LAYOUTS`.
+        args: From `Predictor.args`; None for the recipe's.
 
     Returns:
         The summary; images that cannot be read are in `Summary.failed`, and not in the data set.
@@ -81,12 +82,14 @@ def prelabel_video(
     name: str,
     args: PostprocessArgs | None = None,
 ) -> Summary:
-    """The same for the frames of a video, as JPEG files with their numbers.
+    """Predict the frames of a video and write a new data set of them, as JPEG files named by frame number.
 
     Args:
         predictor: The detector.
         video: From `open_video`.
-        out: As in `prelabel_images`, like `name` and `args`.
+        out: The new folder.
+        name: The label tool or format, one of `LAYOUTS`.
+        args: From `Predictor.args`; None for the recipe's.
 
     Returns:
         The summary; why frames are missing is in `Summary.failed`.
@@ -132,5 +135,5 @@ def _write(
 
 def _summary(out: str | Path, name: str, results: Iterable[Detections], failed: dict[str, str], item: str) -> Summary:
     results = list(results)
-    counts = Counter(one if result.names else f"of class {one}" for result in results for one in result.class_names)
+    counts = Counter(text if result.names else f"of class {text}" for result in results for text in result.class_names)
     return Summary(Path(out), len(results), dict(counts), failed, f"labels as {name}", "", item=item)

@@ -9,7 +9,7 @@ import torch
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 
-UNKNOWN = "a predictor around a runtime cannot be pickled; make it with boxwright.load, which knows its file"
+UNKNOWN = "a predictor created from a runtime cannot be pickled; create it with boxwright.load, which stores its file"
 
 
 class Origin(NamedTuple):
@@ -37,6 +37,6 @@ def reject_fork(process: int) -> None:
     """
     if os.getpid() != process and torch.get_num_threads() > 1:
         raise RuntimeError(
-            "this predictor was made before the process was forked, and its threads are not here; start processes with "
-            "multiprocessing.get_context('spawn'), or load a predictor in each"
+            "this predictor was created before the process was forked, and its threads do not exist here; start "
+            "processes with multiprocessing.get_context('spawn'), or load a predictor in each"
         )

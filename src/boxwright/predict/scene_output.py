@@ -27,7 +27,7 @@ def predict_scenes_to_folder(
     *,
     geojson: bool = False,
 ) -> output.Summary:
-    """Like `output.predict_to_folder`, window by window; overviews are drawn, as JPEG.
+    """Predict large images window by window; write overviews with boxes as JPEG, detections.json, and GeoJSON.
 
     Args:
         predictor: The detector.
@@ -94,8 +94,8 @@ def _check_names(targets: Mapping[Path, Path]) -> None:
     for stem, path in stems.items():
         if (other := stems.get(stem + WGS84_TAG)) is not None:
             raise InputError(
-                f"{other}: its GeoJSON and that of {path} would both be {stem}{WGS84_TAG}.geojson, needed names of "
-                "their own; rename one, or predict it into another folder"
+                f"{other}: its GeoJSON and that of {path} would both be {stem}{WGS84_TAG}.geojson, needed "
+                "different names; rename one, or predict it into another folder"
             )
 
 
@@ -109,6 +109,6 @@ def _check_georeferences(files: Sequence[Path], bands: Bands | None) -> None:
             continue  # reported in Summary.failed
         if not georeferenced:
             raise InputError(
-                f"{path}: no georeference that leads to a place on the Earth, needed one for GeoJSON; "
+                f"{path}: no georeference that leads to a location on Earth, needed one for GeoJSON; "
                 "leave --geojson out, or give the file one (gdal_translate -a_srs EPSG:... -a_ullr ...)"
             )

@@ -40,7 +40,7 @@ def predict_all(
     callback: Callable[[int, R], None] = lambda index, result: None,
     title: str = "",
 ) -> list[R | InputError]:
-    """The results of `predict_each`, of all images. title: of the progress bar; "" for none."""
+    """The results of `predict_each` for all images. title: of the progress bar; "" for none."""
     results = predict_each(predictor, images, args, batch=batch, needs_pixels=needs_pixels, callback=callback)
     return list(track(results, len(images), title) if title else results)
 
@@ -56,21 +56,21 @@ def predict_each(
 ) -> Iterator[R | InputError]:
     """Predict many images, in parallel where it helps.
 
-    `budget` limits the pixels in memory. If the runtime has streams, they share a batch and each does all the work for
-    its images, so no core waits for another. With an accelerator, three batches are in flight: one is read and one
-    postprocessed and drawn while the network runs on the third. If all cores run one batch, nothing runs beside it,
-    because at every layer the cores wait for the slowest.
+    `budget` limits the pixels in memory. If the runtime has streams, they share a batch, and each stream reads,
+    predicts and draws its own images, so streams do not wait for each other. With an accelerator, three batches are in
+    flight: one is read and one postprocessed and drawn while the network runs on the third. If all cores run one batch,
+    nothing runs beside it, because at every layer all cores wait for the slowest one.
 
     Args:
         predictor: The predictor.
-        images: In any of the forms of a call.
-        args: From the predictor's task.
+        images: Images in any form that `Predictor.__call__` accepts.
+        args: From `Predictor.args`.
         batch: Batch size.
         needs_pixels: Whether `callback` needs the pixels of the image with that index.
         callback: Called with each index and result, in any thread and order, with `image` set if `needs_pixels`.
 
     Yields:
-        For each image in order the result, or the error if it cannot be read; at most a few batches are done ahead.
+        For each image in order the result, or the error if it cannot be read; a few batches are computed ahead.
     """
     reject_fork(predictor.process)
     with evaluating(predictor.model), workers(predictor) as (pool, ahead, each):
@@ -122,12 +122,12 @@ def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[rang
 
 
 def batch_size(predictor: AnyPredictor, max_batch: int) -> int:
-    """How many images a thread runs together, so that results do not depend on which images these are.
+    """The number of images per forward pass, such that results do not depend on which images share a batch.
 
-    1 where that is no faster or changes results. Images of complete files differ in size, so they run one at a time.
-    Canvases that are cropped to their images would be cropped to the largest of a batch. PyTorch selects other kernels
-    for other batch sizes on a CPU, whose results differ in the last bits; ONNX Runtime and OpenVINO do not. A file of
-    fixed batch size takes that many. Otherwise the streams share `max_batch`.
+    It is 1 if batches are no faster or change results. Images of complete files differ in size, so they run one at a
+    time. Canvases that are cropped to their images would be cropped to the largest of a batch. PyTorch selects other
+    kernels for other batch sizes on a CPU, whose results differ in the last bits; ONNX Runtime and OpenVINO do not. A
+    file with a fixed batch size takes that many. Otherwise the streams share `max_batch`.
     """
     runtime = predictor.runtime
     in_torch_on_cpu = predictor.device.type == "cpu" and (runtime is None or runtime.name == "torch")
@@ -139,7 +139,7 @@ def batch_size(predictor: AnyPredictor, max_batch: int) -> int:
 
 @contextmanager
 def workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
-    """The pool for the batches, how many of them to submit ahead, and the map over the images of a batch."""
+    """The pool for the batches, the number of batches to submit ahead, and the map over the images of a batch."""
     runtime = predictor.runtime
     if runtime is None or runtime.pool is None:
         batches = 1 if predictor.device.type == "cpu" else BATCHES
@@ -150,6 +150,6 @@ def workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[.
     before = cv2.getNumThreads()
     cv2.setNumThreads(max(1, before // runtime.streams))
     try:
-        yield runtime.pool, 4 * runtime.streams, map  # more than one each, as they take different times
+        yield runtime.pool, 4 * runtime.streams, map  # several per stream, since batches take different times
     finally:
         cv2.setNumThreads(before)

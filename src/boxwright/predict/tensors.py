@@ -42,7 +42,7 @@ def write(
         root: A data set of the recipe's task.
         out: The folder.
         recipe: Sets the preprocessing.
-        split: Of the data set.
+        split: Split of the data set.
         count: Number of images, evenly spaced; None for all.
         kind: `bin` for raw binary, `npy` for NumPy files.
 
@@ -96,7 +96,7 @@ def _is_written(target: Path, head: JsonObject, rows: list[JsonObject]) -> bool:
             row.items() <= written.items() and (target / row["file"]).is_file()
             for row, written in zip(rows, tree["images"], strict=True)
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no tensors.json, or of another program
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no tensors.json, or one of another program
         return False
 
 

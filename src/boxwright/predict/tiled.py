@@ -28,7 +28,7 @@ MAX_OVERVIEW = 4096  # px of the longer side: 50 MB, which image viewers open wi
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a scene is divided into windows. Objects up to `overlap * window` px long are complete in some window.
+    """The division of a scene into windows. Objects up to `overlap * window` px long are complete in some window.
 
     Attributes:
         window: Side of the square windows, at least 32 px.
@@ -82,7 +82,7 @@ def predict_scene(
         scene: From `open_scene`, with the bands of the predictor.
         tiling: The windows.
         threshold: As in `Predictor.__call__`.
-        iou: As in `Predictor.__call__`; also what counts as the same object in two windows.
+        iou: As in `Predictor.__call__`; boxes of two windows with a larger IoU are the same object.
         classes: As in `Predictor.__call__`.
         overview: Receives the pixels of every window.
 
@@ -114,5 +114,5 @@ def predict_scene(
 
 
 def draw_overview(prediction: Prediction, overview: Overview) -> Pixels:
-    """Draw the boxes, scaled to the overview, on it."""
+    """Draw the boxes, scaled to the overview, on its pixels."""
     return replace(prediction, boxes=prediction.boxes * overview.scale).draw(overview.image)

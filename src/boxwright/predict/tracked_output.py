@@ -33,7 +33,7 @@ from boxwright.video.frames import Video, VideoFrame
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """What is done with the detections of a video.
+    """Settings for tracking the detections of a video.
 
     Attributes:
         counting: Lines and zones to count at; None for none.
@@ -45,8 +45,8 @@ class Tracking:
 
 
 def tracker_config(predictor: AnyPredictor, args: PostprocessArgs, camera_motion: bool = False) -> TrackerConfig:
-    """The tracker for a predictor: detections from the threshold of `args` begin tracks, and lower ones continue them,
-    down to the lowest that an exported file with NMS inside returns."""
+    """The tracker's settings for a predictor: detections from the threshold of `args` begin tracks, and lower ones
+    continue them, down to the lowest score that an exported file with NMS inside returns."""
     lowest = TrackerConfig().low
     if isinstance(predictor.pipeline, FilePipeline):
         lowest = max(lowest, predictor.pipeline.inside.predict.threshold)
@@ -54,9 +54,9 @@ def tracker_config(predictor: AnyPredictor, args: PostprocessArgs, camera_motion
 
 
 class TrackedOutput(VideoOutput):
-    """See `VideoOutput`. `args` have the lowest threshold of the tracker.
+    """The files of a video's predictions with tracks. `args` have the lowest threshold of the tracker.
 
-    The files have the detections from the threshold that was asked for, and lower ones of confirmed tracks.
+    The files contain the detections from the requested threshold on, and lower ones of confirmed tracks.
     """
 
     def __init__(
@@ -86,30 +86,30 @@ class TrackedOutput(VideoOutput):
         self._events = None if self.counter is None else EventTable(self._text(stack, EVENTS))
 
     def write(self, frame: VideoFrame, result: Result) -> None:
-        found = cast(Prediction, result)
+        detections = cast(Prediction, result)
         if self.counter is not None and not self.frames:
-            check_size(self.counter.config, *found.size)
-        tracks = self.tracker.update(found, frame.image, frame.time)
+            check_size(self.counter.config, *detections.size)
+        tracks = self.tracker.update(detections, frame.image, frame.time)
         self._count(tracks, frame.time)
         mot.write_rows(self._mot, frame.index + 1, tracks)
-        self._coco.write(frame.index, frame.time, found.size, tracks)
-        known = tracks[tracks.confirmed]
-        kept = found.scores >= self.tracker.config.high
-        kept[torch.from_numpy(known.rows)] = True
+        self._coco.write(frame.index, frame.time, detections.size, tracks)
+        confirmed = tracks[tracks.confirmed]
+        kept = detections.scores >= self.tracker.config.high
+        kept[torch.from_numpy(confirmed.rows)] = True
         rows = np.cumsum(kept.numpy()) - 1  # of each detection among those that are kept
-        self._tracks = replace(known, rows=rows[known.rows])
-        super().write(frame, found[kept])
+        self._tracks = replace(confirmed, rows=rows[confirmed.rows])
+        super().write(frame, detections[kept])
 
     def row(self, frame: VideoFrame, result: Result) -> JsonObject:
         row = super().row(frame, result)
         objects = row[self.predictor.task.results_key]
         ids = dict(zip(self._tracks.rows.tolist(), self._tracks.ids.tolist(), strict=True))
         return row | {
-            self.predictor.task.results_key: [one | {"track": ids.get(index)} for index, one in enumerate(objects)]
+            self.predictor.task.results_key: [item | {"track": ids.get(index)} for index, item in enumerate(objects)]
         }
 
     def draw(self, result: Result) -> Array:
-        """Confirmed tracks with their ids, each in a color of its own."""
+        """The frame with confirmed tracks and their ids, each in its own color."""
         tracks, ids, scores = self._tracks, self._tracks.ids.tolist(), self._tracks.scores.tolist()
         names = [tracks.name(label) for label in tracks.labels.tolist()]
         texts = [f"{name} {track}" for name, track in zip(names, ids, strict=True)]
@@ -139,14 +139,13 @@ class TrackedOutput(VideoOutput):
         return replace(summary, notes=(*summary.notes, *notes), file=", ".join([summary.file, *self.names]))
 
     def _count(self, tracks: Tracks, time: float) -> None:
-        """The totals of tracks and of places."""
+        """Update the totals of tracks, and of lines and zones."""
         for track in tracks.ended.tolist():
             if (name := self._current.pop(track, None)) is not None:
                 self._ended[name] += 1
-        known = tracks[tracks.confirmed]
-        self._current |= {
-            track: known.name(label) for track, label in zip(known.ids.tolist(), known.labels.tolist(), strict=True)
-        }
+        confirmed = tracks[tracks.confirmed]
+        pairs = zip(confirmed.ids.tolist(), confirmed.labels.tolist(), strict=True)
+        self._current |= {track: confirmed.name(label) for track, label in pairs}
         if self.counter is not None and self._events is not None:
             for event in self.counter.update(tracks, time):
                 self._events.write(event)

@@ -28,9 +28,9 @@ def predict_frames(
 
     Args:
         predictor: The predictor.
-        frames: In the order of their times.
-        args: From the predictor's task.
-        batch: Batch size, at least 1. With 1 each frame is taken only when the results of the one before are used.
+        frames: The frames, in the order of their times.
+        args: From `Predictor.args`.
+        batch: Batch size, at least 1. With 1, each frame is read only after the previous result was consumed.
 
     Yields:
         Each frame with its result, whose `image` is that of the frame.
@@ -52,7 +52,7 @@ def predict_frames(
 
 
 def _ahead(predictor: AnyPredictor) -> int:
-    """How many batches are predicted while others are read and written: none on a CPU, whose cores share a batch."""
+    """Number of batches predicted while others are read and written: 0 on a CPU, whose cores share a batch."""
     return 0 if predictor.device.type == "cpu" else 1
 
 
@@ -65,7 +65,7 @@ def predict_video(
     *,
     draw: bool = True,
 ) -> Summary:
-    """Predict a video; write it with the predictions drawn, and the task's JSON file, both while frames come.
+    """Predict a video; write it with the predictions drawn, and the task's JSON file, both while frames arrive.
 
     Memory does not grow with the number of frames. Ctrl-C ends the video early, with complete files.
 
@@ -73,8 +73,8 @@ def predict_video(
         predictor: The predictor.
         video: From `open_video`.
         out: The output folder.
-        args: From the predictor's task; None for the recipe's.
-        tracking: Track the objects, of a detector only; None for detections without ids.
+        args: From `Predictor.args`; None for the recipe's.
+        tracking: Track the objects (detectors only); None for detections without ids.
         draw: Write a video with the predictions drawn.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Writing the predictions of a video while its frames come: a JSON file and a video with the predictions drawn."""
+"""Writing the predictions of a video while its frames arrive: a JSON file and a video with the predictions drawn."""
 
 import re
 from collections import Counter
@@ -32,14 +32,14 @@ class FrameRows:
     """
 
     def __init__(self, path: Path, head: JsonObject) -> None:
-        """head: the members before `frames`."""
+        """Begin the file. head: the members before `frames`."""
         self.file: BinaryIO = path.open("wb")
         start = json_text.dumps(head, indent=1)[:-2]  # without the line break and the brace at the end
         self.file.write(f'{start},\n "frames": ['.encode())
         self._size, self._count = self.file.tell(), 0
 
     def write(self, row: JsonObject) -> None:
-        """Add a frame, on a line of its own."""
+        """Add a frame on its own line."""
         line = f"{',' * (self._count > 0)}\n  {json_text.dumps(row)}".encode()
         self.file.write(line)
         self._size, self._count = self._size + len(line), self._count + 1
@@ -56,7 +56,7 @@ class FrameRows:
 
 
 class VideoOutput:
-    """The files of a video's predictions. They appear when the `with` block ends, also by Ctrl-C, else not at all.
+    """The files of a video's predictions. They appear only if the `with` block succeeds or is ended by Ctrl-C.
 
     Attributes:
         names: The `TRACK_FILES` that are written.
@@ -75,7 +75,7 @@ class VideoOutput:
         self.counts, self.frames, self.complete = Counter[str](), 0, True
         self.target = out / f"{stem_of(video.name)}{SUFFIX}" if draw else None
         if self.target is not None and self.target.resolve() == Path(video.name).resolve():
-            raise InputError(f"{self.target}: would be drawn over; give another folder for the results than {out}")
+            raise InputError(f"{self.target}: would be overwritten; give another folder for the results than {out}")
         make_writable(out)
 
     def __enter__(self) -> Self:
@@ -141,9 +141,9 @@ class VideoOutput:
         file = self.predictor.task.results_file
         drawn = self.target.name if self.target else ""
         left_out = pluralize(self.video.left_out, "frame[s]")
-        notes = [f"{left_out} left out, newer ones were there"] if self.video.left_out else []
+        notes = [f"{left_out} left out, since newer ones had arrived"] if self.video.left_out else []
         if earlier := [name for name in TRACK_FILES if name not in self.names and (self.out / name).is_file()]:
-            notes.append(f"{', '.join(earlier)}: of an earlier run into this folder, not of this one")
+            notes.append(f"{', '.join(earlier)}: from an earlier run into this folder, not from this one")
         return Summary(self.out, self.frames, dict(self.counts), self._failed(), file, drawn, tuple(notes), "frame[s]")
 
     def _failed(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Which row goes with which column: overlaps of boxes, and the assignment of the largest sum."""
+"""Association of boxes: their overlaps, and the assignment with the largest sum of scores."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def assign(scores: Array) -> tuple[Array, Array]:
         scores: (N, M), 0 where a pair is not allowed.
 
     Returns:
-        (K,) rows, which ascend, and (K,) columns of the pairs with a score above 0.
+        (K,) ascending rows and (K,) columns of the pairs with a score above 0.
 
     Raises:
         InputError: SciPy is not installed.

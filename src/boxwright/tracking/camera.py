@@ -1,4 +1,4 @@
-"""Camera motion between frames: sparse optical flow, and the similarity transform that most of it follows."""
+"""Camera motion between frames: sparse optical flow, and the similarity transform that most of the flow follows."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ MAX_POINTS = 400
 QUALITY = 0.01  # of a corner, relative to the best one
 MIN_DISTANCE = 8  # px between corners
 MAX_ERROR = 2.0  # px of flow from the transform, in the small frame
-MIN_POINTS = 12  # that follow the transform; with fewer the camera counts as still
+MIN_POINTS = 12  # points that follow the transform; with fewer the camera counts as still
 
 
 class CameraMotion:

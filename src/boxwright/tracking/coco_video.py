@@ -1,4 +1,4 @@
-"""Tracks as JSON of COCO's format for videos, as in TAO and BURST: `track_id` in annotations, and a list of tracks."""
+"""Tracks as JSON in COCO's format for videos, as in TAO and BURST: `track_id` in annotations, and a list of tracks."""
 
 import shutil
 import tempfile
@@ -18,7 +18,7 @@ VIDEO_ID = 1
 class CocoVideo:
     """Writes the file of one video while its frames come. The lists grow in temporary files, as they are interleaved.
 
-    In a `with` block; the file is complete after `finish`.
+    Use it in a `with` block; the file is complete after `finish`.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -46,8 +46,8 @@ class CocoVideo:
         """Add a frame with its confirmed tracks.
 
         Args:
-            index: Of the frame, from 0.
-            time: Of the frame, in s.
+            index: Index of the frame, from 0.
+            time: Time of the frame in s.
             size: (height, width) px.
             tracks: Its tracks.
         """
@@ -72,7 +72,7 @@ class CocoVideo:
             )
 
     def finish(self, names: tuple[str, ...]) -> None:
-        """Complete the file. names: of the classes in label order; their ids are from 1."""
+        """Complete the file. names: class names in label order; class ids start at 1."""
         for track in [*self._labels]:
             self._end(track)
         height, width = self._size
@@ -89,7 +89,7 @@ class CocoVideo:
             file.write(b"\n}\n")
 
     def _end(self, track: int) -> None:
-        """Add a track to the list, with its last class, which is the best known."""
+        """Add a track to the list, with its last class, which is based on all its detections."""
         if (label := self._labels.pop(track, None)) is not None:
             self._add("tracks", {"id": track, "video_id": VIDEO_ID, "category_id": label + 1})
 

@@ -4,8 +4,8 @@ Center x, center y, width and height are filtered independently of each other, a
 center moves with a velocity that changes by white noise; a size drifts without a velocity, which would make boxes of
 hidden objects collapse.
 
-An object that goes behind another is seen as an ever smaller box, whose center is slower than the object's. So noise is
-relative to the largest size lately, and a box that is smaller than that says little about the center.
+The box of an object that moves behind another shrinks, and its center moves more slowly than the object's. So noise is
+relative to the largest recent size, and a box that is smaller than that corrects the center little.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ import numpy as np
 from boxwright.arrays import Array
 
 # Standard deviations relative to the size of the object, the geometric mean of its sides. The first two are ByteTrack's
-# at 30 frames per second, whose velocity changes by 1/160 of the height a frame: 30 / 160 * sqrt(30) = 1.03 a second.
+# at 30 frames per second, whose velocity changes by 1/160 of the height per frame: 30 / 160 * sqrt(30) = 1.03 per s.
 MEASUREMENT_STD = 1 / 20  # of a detected coordinate
 ACCELERATION = 1.0  # of a velocity after one second, in sizes per second
 DRIFT = 0.3  # of a width or height after one second
-FIRST_VELOCITY = 2.0  # of the velocity of a new track, in sizes per second; 10 * 30 / 160 there
+FIRST_VELOCITY = 2.0  # of the velocity of a new track, in sizes per second; 10 * 30 / 160 in ByteTrack
 MIN_SIZE = 1.0  # px
-FADING = 3.0  # s in which the largest size lately fades to 1 / e
-SIGMAS = 2.0  # standard deviations within which a center is looked for; with 1 a third of hidden objects are lost
+FADING = 3.0  # s in which the largest recent size decays to 1 / e
+SIGMAS = 2.0  # standard deviations within which a center is searched for; with 1 a third of hidden objects are lost
 
 
 class KalmanFilter:
@@ -30,7 +30,7 @@ class KalmanFilter:
         values: (N, 4) float64: center x, center y, width, height in px.
         rates: (N, 4) float64: their change in px per second.
         covariances: (N, 4, 3) float64: variance of the value, covariance of value and rate, variance of the rate.
-        sides: (N, 2) float64: the largest width and height lately, px.
+        sides: (N, 2) float64: the largest recent width and height, px.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class KalmanFilter:
         self.sides = np.concatenate([self.sides, values[:, 2:]])
 
     def keep(self, kept: Array) -> None:
-        """Forget the tracks outside the mask (N,)."""
+        """Keep only the tracks of the mask (N,)."""
         self.values, self.rates, self.covariances = self.values[kept], self.rates[kept], self.covariances[kept]
         self.sides = self.sides[kept]
 
@@ -72,7 +72,7 @@ class KalmanFilter:
         measured = _centers(boxes)
         value, both, rate = np.moveaxis(self.covariances[rows], 2, 0)
         self.sides[rows] = np.maximum(self.sides[rows], measured[:, 2:])
-        # the center of a box that is cut off at one side is off by half of what is missing
+        # the center of a box that is truncated at one side is off by half of the missing length
         missing = (self.sides[rows] - measured[:, 2:]) / 2
         total = value + (MEASUREMENT_STD * _sizes(self.sides[rows])) ** 2
         total[:, :2] += missing**2
@@ -86,7 +86,7 @@ class KalmanFilter:
     def move(self, affine: Array) -> None:
         """Move all tracks with the image: affine (2, 3) maps px of the last frame to px of this one.
 
-        It is near a rotation with scaling; the little that a rotation changes of the covariances is neglected.
+        `affine` is close to a rotation with scaling; the small effect of the rotation on covariances is neglected.
         """
         turn = affine[:, :2]
         scale = abs(float(np.linalg.det(turn))) ** 0.5
@@ -104,7 +104,7 @@ class KalmanFilter:
 
     @property
     def reach(self) -> Array:
-        """(N, 2) px along x and y from the predicted center, within which the center of a part may lie."""
+        """(N, 2) px along x and y: the largest distance of the center of a part from the predicted center."""
         reach: Array = self.sides / 2 + SIGMAS * np.sqrt(self.covariances[:, :2, 0])
         return reach
 

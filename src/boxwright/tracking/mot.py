@@ -1,7 +1,7 @@
-"""Tracks as text in the format of the MOT challenge: a row for each box of each frame.
+"""Tracks as text in the format of the MOT challenge: one row per box and frame.
 
 The columns are frame (from 1), id, left, top, width, height (px), confidence, class (from 1) and visibility. Results of
-trackers have -1 from the eighth column on where they know no class.
+trackers have -1 from the eighth column on if they have no classes.
 """
 
 import math
@@ -17,9 +17,9 @@ from boxwright.data.text import lines
 from boxwright.errors import InputError
 from boxwright.tracking.tracks import Tracks
 
-MIN_COLUMNS, MAX_COLUMNS = 6, 10  # up to the height; results have x, y and z of the world at the end
-MAX_ROWS = 5_000_000  # 40 bytes each of memory and some as many of the file; MOT20's longest sequence has 1.5 million
-MAX_NUMBER = 2**53  # the largest whole number up to which float64 holds all of them
+MIN_COLUMNS, MAX_COLUMNS = 6, 10  # up to the height; results end with world coordinates x, y and z
+MAX_ROWS = 5_000_000  # of 40 bytes each in memory, and about as many in the file; MOT20's longest sequence: 1.5 million
+MAX_NUMBER = 2**53  # float64 represents all whole numbers up to this one
 NO_CLASS = -1
 
 
@@ -31,7 +31,7 @@ class MotRows:
         frames: (N,) int64 from 1.
         ids: (N,) int64 from 0, each at most once in a frame.
         boxes: (N, 4) float64, xyxy px.
-        scores: (N,) float64, the confidence; of ground truth 0 where a box does not count.
+        scores: (N,) float64, the confidence; in ground truth 0 for a box that does not count.
         classes: (N,) int64 from 1; -1 where the class is unknown.
     """
 
@@ -53,7 +53,7 @@ def read(file: Path) -> MotRows:
     """Read a file of tracks, with at most `MAX_ROWS` rows.
 
     Raises:
-        InputError: It cannot be read, a row is faulty, or an id is twice in a frame.
+        InputError: It cannot be read, a row is faulty, or an id occurs twice in a frame.
     """
     values = array("d")
     numbers = array("q")
@@ -87,7 +87,7 @@ def write_rows(stream: TextIO, frame: int, tracks: Tracks) -> None:
     Args:
         stream: An open text file.
         frame: Number of the frame, from 1.
-        tracks: Its tracks. The class is written as the label plus 1, for classes are counted from 1 there.
+        tracks: Its tracks. The class is written as the label plus 1, since the format counts classes from 1.
     """
     tracks = tracks[tracks.confirmed]
     columns = (tracks.ids.tolist(), tracks.boxes.tolist(), tracks.scores.tolist(), tracks.labels.tolist())
@@ -111,12 +111,12 @@ def _row(line: str) -> tuple[float, ...]:
     if not (width >= 0 and height >= 0 and abs(left) + abs(top) + width + height <= MAX_NUMBER):
         raise ValueError(f"found a box {','.join(words[2:6])[:60]}, needed left,top,width,height in px")
     score, category = (numbers[6:] + [1.0, float(NO_CLASS)][len(numbers) - 6 :])[:2]
-    known = 1 <= category <= MAX_NUMBER and category.is_integer()
-    return frame, track, left, top, width, height, score, category if known else NO_CLASS
+    is_class = 1 <= category <= MAX_NUMBER and category.is_integer()
+    return frame, track, left, top, width, height, score, category if is_class else NO_CLASS
 
 
 def _number(word: str) -> float:
-    """Raises ValueError if the word is no finite number."""
+    """Parse a number. Raises ValueError if the word is not a finite number."""
     try:
         value = float(word) if "_" not in word else math.nan
     except ValueError:

@@ -1,11 +1,11 @@
 """Multi-object tracking of detections: ByteTrack's association in two stages.
 
 Zhang et al., ECCV 2022, "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", algorithm 1: tracks are
-first associated with detections of high score, then those left with detections of low score, which often are objects
-that are partly hidden. Here time is in seconds, so frames may be left out and have any rate.
+first associated with detections of high score, then the remaining tracks with detections of low score, which often are
+partly hidden objects. Here time is in seconds, so frames may be left out and have any rate.
 
-One stage is added: a track without a box that overlaps with it takes one of its class whose center is near, as what is
-seen of an object that comes out from behind another does not overlap with its last box.
+One stage is added: a track that no box overlaps with takes a box of its class whose center is near, since the visible
+part of an object that reappears from behind another does not overlap with its last box.
 """
 
 from typing import Annotated
@@ -29,14 +29,14 @@ class TrackerConfig(Config):
         high: Minimum score of a detection that begins a track, and of the first stage.
         low: Minimum score of a detection that continues a track, in the second stage.
         confirm: Detections after which a track is confirmed.
-        memory: Time in s after which a track that is not detected is forgotten. ByteTrack keeps 30 frames.
-        iou: Minimum IoU of a track and a detection. ByteTrack has 0.5 for low scores, but less finds more of an object
-            that is partly hidden, whose box is smaller.
-        iou_tentative: The same for tracks that are not confirmed, as ByteTrack's.
-        other_class: Factor on the IoU of a track and a detection of another class. A track survives a detector that
-            is wrong about the class for a frame, but a detection of its own class is preferred.
-        duplicate: IoU with a detection that belongs to a track above which another one begins no track: detectors find
-            an object as two classes.
+        memory: Time in s after which an undetected track is removed. ByteTrack keeps 30 frames.
+        iou: Minimum IoU of a track and a detection. ByteTrack has 0.5 for low scores, but a lower value associates more
+            partly hidden objects, whose boxes are smaller.
+        iou_tentative: Minimum IoU of a tentative track and a detection, as in ByteTrack.
+        other_class: Factor on the IoU of a track and a detection of another class. A track survives a frame in which
+            the detected class is wrong, but a detection of its own class is preferred.
+        duplicate: A detection begins no track if its IoU with a detection of a track is above this value, since
+            detectors may detect an object as two classes.
         camera_motion: Compensate the motion of the camera; needs the frames.
     """
 
@@ -52,7 +52,7 @@ class TrackerConfig(Config):
 
 
 class Tracker:
-    """Tracks the objects of one video. The memory it takes depends on the tracks of the last `memory` seconds only."""
+    """Tracks the objects of one video. Memory depends only on the tracks of the last `memory` seconds."""
 
     def __init__(self, config: TrackerConfig | None = None) -> None:
         self.config = config or TrackerConfig()
@@ -66,15 +66,15 @@ class Tracker:
         self._votes: list[dict[int, float]] = []  # of each track: label -> sum of its scores
 
     def update(self, detections: Detections, frame: Array | None, time: float) -> Tracks:
-        """Continue the tracks by the detections of the next frame.
+        """Continue the tracks with the detections of the next frame.
 
         Args:
-            detections: With scores down to `low`; lower ones are ignored.
-            frame: uint8 RGB (h, w, 3), for the motion of the camera; None takes it for still.
-            time: Of the frame in s; not before that of the last one.
+            detections: The detections, with scores down to `low`; lower ones are ignored.
+            frame: uint8 RGB (h, w, 3), for the motion of the camera; None: the camera counts as still.
+            time: Time of the frame in s; not before that of the last frame.
 
         Returns:
-            The tracks that were detected in this frame, by id, also tentative ones.
+            The tracks that were detected in this frame, including tentative ones, sorted by id.
 
         Raises:
             ValueError: The time is before that of the last frame.
@@ -137,7 +137,7 @@ class Tracker:
             self._labels[track] = max(votes, key=votes.__getitem__)
 
     def _forget(self, time: float) -> Array:
-        """Forget tracks that are lost for too long, and tentative ones without a detection; returns their ids."""
+        """Remove tracks that are lost for too long, and tentative ones without a detection; returns their ids."""
         confirmed = self._hits >= self.config.confirm
         kept = np.where(confirmed, time - self._seen <= self.config.memory, self._rows >= 0)
         ended = self._ids[~kept]

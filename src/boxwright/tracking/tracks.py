@@ -15,9 +15,9 @@ class Tracks:
         ids: (N,) int64 from 1, never used for a second track.
         boxes: (N, 4) float32, xyxy px, as detected.
         scores: (N,) float32 in [0, 1], of the detections.
-        labels: (N,) int64 from 0, the class that most of the track's scores speak for.
-        confirmed: (N,) bool, detected often enough to be taken for an object; others are tentative.
-        rows: (N,) int64, the row of each in the frame's detections.
+        labels: (N,) int64 from 0, the class with the largest sum of scores in the track.
+        confirmed: (N,) bool, detected often enough to count as an object; the other tracks are tentative.
+        rows: (N,) int64, the row of each track in the frame's detections.
         ended: (E,) int64, ids of tracks that will not be seen again.
         names: Class names in label order; empty if unknown.
     """

@@ -1,4 +1,4 @@
-"""Opening and decoding videos by PyAV (FFmpeg). Videos are untrusted: formats, protocols and sizes are limited."""
+"""Opening and decoding videos with PyAV (FFmpeg). Videos are untrusted: formats, protocols and sizes are limited."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 DEMUXERS = (
     "asf,avi,dv,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,wtv,yuv4mpegpipe,obu,av1"
 )
-# A playlist (HLS) from the network may name other addresses there, but no file.
+# A playlist (HLS) from the network may refer to other addresses there, but not to files.
 NETWORK_DEMUXERS = f"{DEMUXERS},hls,rtsp,rtp,sdp,mpjpeg,live_flv"
 PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto,udp,rtp,rtsp,rtsps,srtp,rtmp,rtmps"
 # A decoder keeps up to 16 reference frames (H.264) and one for each of its threads.
 MAX_FRAME_PIXELS = MAX_PIXELS // 4
-DEFAULT_RATE = 25.0  # frames per second where a container names none, as in FFmpeg
+DEFAULT_RATE = 25.0  # frames per second if a container states none, as in FFmpeg
 
 
 def open_file(path: str) -> InputContainer:
-    """Open a file. Raises InputError if the extra `video` is not installed, or the file is no regular file or video."""
+    """Open a file. Raises InputError if the extra `video` is not installed, or the file is not a regular video file."""
     import_extra("av", "video")
     try:
         open_regular(path).close()
@@ -42,19 +42,19 @@ def open_file(path: str) -> InputContainer:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
-    return _open(f"file:{local}", path, options, None)  # otherwise the name could be an address
+    return _open(f"file:{local}", path, options, None)  # without `file:`, FFmpeg could take the name for an address
 
 
 def open_address(address: str, name: str, timeout: float) -> InputContainer:
     """Open a stream or a video on the network.
 
     Args:
-        address: With its protocol.
-        name: Of the source in messages, without a password.
-        timeout: Of opening and of each read, s.
+        address: The address, with its protocol.
+        name: Name of the source in messages, without a password.
+        timeout: Timeout of opening and of each read, s.
 
     Raises:
-        InputError: The extra `video` is not installed, or the address leads to no video.
+        InputError: The extra `video` is not installed, or there is no video at the address.
     """
     # 1 s is enough to find the streams of a live source, which come at once.
     options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": NETWORK_DEMUXERS}
@@ -74,9 +74,9 @@ def _open(url: str, name: str, options: dict[str, str], timeout: float | None) -
 
 
 def unreadable(name: str, error: FFmpegError, hint: str = "is it complete?") -> InputError:
-    """The error for a video that FFmpeg does not open or read."""
+    """The error for a video that FFmpeg cannot open or read."""
     reason = error.strerror or type(error).__name__  # its text has the address with the password
-    if isinstance(error, import_extra("av", "video").error.ExitError):  # by which PyAV ends what takes too long
+    if isinstance(error, import_extra("av", "video").error.ExitError):  # PyAV's error after a timeout
         reason = "no data came in time"
     return InputError(f"{name}: cannot be read as a video ({reason}); {hint}")
 
@@ -86,11 +86,11 @@ def video_stream(container: InputContainer, name: str, *, low_delay: bool = Fals
 
     Args:
         container: From `open_container`.
-        name: Of the source in messages.
-        low_delay: Decode without frame threads, which keep as many frames back.
+        name: Name of the source in messages.
+        low_delay: Decode without frame threads, each of which delays the output by one frame.
 
     Raises:
-        InputError: There is none, no decoder for it, or its frames are too large.
+        InputError: There is no video stream or no decoder for it, or its frames are too large.
     """
     cover = "attached_pic"  # an image of a sound file
     streams = [stream for stream in container.streams.video if cover not in str(stream.disposition)]
@@ -118,10 +118,10 @@ def frame_rate(stream: VideoStream) -> float:
 
 
 class RgbConverter:
-    """Converts the frames of a video to pixels as displayed: of any pixel format, rotated and flipped."""
+    """Converts the frames of a video, of any pixel format, to pixels as displayed: rotated and flipped."""
 
     def __init__(self) -> None:
-        # Made once for all frames: PyAV's shortcut makes one for each frame, which takes milliseconds.
+        # Created once for all frames: PyAV's shortcut creates one per frame, which takes milliseconds.
         self._reformatter: VideoReformatter = import_extra("av.video.reformatter", "video").VideoReformatter()
         self._rotation: int | None = None
         self._matrix = (1, 0, 0, 1)
@@ -151,7 +151,7 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def duration_of(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds of video that the container declares; None if it does not, or only for other streams together."""
+    """Declared duration of the video stream in s; None if only other streams, or all streams together, have one."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     hours, *rest = stream.metadata.get("DURATION", "").split(":")  # Matroska's tag, 00:01:02.500000000

@@ -1,4 +1,4 @@
-"""Writing videos: H.264 in MP4 where the encoder is there, with the sound of another video."""
+"""Writing videos: H.264 in MP4 if its encoder is available, with the sound of another video."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-# Of H.264, and of MPEG-4 part 2, which every build of FFmpeg has. Options: of the encoder.
+# Encoders of H.264, and of MPEG-4 part 2, which every build of FFmpeg has, with their options.
 ENCODERS = {
     "libx264": {"crf": "23", "preset": "veryfast"},  # its default quality; a third of the default preset's time
     "libopenh264": {},
     "mpeg4": {"qscale": "4"},  # of 1, the best, to 31
 }
-TIME_BASE = Fraction(1, 60_000)  # s; exact for usual frame rates, also 29.97. MPEG-4 part 2 has at most 65,535 a second
+TIME_BASE = Fraction(1, 60_000)  # s; exact for usual frame rates, also 29.97. MPEG-4 part 2: at most 65,535 per s
 SUFFIX = ".mp4"
-PIXELS = "yuv420p"  # that every player shows
+PIXELS = "yuv420p"  # which every player supports
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the color matrix of HD video and of the range 16 to 235
 
 
 def encoder_name() -> str:
-    """The encoder that is used: the first of `ENCODERS` that is there."""
+    """The encoder that is used: the first of `ENCODERS` that is available."""
     av = import_extra("av", "video")
     return next(name for name in ENCODERS if name in av.codecs_available)
 
@@ -44,7 +44,7 @@ class VideoWriter:
         Args:
             path: The file, of any name.
             rate: Nominal frames per second; each frame is shown at its own time.
-            sound: Of the video that the frames come from; None for a silent one.
+            sound: Sound of the video that the frames come from; None for no sound.
         """
         av = import_extra("av", "video")
         self.container: OutputContainer = av.open(str(path), "w", format="mp4")
@@ -69,7 +69,7 @@ class VideoWriter:
         Args:
             image: uint8 RGB (h, w, 3). The first one determines the size; others are resized to it. Sides become even
                 by repeating the last row or column, as H.264 needs it.
-            time: Seconds, more than that of the frame before.
+            time: Time in s, after that of the previous frame.
         """
         av = import_extra("av", "video")
         if self._stream is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 WITHOUT_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
-EARLY = 0.5  # s; a video that ends so much before its declared end is truncated. Players round by less.
+EARLY = 0.5  # s; a video that ends that much before its declared end is truncated. Players round by less.
 
 
 class VideoFile:
@@ -40,7 +40,7 @@ class VideoFile:
     left_out = 0
 
     def __init__(self, container: InputContainer, name: str, selection: Selection) -> None:
-        """container: opened; it is closed with this object.
+        """Read the opened `container`, which is closed with this object.
 
         Raises InputError if it has no video stream that can be decoded.
         """
@@ -60,7 +60,7 @@ class VideoFile:
 
     @classmethod
     def open(cls, path: str, selection: Selection) -> Self:
-        """Open a file. Raises InputError if it cannot be read or is no video."""
+        """Open a file. Raises InputError if it cannot be read or is not a video."""
         return cls(open_file(path), path, selection)
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ class VideoFile:
         self.container.close()
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """Raises InputError if no frame can be decoded."""
+        """The selected frames. Raises InputError if no frame can be decoded."""
         frame = None
         for frame in self.selection.of(self._decoded()):
             yield frame.frame()
@@ -91,18 +91,18 @@ class VideoFile:
             if first is not None and first.time <= start:
                 yield from self._numbered(itertools.chain([first], frames))
                 return
-            self._seek(0)  # an index that is wrong
+            self._seek(0)  # the index is wrong
         yield from self._numbered(self._all())
 
     def _numbered(self, frames: Iterator[Decoded]) -> Iterator[Decoded]:
-        """Numbered from the first one that is selected."""
+        """The frames, numbered from the start of the selection."""
         wanted = itertools.dropwhile(lambda frame: frame.time < self.selection.start, frames)
         return (replace(frame, index=index) for index, frame in enumerate(wanted))
 
     def _seek(self, time: float) -> bool:
-        """Go to the last frame before `time`, s, that can be decoded alone. Whether that is possible."""
+        """Seek to the last frame before `time`, s, that can be decoded alone; returns whether that is possible."""
         av = import_extra("av", "video")
-        if self.container.format.flags & WITHOUT_STAMPS:  # trying it leaves a raw stream at its end
+        if self.container.format.flags & WITHOUT_STAMPS:  # a failed seek leaves a raw stream at its end
             return False
         try:
             self.container.seek(int((time + self._clock.start) * 1e6))
@@ -127,7 +127,9 @@ class VideoFile:
     def _frames(self, packet: Packet[VideoStream]) -> Iterator[Decoded]:
         """The frames of a packet, none for one that is damaged."""
         av = import_extra("av", "video")
-        if packet.is_corrupt:  # the cut end of a file, whose error would hide frames of the decoder's other threads
+        if (
+            packet.is_corrupt
+        ):  # the truncated end of a file, whose error would hide frames of the decoder's other threads
             self._damaged += 1
             return
         try:
@@ -143,11 +145,11 @@ class VideoFile:
             yield Decoded(0, time, partial(self._to_rgb, frame))
 
     def _check_end(self) -> None:
-        """Add to `faults` what is damaged or missing of the frames up to the selection's end."""
+        """Add to `faults` which frames up to the selection's end are damaged or missing."""
         stopped = self.selection.stop is not None and self._clock.last >= self.selection.stop
         if self.duration is not None and self._end < self.duration - EARLY and not stopped:
             self.faults.append(
-                f"{self.name}: ends at {self._end:.1f} s, declared are {self.duration:.1f} s; is it truncated?"
+                f"{self.name}: ends at {self._end:.1f} s of the declared {self.duration:.1f} s; is it truncated?"
             )
         elif self._damaged:
             places = f"{self._damaged} place{'s' * (self._damaged > 1)}"

@@ -28,7 +28,7 @@ class VideoFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """A frame whose pixels are not converted yet, which takes as long as decoding. Attributes as in `VideoFrame`."""
+    """A frame before conversion of its pixels, which takes as long as decoding. Attributes as in `VideoFrame`."""
 
     index: int
     time: float
@@ -42,12 +42,12 @@ class Video(Protocol):
     """An opened video. Iterating yields the selected frames, once.
 
     Attributes:
-        name: What messages and results call it, without a password.
+        name: Name in messages and results, without a password.
         rate: Nominal frames per second of the selected frames, for encoding and for progress.
         total: Estimated number of selected frames; None if unknown.
         live: Whether frames that come too fast are left out.
         left_out: Frames left out so far.
-        faults: Why frames are missing, a line each, known after the last frame.
+        faults: Reasons why frames are missing, complete after the last frame.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Video(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which frames are read.
+    """Settings that select the frames to read.
 
     Attributes:
         stride: Every n-th frame, at least 1.
         start: Seconds; frames before it are not read.
         stop: Seconds; frames from it on are not read. None: to the end.
-        max_fps: At most so many frames per second of the video; None: all.
+        max_fps: Maximum number of frames per second of the video; None: all.
 
     Raises:
         InputError: A value is out of its range.
@@ -96,7 +96,7 @@ class Selection:
             raise InputError(f"max_fps: found {self.max_fps}, needed more than 0 frames per second")
 
     def of(self, frames: Iterable[Decoded]) -> Iterator[Decoded]:
-        """The selected ones of a video's frames, which are in the order of their times."""
+        """The selected frames of a video. frames: in the order of their times."""
         first, due = None, -math.inf
         for frame in frames:
             if self.stop is not None and frame.time >= self.stop:
@@ -114,17 +114,17 @@ class Selection:
             yield frame
 
     def rate(self, rate: float) -> float:
-        """Frames per second that are selected of `rate`."""
+        """Selected frames per second of a video with `rate` frames per second."""
         return min(rate / self.stride, self.max_fps or math.inf)
 
     def total(self, rate: float, duration: float | None) -> int | None:
-        """About how many frames are selected of `duration` seconds at `rate`; None if that is unknown."""
+        """Estimated number of selected frames in `duration` seconds at `rate`; None if unknown."""
         end = min((value for value in (duration, self.stop) if value is not None), default=None)
         return None if end is None else max(1, round((end - self.start) * self.rate(rate)))
 
 
 class Clock:
-    """Times of frames from their time stamps; they increase, also where stamps are missing, repeated or start anew."""
+    """Times of frames from their time stamps; they increase, also where stamps are missing, repeated or restart."""
 
     def __init__(self, start: float, interval: float) -> None:
         """start: the stamp of time 0, s. interval: between frames without a usable stamp, s."""

@@ -1,4 +1,4 @@
-"""Live sources: network streams and cameras. A thread reads them as fast as they come and keeps the newest frame."""
+"""Live sources: network streams and cameras. A thread reads all frames and keeps the newest one."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.0  # s before connecting again; they double
 PATIENCE = 600.0  # s without a frame after which a source counts as ended; cameras take minutes to start
-SKEW = 5.0  # s that stamps and the clock on the wall differ by from one frame to the next where stamps jump
-WAITING = 0.25  # of a frame's time; whoever waits longer for a frame has the newest one
-MAX_BEHIND = 10.0  # s of frames that are left out at most when a source was opened
-WITHOUT_STAMPS = "mpjpeg"  # for which FFmpeg makes some up
+SKEW = 5.0  # s; stamps have jumped if they and the wall clock differ by more between two frames
+WAITING = 0.25  # of a frame's duration; a read that takes longer waits for a new frame
+MAX_BEHIND = 10.0  # s; maximum duration of the frames that are left out after a source was opened
+WITHOUT_STAMPS = "mpjpeg"  # whose stamps FFmpeg invents
 
 
 class Connection(Protocol):
-    """A connected source. Iterating yields stamp (s; None without) and pixels of each frame, until it breaks off."""
+    """A connected source. Iterating yields stamp (s; None without) and pixels of each frame, until it disconnects."""
 
     rate: float
 
@@ -45,7 +45,7 @@ class StreamConnection:
     """A stream on the network."""
 
     def __init__(self, container: InputContainer, name: str) -> None:
-        """container: opened; it is closed with this object. Raises InputError if it has no video stream."""
+        """Read the opened `container`, closed with this object. Raises InputError if it has no video stream."""
         self.container = container
         try:
             self.stream = video_stream(container, name, low_delay=True)
@@ -56,7 +56,7 @@ class StreamConnection:
         self.stamped = container.format.name != WITHOUT_STAMPS
 
     def __iter__(self) -> Iterator[tuple[float | None, Callable[[], Array]]]:
-        """Raises InputError when the connection breaks off; damaged frames are left out."""
+        """The frames without damaged ones. Raises InputError when the connection breaks off."""
         av = import_extra("av", "video")
         packets, behind, count = self.container.demux(self.stream), True, 0
         try:
@@ -64,7 +64,7 @@ class StreamConnection:
                 asked = time.monotonic()
                 if (packet := next(packets, None)) is None:
                     return
-                # What came while the source was opened is not new any more, and needs no waiting for.
+                # Frames that came while the source was opened are outdated; reading them does not wait.
                 behind = behind and time.monotonic() - asked < WAITING / self.rate and count < MAX_BEHIND * self.rate
                 try:
                     frames = packet.decode()
@@ -82,10 +82,10 @@ class StreamConnection:
 
 
 class CameraConnection:
-    """A camera of this machine, by OpenCV, whose build knows the cameras of all systems; PyAV's does not."""
+    """A camera of this machine, read by OpenCV, whose builds support cameras on all systems, unlike PyAV's."""
 
     def __init__(self, number: int) -> None:
-        """Raises InputError if there is no such camera."""
+        """Open the camera. Raises InputError if there is no such camera."""
         self.capture = cv2.VideoCapture(number)
         if not self.capture.isOpened():
             raise InputError(f"camera {number}: cannot be opened; is it there, and may this user read it?")
@@ -105,9 +105,9 @@ class CameraConnection:
 
 
 class LiveClock:
-    """Times of a live source: its time stamps, set by the clock on the wall where they start or jump.
+    """Times of a live source: its time stamps, aligned with the wall clock where they start or jump.
 
-    Without stamps, the times when frames arrive.
+    Without stamps, the arrival times of the frames.
     """
 
     def __init__(self, interval: float) -> None:
@@ -117,7 +117,7 @@ class LiveClock:
         self._last: tuple[float, float] | None = None  # of the frame before: stamp, arrival
 
     def start_anew(self) -> None:
-        """The next stamp is that of another connection."""
+        """Prepare for the stamps of another connection."""
         self._last = None
 
     def time(self, stamp: float | None, now: float) -> float:
@@ -134,7 +134,7 @@ class LiveClock:
 class LiveVideo:
     """A live source. See `Video`; times are seconds since the first frame, also across connections.
 
-    Iterating yields the newest frame, never one twice. `left_out` counts the others that were selected.
+    Iterating yields the newest frame, each at most once. `left_out` counts selected frames that were not yielded.
     """
 
     live = True
@@ -153,7 +153,7 @@ class LiveVideo:
         Args:
             name: As in `Video`.
             first: The connection.
-            connect: Makes another one, where that breaks off. Raises InputError if it cannot.
+            connect: Makes another connection when the current one breaks off. Raises InputError if it cannot.
             selection: Which frames are read.
             patience: Seconds without a frame after which the video ends.
         """
@@ -205,7 +205,7 @@ class LiveVideo:
             self._changed.notify_all()
 
     def _frames(self) -> Iterator[Decoded]:
-        """The frames of all connections, with times that go on where a connection begins."""
+        """The frames of all connections, with times that continue across connections."""
         clock, index, last = LiveClock(1 / self._connection.rate), 0, time.monotonic()
         while True:
             reason = "it ended"

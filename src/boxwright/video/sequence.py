@@ -32,7 +32,7 @@ class ImageSequence:
     left_out = 0
 
     def __init__(self, pattern: str, selection: Selection, rate: float | None = None) -> None:
-        """rate: numbers per second; None for 25. Raises InputError if no file has the pattern."""
+        """rate: numbers per second; None for 25. Raises InputError if no file matches the pattern."""
         self.name, self.selection, self.faults = pattern, selection, list[str]()
         self._rate = DEFAULT_RATE if rate is None else rate
         if not 0 < self._rate <= 1000:
@@ -51,7 +51,7 @@ class ImageSequence:
         pass
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """Raises InputError if no image can be read."""
+        """The selected frames. Raises InputError if no image can be read."""
         count = 0
         for decoded in self.selection.of(self._decoded()):
             try:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COPIED = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}  # that players know in MP4; others become AAC
+COPIED = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}  # supported by players in MP4; others become AAC
 
 
 class Sound:
-    """The first sound stream of a video file. It is read as far as the frames are written, so memory is flat."""
+    """The first sound stream of a video file, read only as far as frames are written, so that memory stays constant."""
 
     def __init__(self, container: InputContainer, name: str) -> None:
-        """container: with sound, opened for this object, which closes it. name: of the file in messages."""
+        """Read the opened `container` with sound, closed with this object. name: of the file in messages."""
         self.container, self.name = container, name
         self.stream: AudioStream = container.streams.audio[0]
         self.copied = self.stream.codec_context.codec.canonical_name in COPIED
@@ -64,7 +64,7 @@ class Sound:
             self._packets = iter(())
 
     def close(self) -> None:
-        """Write what the encoder keeps, and close the file."""
+        """Write the samples that the encoder still keeps, and close the file."""
         if not self.copied:
             self.output.mux(self.target.encode(None))
         self.container.close()

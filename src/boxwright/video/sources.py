@@ -1,4 +1,4 @@
-"""What a source on the command line is: a video of some kind, or images."""
+"""Kinds of sources on the command line: videos, live sources and images."""
 
 import glob
 from functools import partial
@@ -15,14 +15,14 @@ from boxwright.video.frames import Selection, Video
 from boxwright.video.live import CameraConnection, Connection, LiveVideo, StreamConnection
 from boxwright.video.sequence import ImageSequence, is_sequence
 
-# Of the containers and raw streams of `decode.DEMUXERS`.
+# Suffixes of the containers and raw streams of `decode.DEMUXERS`.
 VIDEO_SUFFIXES = (
     ".3g2", ".3gp", ".asf", ".avi", ".dv", ".flv", ".h264", ".hevc", ".ivf", ".m1v", ".m2ts", ".m2v", ".m4v", ".mjpeg",
     ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".rm", ".rmvb", ".ts",
     ".vob", ".webm", ".wmv", ".wtv", ".y4m",
 )  # fmt: skip
 STREAMS = (*WEB, "rtsp", "rtsps", "rtmp", "rtmps", "tcp", "udp")
-TIMEOUT = 10.0  # s of opening an address and of each read; slow streams have a frame in some seconds
+TIMEOUT = 10.0  # s of opening an address and of each read; slow streams send a frame every few seconds
 MAX_CAMERA = 99
 
 
@@ -74,7 +74,7 @@ def open_video(source: str, selection: Selection | None = None, fps: float | Non
         The video, to be used in a `with` block. Addresses without a duration are live.
 
     Raises:
-        InputError: It cannot be read, or is no video, or `fps` is given for one that has times of its own.
+        InputError: It cannot be read, is not a video, or `fps` is given for a source with time stamps.
     """
     selection = selection or Selection()
     if is_sequence(source):
