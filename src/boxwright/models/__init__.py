@@ -55,7 +55,7 @@ def module(name: str, *, allow_import: bool = False) -> Model:
         return _own[name]
     if not allow_import:
         raise InputError(
-            f"model.name: found {name!r}, which is no model of boxwright; what a file names is never imported: name "
+            f"model.name: found {name!r}, which is not a model of boxwright; what a file names is never imported: name "
             "your own recipe by --recipe"
         )
     return _imported(name)
@@ -73,8 +73,8 @@ def build(config: ModelConfig) -> "Network":
 
     if getattr(config, "anchors", None) == AUTO:
         raise InputError(
-            "model.anchors: found auto, which only a training replaces; needed numbers, as those of a run's recipe.yaml"
-            " or of `boxwright data anchors`"
+            "model.anchors: found auto, which only training replaces; needed numbers, such as those of a run's "
+            "recipe.yaml or of `boxwright data anchors`"
         )
     # a user's config can only come from a module that is already imported
     network = module(config.name, allow_import=True).build(config)

@@ -64,7 +64,7 @@ class Config(CellConfig, LabelConfig):
             if self.anchors != AUTO and len(self.anchors) != needed:
                 raise ValueError(f"anchors holds {len(self.anchors)} pairs, the .cfg needs {needed}")
         if (found := len(self.loss.class_weights)) not in {0, self.classes}:
-            raise ValueError(f"loss.class_weights holds {found} numbers, needed {self.classes}, one a class, or none")
+            raise ValueError(f"loss.class_weights holds {found} numbers, needed {self.classes}, one per class, or none")
         for key, values in self.loss:
             if (
                 key != "class_weights"

@@ -101,7 +101,7 @@ class Cells:
         anchors: Tensor | Sequence[Tensor],
         scale_xy: Sequence[float] = (),
     ) -> Self:
-        """Cells of maps. For each map, shapes: (h, w); strides: px or (x, y) px; anchors: (A, 2) px; scale_xy: empty:
+        """Cells of maps. For each map, shapes: (h, w); strides: px or (x, y) px; anchors: (A, 2) px; scale_xy: default
         1."""
         steps = [stride if isinstance(stride, tuple) else (stride, stride) for stride in strides]
         square = all(x == y for x, y in steps)
