@@ -115,7 +115,7 @@ def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pyte
 def test_odd_activations_are_said_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
     assert status_of("show", str(mine / "net.cfg")) == 0
-    line = "activation=leaky;slope0.1 is no activation of Darknet, which takes it for relu"
+    line = "activation=leaky;slope0.1 is not an activation of Darknet, which reads it as relu"
     assert line in capsys.readouterr().err
     weights = str(mine / "net.weights")
     assert status_of("import", weights, "--cfg", str(mine / "net.cfg"), "-o", str(mine / "a.safetensors")) == 0
