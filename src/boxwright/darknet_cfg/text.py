@@ -118,7 +118,7 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
 
     Raises:
         InputError: With file and line, if the first section is not [net], there is no layer, or a line precedes the
-        first section.
+            first section.
     """
     found: list[tuple[str, int, dict[str, tuple[str, int]]]] = []
     for number, raw in enumerate(text.split("\n"), 1):

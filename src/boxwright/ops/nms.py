@@ -59,7 +59,7 @@ def suppress(
         detections: One entry per image.
         settings: Kind of NMS, and its thresholds and limits.
         sizes: (height, width) px of the images. Darknet's greedy kind measures distances in coordinates relative to the
-        image, which differ from px unless it is a square; without sizes in px.
+            image, which differ from px unless it is a square; without sizes in px.
         lowest: Lowest score that soft-NMS keeps.
     """
     if not detections:
@@ -131,7 +131,7 @@ def greedy_fixed_point(alive: Tensor, drops: Tensor, rounds: int = 0) -> Tensor:
         alive: (..., n) bool, boxes that may be kept.
         drops: (..., n, n) bool, element (i, j): box j would suppress box i; only used for j < i, better boxes.
         rounds: A fixed number of rounds without checks for convergence, which would synchronize with an accelerator.
-        With an odd number no kept box suppresses another; the ends of longer chains may be missing. 0: unlimited.
+            With an odd number no kept box suppresses another; the ends of longer chains may be missing. 0: unlimited.
 
     Returns:
         (..., n) bool, boxes that are kept.

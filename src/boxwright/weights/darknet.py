@@ -113,8 +113,8 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
         model: Built from `recipe.model`.
         recipe: Recipe of the model, with its classes and the classifier that its backbone comes from.
         transfer: The file may also be a truncated backbone, which ends after any convolution; or have another number of
-        classes, with heads of the corresponding shapes; or be the classifier that the backbone comes from, whose last
-        layer is left out.
+            classes, with heads of the corresponding shapes; or be the classifier that the backbone comes from, whose
+            last layer is left out.
 
     Raises:
         InputError: The file is truncated, too long, or of another network.

@@ -43,7 +43,7 @@ def open_runtime(
 
     Raises:
         InputError: The file is not a model, was not written by `boxwright export`, or cannot be run by the runtime, or
-        the runtime is not installed.
+            the runtime is not installed.
     """
     file = require(Path(path))
     target = _target_of(file)

@@ -91,9 +91,9 @@ class RuntimeOptions:
 
     Attributes:
         batch_size: Largest number of images at a time. With 1, all cores of a CPU work on one image, for latency; with
-        more, cores are divided among images, for throughput.
+            more, cores are divided among images, for throughput.
         fuse: Run a copy with batch norm fused into the convolutions, which is faster, but ignores hooks on the network
-        and later changes of it.
+            and later changes of it.
         bfloat16: Compute in bfloat16, which needs processor support. Rejected by runtimes without it.
         compile: Use torch.compile, which takes a minute before the first image. Rejected by runtimes without it.
         trust: Also run a TorchScript file, which can execute any code.
