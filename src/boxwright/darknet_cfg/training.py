@@ -58,8 +58,8 @@ def training(plan: Plan) -> tuple[Tree, Tree, Tree]:
     if not plan.heads:
         return {**train, "class_augment": _class_augment(plan)}, {}, {"label_smoothing": net.number("label_smooth_eps")}
     train["augment"] = _augment(plan)
-    most = plan.heads[-1].section.whole("max")
-    return train, {"max_boxes": most} if most else {}, losses.loss(plan.heads)
+    max_boxes = plan.heads[-1].section.whole("max")
+    return train, {"max_boxes": max_boxes} if max_boxes else {}, losses.loss(plan.heads)
 
 
 def not_taken_over(plan: Plan) -> list[str]:

@@ -159,11 +159,11 @@ def _load_all(
             absent[name] = str(error)
 
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
-        given = None if is_exported(path) else recipe
+        own_recipe = None if is_exported(path) else recipe
         options = RuntimeOptions(fuse=True, trust=trust)
-        predictors[name] = load(path, given, "cpu", backend=backend, runtime_options=options)
+        predictors[name] = load(path, own_recipe, "cpu", backend=backend, runtime_options=options)
         options = replace(options, batch_size=max(BATCHES))
-        throughput = load(path, given, "cpu", backend=backend, runtime_options=options)
+        throughput = load(path, own_recipe, "cpu", backend=backend, runtime_options=options)
         if throughput.runtime is not None and throughput.runtime.streams > 1:
             predictors[f"{name}, throughput"] = throughput
 

@@ -51,12 +51,12 @@ class Audit:
         if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("findings"), list):
             raise InputError(f"{self.file}: not an audit, needed audit.json of `boxwright data audit`; write it again")
         self._lock = threading.Lock()
-        known = catalog.by_split_and_name()
+        image_ids = catalog.by_split_and_name()
         self.findings: dict[int, Finding] = {}
         for number, values in enumerate(tree["findings"]):
             if not _is_valid(values) or values["id"] in self.findings:
                 raise InputError(f"{self.file}: findings[{number}]: invalid; write the audit again")
-            self.findings[values["id"]] = Finding(values, known.get(_key(values), -1))
+            self.findings[values["id"]] = Finding(values, image_ids.get(_key(values), -1))
         missing = sum(finding.image < 0 for finding in self.findings.values())
         self.message = ""
         if missing:

@@ -66,8 +66,8 @@ def _of_object(value: Mapping[str, object], where: str, target: Target, rows: Bo
         journal: JsonObject = {"action": "delete", "entry": entry, "before": before, "after": None}
         return Wanted(Change(entry, None, None), journal)
     box, label = None, None
-    given = box_of(value["box"]) if "box" in value else tuple(old.tolist())
-    if given is None or not np.array_equal(np.array(given, dtype=np.float32), old):  # unchanged boxes may be invalid
+    new_box = box_of(value["box"]) if "box" in value else tuple(old.tolist())
+    if new_box is None or not np.array_equal(np.array(new_box, dtype=np.float32), old):  # an old box may be invalid
         box = _box(value["box"], where, target)
     if value.get("class") is not None:
         label = _label(value["class"], where, target)

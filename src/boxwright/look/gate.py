@@ -67,8 +67,8 @@ class Gate:
         hosts = headers.get(b"host", [])
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             return HTTPStatus.FORBIDDEN, "host: needed the address that `boxwright look` has printed"
-        given = scope["path"].encode("utf-8", "surrogateescape")[: len(self.prefix)]
-        if not hmac.compare_digest(given, self.prefix):
+        start = scope["path"].encode("utf-8", "surrogateescape")[: len(self.prefix)]
+        if not hmac.compare_digest(start, self.prefix):
             return HTTPStatus.FORBIDDEN, "token: needed the address that `boxwright look` has printed, with its token"
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return HTTPStatus.METHOD_NOT_ALLOWED, "needed GET or POST"

@@ -68,15 +68,15 @@ class Predictions:
         Raises:
             InputError: `file` is not such a table, or has no row of this set.
         """
-        wanted, known = canonical_name(split), dict[str, int]()
+        wanted, image_ids = canonical_name(split), dict[str, int]()
         for (of, name), image in catalog.by_split_and_name().items():
-            if of == wanted or table_text(name) not in known:
-                known[table_text(name)] = image
+            if of == wanted or table_text(name) not in image_ids:
+                image_ids[table_text(name)] = image
         classes = {table_text(name): (number, name) for number, name in enumerate(catalog.classes)}
         columns: list[tuple[Array, ...]] = []
         for rows in _chunks(file):
             try:
-                columns.append(_columns(rows, known, classes, root))
+                columns.append(_columns(rows, image_ids, classes, root))
             except (ValueError, KeyError, OverflowError) as error:
                 raise InputError(f"{file}: {NO_TABLE}") from error
         if not columns:
@@ -149,11 +149,11 @@ def _chunks(file: Path) -> Iterator[list[list[str]]]:
 
 
 def _columns(
-    rows: list[list[str]], known: dict[str, int], classes: dict[str, tuple[int, str]], root: str
+    rows: list[list[str]], image_ids: dict[str, int], classes: dict[str, tuple[int, str]], root: str
 ) -> tuple[Array, ...]:
     """Columns of some rows: ids, images, and as in `Predictions`, with ids instead of `matches`."""
     ids, paths, kinds, names, x1, y1, x2, y2, scores, statuses, _, matches = zip(*rows, strict=True)
-    images = {path: known.get(path.removeprefix(f"{root}/"), -1) for path in set(paths)}
+    images = {path: image_ids.get(path.removeprefix(f"{root}/"), -1) for path in set(paths)}
     order = {name: number for number, name in enumerate(STATUSES)}
     return (
         np.array(ids, dtype=np.int64),

@@ -187,9 +187,9 @@ class FasterRCNN(Network):
         it, and pixels beyond it are replaced by the mean color. None: images fill their canvases."""
         settings = self.config.rpn
         maps = self.pyramid(images, extents)
-        found, *_ = self.propose(maps, images, settings.test_pre_nms_top_k, settings.test_proposals, extents)
-        logits, deltas = self.head(self.features(maps, found.boxes))
-        return found.boxes, logits, deltas, found.valid
+        proposals, *_ = self.propose(maps, images, settings.test_pre_nms_top_k, settings.test_proposals, extents)
+        logits, deltas = self.head(self.features(maps, proposals.boxes))
+        return proposals.boxes, logits, deltas, proposals.valid
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms rpn_objectness, rpn_boxes, classes and boxes. `batch.keys` determines the samples.
@@ -198,12 +198,12 @@ class FasterRCNN(Network):
         settings = self.config.rpn
         maps = self.pyramid(batch.images)
         count = settings.train_pre_nms_top_k, settings.train_proposals
-        found, grid, objectness, deltas = self.propose(maps, batch.images, *count, rounds=ROUNDS)
+        proposals, grid, objectness, deltas = self.propose(maps, batch.images, *count, rounds=ROUNDS)
         keys = batch.labels.new_zeros(len(batch.labels)) if batch.keys is None else batch.keys
         first = self.rpn_targets(batch, grid, priorities(keys, len(grid)))
         # separate keys for the objects, since their number of padding rows depends on the rest of the batch
-        priority = [priorities(keys + i, boxes.shape[1]) for i, boxes in ((1, batch.boxes), (2, found.boxes))]
-        second = self.roi_targets(batch, found, torch.cat(priority, 1))
+        priority = [priorities(keys + i, boxes.shape[1]) for i, boxes in ((1, batch.boxes), (2, proposals.boxes))]
+        second = self.roi_targets(batch, proposals, torch.cat(priority, 1))
         logits, class_deltas = self.head(self.features(maps, second.boxes))
         if batch.labeled is not None:
             first = first._replace(sampled=first.sampled & self.are_known(first, second, logits, batch.labeled))
@@ -262,7 +262,7 @@ class FasterRCNN(Network):
         counts = [h * w * len(self.config.anchor_ratios) for h, w in shapes]
         if extents is None:
             extents = torch.stack([deltas.new_full(deltas.shape[:1], side) for side in images.shape[-2:]], 1)
-        found = propose(
+        selected = propose(
             objectness.detach(),
             deltas.detach(),
             grid,
@@ -275,7 +275,7 @@ class FasterRCNN(Network):
             limit_shrink=self.config.limit_shrink,
             rounds=rounds,
         )
-        return found, grid, objectness, deltas
+        return selected, grid, objectness, deltas
 
     def features(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
         """Maps of the pyramid, boxes (B, R, 4) xyxy px -> RoI features (B, R, 256, 7, 7)."""
@@ -350,10 +350,10 @@ class FasterRCNN(Network):
     def rpn_loss(self, targets: Targets, objectness: Tensor, deltas: Tensor) -> dict[str, Tensor]:
         """objectness (B, N), deltas (B, N, 4). Both terms are divided by `rpn.samples` per image."""
         logits = objectness.gather(1, targets.idx)
-        found = deltas.gather(1, targets.idx[..., None].expand(-1, -1, 4))
+        predicted = deltas.gather(1, targets.idx[..., None].expand(-1, -1, 4))
         wrong = F.binary_cross_entropy_with_logits(logits, targets.positive.float(), reduction="none")
         # beta 1/9: Detectron's sigma of 3
-        apart = F.smooth_l1_loss(found, targets.deltas, reduction="none", beta=1 / 9).sum(-1)
+        apart = F.smooth_l1_loss(predicted, targets.deltas, reduction="none", beta=1 / 9).sum(-1)
         count = self.config.rpn.samples * len(objectness)
         return {
             "rpn_objectness": (wrong * targets.sampled).sum() / count,
@@ -377,8 +377,8 @@ class FasterRCNN(Network):
         weights = None if class_weights is None else F.pad(class_weights, (1, 0), value=1.0)
         wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), weights, reduction="none").view_as(truth)
         of_class = truth[..., None, None].expand(-1, -1, 1, 4)
-        found = _by_class(deltas).gather(2, of_class)[:, :, 0]
-        apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)
+        predicted = _by_class(deltas).gather(2, of_class)[:, :, 0]
+        apart = F.smooth_l1_loss(predicted, targets.deltas, reduction="none").sum(-1)
         count = across_processes(targets.sampled.sum().float(), minimum=1)
         if labeled is not None:
             wrong = wrong * (targets.positive | was_looked_for(logits[..., 1:], labeled))

@@ -128,14 +128,14 @@ def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignor
     xy and wh have the weight 2 - w*h, with sides relative to the input, so that small boxes count more (YOLOv3 paper,
     section 2, and Darknet). The terms are defined in `ops/losses.py`.
     """
-    found = losses.at_targets(rows, targets)
-    xy, wh = losses.place_and_size(found, cells, targets)
+    predicted = losses.at_targets(rows, targets)
+    xy, wh = losses.place_and_size(predicted, cells, targets)
     weight = targets.weight(cells.size)
     return {
         "xy": (weight * xy).sum(),
         "wh": (weight * wh).sum(),
         "objectness": losses.objectness(rows, cells, targets, batch, ignore_iou).sum(),
-        "classes": losses.classes(found, targets).sum(),
+        "classes": losses.classes(predicted, targets).sum(),
     }
 
 

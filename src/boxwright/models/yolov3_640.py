@@ -178,13 +178,13 @@ def build(config: Config) -> YOLOv3At640:
 
 def candidates(predictions: Tensor, threshold: float) -> list[Detections]:
     """(B, N, 5+C) of `predictions` -> one entry per image; a box may appear once for each class above the threshold."""
-    found = []
+    detections = []
     for rows in predictions:
         rows = rows[rows[:, 4] >= threshold]
         scores = rows[:, 5:] * rows[:, 4:5]
         row, label = (scores >= threshold).nonzero(as_tuple=True)
-        found.append(Detections(cxcywh_to_xyxy(rows[row, :4]), scores[row, label], label))
-    return found
+        detections.append(Detections(cxcywh_to_xyxy(rows[row, :4]), scores[row, label], label))
+    return detections
 
 
 def _scale_loss(

@@ -155,25 +155,25 @@ def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, setti
     box: the loss of box and object, times 2 - w*h with sides relative to the input. objectness and classes: as in
     `ops/losses.py`. Each is multiplied by its weight and by that of the scale.
     """
-    found = losses.at_targets(rows, targets)
-    box_loss = _box_loss(found, cells, targets, settings)
+    predicted = losses.at_targets(rows, targets)
+    box_loss = _box_loss(predicted, cells, targets, settings)
     scale = cells.of_scales(settings.scales[::-1] or (1.0,) * len(cells.grids))  # (N,)
     here = scale[targets.cell]  # (B, R)
     objectness = losses.objectness(rows, cells, targets, batch, settings.ignore_iou)
     return {
         "box": settings.box * (here * targets.weight(cells.size) * box_loss).sum(),
         "objectness": settings.objectness * (scale * objectness).sum(),
-        "classes": settings.classes * (here * losses.classes(found, targets)).sum(),
+        "classes": settings.classes * (here * losses.classes(predicted, targets)).sum(),
     }
 
 
-def _box_loss(found: Tensor, cells: Cells, targets: Targets, settings: LossConfig) -> Tensor:
-    """found (B, R, 5+C) logits -> (B, R): the box loss of each row."""
+def _box_loss(predicted: Tensor, cells: Cells, targets: Targets, settings: LossConfig) -> Tensor:
+    """predicted (B, R, 5+C) logits -> (B, R): the box loss of each row."""
     if settings.box_loss == "mse":
-        xy, wh = losses.place_and_size(found, cells, targets)
+        xy, wh = losses.place_and_size(predicted, cells, targets)
         return xy + wh
     measure = ciou if settings.box_loss == "ciou" else zoo_giou
-    boxes = cells.boxes(found[..., :4], targets.cell)
+    boxes = cells.boxes(predicted[..., :4], targets.cell)
     return 1 - measure(relative(boxes, cells.size), relative(targets.boxes, cells.size))
 
 

@@ -149,12 +149,12 @@ def loss_terms(rows: Tensor, cells: Points, batch: Batch, with_l1: bool = False)
     object's class is the IoU of the box.
     """
     boxes = cells.boxes(rows[..., :4])
-    found = assign(rows, boxes, cells.corner + cells.stride / 2, cells.stride, batch, SimOTA())
-    positive, index = found.positive, found.matched_gt_idx
+    predicted = assign(rows, boxes, cells.corner + cells.stride / 2, cells.stride, batch, SimOTA())
+    positive, index = predicted.positive, predicted.matched_gt_idx
     objects = batch.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     overlap = iou(boxes, objects)
 
-    counted = ~found.ignored
+    counted = ~predicted.ignored
     if batch.labeled is not None:
         counted &= was_looked_for(rows[..., 5:], batch.labeled)
     objectness = F.binary_cross_entropy_with_logits(rows[..., 4], positive.float(), reduction="none")

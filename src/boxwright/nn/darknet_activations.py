@@ -31,9 +31,9 @@ class _Function(nn.Module):
 
 
 def _stair(x: Tensor) -> Tensor:
-    whole = x.floor()
+    lower = x.floor()
     half = (x / 2).floor()
-    return torch.where(whole % 2 == 0, half, x - whole + half)
+    return torch.where(lower % 2 == 0, half, x - lower + half)
 
 
 def _plse(x: Tensor) -> Tensor:

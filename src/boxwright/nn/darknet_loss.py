@@ -95,24 +95,25 @@ def yolo_loss(
     """
     own = CellSettings(settings, cells, new_coords)
     targets, labels = _assign(rows, cells, batch, settings, own)
-    found, here = losses.at_targets(rows, targets), targets.cell
-    factor = torch.ones_like(found[..., 0])
+    predicted, here = losses.at_targets(rows, targets), targets.cell
+    factor = torch.ones_like(predicted[..., 0])
     if class_weights is not None:
         factor = class_weights[labels]
     weight, limit = own.box[here] * factor, None if own.limit is None else own.limit[here]
     sums = {}
     if spread is not None:
         deviations = losses.at_targets(spread, targets)
-        box, uncertainty = normal_loss(found[..., :4], deviations, cells, targets, weight, own.uncertainty[here], limit)
+        factors = weight, own.uncertainty[here], limit
+        box, uncertainty = normal_loss(predicted[..., :4], deviations, cells, targets, *factors)
         sums["uncertainty"] = uncertainty.sum()
     elif settings.box_loss == "mse":
-        place, size = losses.place_and_size(found, cells, targets)
+        place, size = losses.place_and_size(predicted, cells, targets)
         box = weight * targets.weight(cells.size) * (cells.scale_xy[here][..., 0] * place + size)
     if settings.box_loss != "mse":
         overlap = OVERLAPS[settings.box_loss]
-        box = overlap_loss(found[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
+        box = overlap_loss(predicted[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
     objectness = _objectness(rows, cells, targets, batch, settings, own, factor)
-    classes = _classes(found[..., 5:], targets, labels, settings, own, class_weights)
+    classes = _classes(predicted[..., 5:], targets, labels, settings, own, class_weights)
     of_labels = 1.0 if batch.class_weights is None else batch.class_weights[labels]
     sums |= {
         "box": box.sum(),

@@ -49,18 +49,18 @@ def region_loss(
     softmax: whether scores are a softmax over the classes; otherwise the map's values are the scores.
     """
     targets = _assign(rows, cells, batch, settings.bias_match)
-    found, owns = losses.at_targets(rows, targets), targets.positive
+    predicted, owns = losses.at_targets(rows, targets), targets.positive
     objects, background = losses.objectness_targets(rows, cells, targets, batch, settings.ignore_iou)
     background = background & (objects == 0)
     with torch.no_grad():
-        overlap = iou(cells.boxes(found[..., :4], targets.cell), targets.boxes)
+        overlap = iou(cells.boxes(predicted[..., :4], targets.cell), targets.boxes)
     goal = overlap if settings.rescore else torch.ones_like(overlap)
     sums = {
-        "box": settings.box * (owns * _box(found, *losses.encoded(cells, targets))).sum(),
-        "objectness": settings.objectness * (owns * _half_square(found[..., 4].sigmoid() - goal)).sum()
+        "box": settings.box * (owns * _box(predicted, *losses.encoded(cells, targets))).sum(),
+        "objectness": settings.objectness * (owns * _half_square(predicted[..., 4].sigmoid() - goal)).sum()
         + settings.background * (background * _half_square(rows[..., 4].sigmoid())).sum(),
         "classes": settings.classes
-        * (owns * targets.weights * _classes(found[..., 5:], batch.labels, settings, softmax)).sum(),
+        * (owns * targets.weights * _classes(predicted[..., 5:], batch.labels, settings, softmax)).sum(),
     }
     if batch.seen is not None and settings.anchor_images:
         middle = torch.full_like(rows[..., :2], 0.5)
@@ -82,9 +82,9 @@ def _assign(rows: Tensor, cells: Cells, batch: Batch, bias_match: bool) -> Targe
     return assign_to(batch, cell, rows.shape[1], classes)
 
 
-def _box(found: Tensor, position: Tensor, logs: Tensor) -> Tensor:
-    """found (B, R, 5+C), position and logs (B, R, 2) -> (B, R): half the squared errors of center and sides."""
-    errors = torch.cat((found[..., :2].sigmoid() - position, found[..., 2:4] - logs), -1)
+def _box(predicted: Tensor, position: Tensor, logs: Tensor) -> Tensor:
+    """predicted (B, R, 5+C), position and logs (B, R, 2) -> (B, R): half the squared errors of center and sides."""
+    errors = torch.cat((predicted[..., :2].sigmoid() - position, predicted[..., 2:4] - logs), -1)
     return _half_square(errors).sum(-1)
 
 

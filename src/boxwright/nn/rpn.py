@@ -138,8 +138,8 @@ def propose(
     index = torch.cat(best, 1)
     scores = objectness.gather(1, index)
     chosen_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-    found = decode(chosen_deltas, anchors[index], deltas.new_ones(4), plus_one, limit_shrink)
-    boxes = torch.minimum(found.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
+    decoded = decode(chosen_deltas, anchors[index], deltas.new_ones(4), plus_one, limit_shrink)
+    boxes = torch.minimum(decoded.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
     kept = _kept(boxes, scores, [indices.shape[1] for indices in best], iou, rounds)
     if not plus_one:
         kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < MIN_SIDE).any(-1)  # NaN is kept, so that it is reported

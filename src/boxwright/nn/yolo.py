@@ -103,9 +103,9 @@ class CellDetector(Network):
         maps = self.logits(raw)
         # A score is at most its objectness, so most cells can be dropped before their classes are computed.
         image, cell = (objectness(maps, self.counts).sigmoid() >= threshold).nonzero(as_tuple=True)
-        found = rows_at(maps, self.counts, image, cell)  # (K, 5+C), image by image
-        boxes = self.cells(raw).boxes(found[:, :4], cell)
-        scores = found[:, 4:5].sigmoid() * found[:, 5:].sigmoid()
+        candidates = rows_at(maps, self.counts, image, cell)  # (K, 5+C), image by image
+        boxes = self.cells(raw).boxes(candidates[:, :4], cell)
+        scores = candidates[:, 4:5].sigmoid() * candidates[:, 5:].sigmoid()
         if self.config.multi_label:
             row, label = (scores >= threshold).nonzero(as_tuple=True)
         else:

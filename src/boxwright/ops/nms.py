@@ -64,13 +64,13 @@ def suppress(
     """
     if not detections:
         return []
-    image = torch.cat([found.labels.new_full((len(found),), i) for i, found in enumerate(detections)])
-    boxes = torch.cat([found.boxes for found in detections])
-    scores = torch.cat([found.scores for found in detections])
-    labels = torch.cat([found.labels for found in detections])
+    image = torch.cat([entry.labels.new_full((len(entry),), i) for i, entry in enumerate(detections)])
+    boxes = torch.cat([entry.boxes for entry in detections])
+    scores = torch.cat([entry.scores for entry in detections])
+    labels = torch.cat([entry.labels for entry in detections])
     measured = boxes
     if settings.kind == "greedy" and sizes:
-        measured = torch.cat([relative(found.boxes, size) for found, size in zip(detections, sizes, strict=True)])
+        measured = torch.cat([relative(entry.boxes, size) for entry, size in zip(detections, sizes, strict=True)])
 
     order = _best_first(image, scores, settings.pre_nms_top_k, len(detections))
     group = (image * (labels.max() + 1) + labels)[order] if len(order) else order
@@ -87,7 +87,7 @@ def suppress(
     order = order[_best_first(image[order], scores[order], settings.max_detections, len(detections))]
     counts = image[order].bincount(minlength=len(detections)).tolist()
     columns = zip(*(torch.split(column[order], counts) for column in (boxes, scores, labels)), strict=True)
-    return [replace(found, boxes=b, scores=s, labels=c) for found, (b, s, c) in zip(detections, columns, strict=True)]
+    return [replace(entry, boxes=b, scores=s, labels=c) for entry, (b, s, c) in zip(detections, columns, strict=True)]
 
 
 def keep_greedily(boxes: Tensor, group: Tensor, settings: OverlapSettings) -> Tensor:

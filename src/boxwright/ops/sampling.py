@@ -80,9 +80,9 @@ def match(
         overlap = pairwise_iou(candidates, objects[:, columns], plus_one, crowd=crowd[:, columns]) * usable[..., None]
         in_crowd = torch.maximum(in_crowd, (overlap * (valid_gt & crowd)[:, None, columns]).amax(-1))
         overlap = overlap * is_object
-        found, which = overlap.max(-1)
-        matched = torch.where(found > best, which + first, matched)
-        best = torch.maximum(best, found)
+        highest_here, which = overlap.max(-1)
+        matched = torch.where(highest_here > best, which + first, matched)
+        best = torch.maximum(best, highest_here)
         highest = overlap.amax(1, keepdim=True)
         claims = (overlap == highest) & (highest >= max(minimum, 1e-9)) & is_object
         claimed = torch.maximum(claimed, torch.where(claims, row[columns], -1).amax(-1))

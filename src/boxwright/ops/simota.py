@@ -62,12 +62,12 @@ def assign(rows: Tensor, boxes: Tensor, centers: Tensor, stride: Tensor, batch: 
         settings: See `SimOTA`.
     """
     images = max(1, AT_ONCE // (batch.labels.shape[1] * rows.shape[1]))
-    found = []
+    assignments = []
     for first in range(0, len(rows), images):
         here = slice(first, first + images)
         objects, labels, is_region = batch.boxes[here], batch.labels[here], batch.ignore[here]
-        found.append(_assign(rows[here], boxes[here], objects, labels, is_region, centers, stride, settings))
-    return Assignment(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        assignments.append(_assign(rows[here], boxes[here], objects, labels, is_region, centers, stride, settings))
+    return Assignment(*(torch.cat(parts) for parts in zip(*assignments, strict=True)))
 
 
 def _assign(

@@ -63,9 +63,9 @@ class MindSpore(Runtime):
 
     def run(self, inputs: Inputs) -> list[Tensor]:
         tensor = _mindspore().Tensor
-        found = self.cell(*(tensor(given.contiguous().numpy()) for given in inputs))
+        result = self.cell(*(tensor(tensor_in.contiguous().numpy()) for tensor_in in inputs))
         # a single output is not in a tuple; copied, since MindSpore may reuse the memory
-        outputs = found if isinstance(found, tuple) else (found,)
+        outputs = result if isinstance(result, tuple) else (result,)
         return [torch.from_numpy(output.asnumpy().copy()) for output in outputs]
 
 

@@ -241,8 +241,8 @@ class _Gate:
             await response(scope, receive, answer)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1 or self.authorization is None:
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(values) != 1 or self.authorization is None:
             return False
-        scheme, _, token = given[0].partition(b" ")
+        scheme, _, token = values[0].partition(b" ")
         return hmac.compare_digest(scheme.lower() + b" " + token.strip(), self.authorization)

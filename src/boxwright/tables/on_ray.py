@@ -70,8 +70,8 @@ def predict_on_ray(
         if device.startswith("cuda") and not gpus:
             raise InputError(f"--device {device}: the Ray cluster has no GPU; use cpu or auto")
         workers = max(1, gpus or int(resources.get("CPU", 1)))
-        most = BLOCK if settings.tiling is None else 1  # a scene takes as long as a block of images
-        size = max(1, min(most, -(-len(sources) // (BLOCKS_EACH * workers))))
+        largest = BLOCK if settings.tiling is None else 1  # a scene takes as long as a block of images
+        size = max(1, min(largest, -(-len(sources) // (BLOCKS_EACH * workers))))
         blocks = [to_block(sources[start : start + size]) for start in range(0, len(sources), size)]
         attempts = ray.remote(num_cpus=0)(_Attempts).remote()
         arguments = predictor.origin.arguments(predictor.recipe, torch.device("cuda" if gpus else "cpu"))

@@ -129,17 +129,17 @@ def _scene(
 def _rows(
     source: Source, result: Prediction | InputError, georeference: Georeference | None, settings: Settings
 ) -> "pa.RecordBatch":
-    found = None if isinstance(result, InputError) or not len(result) else result
-    count = 1 if found is None else len(found)
+    prediction = None if isinstance(result, InputError) or not len(result) else result
+    count = 1 if prediction is None else len(prediction)
     nothing = [None] * count
-    edges = [nothing] * 4 if found is None else found.boxes.numpy().T
+    edges = [nothing] * 4 if prediction is None else prediction.boxes.numpy().T
     error = str(result).replace(source.path, source.name) if isinstance(result, InputError) else None
     values = [
         [source.name] * count,
         *edges,
-        nothing if found is None else found.scores.numpy(),
-        nothing if found is None else found.labels.numpy().astype("int32"),
-        nothing if found is None else found.class_names,
+        nothing if prediction is None else prediction.scores.numpy(),
+        nothing if prediction is None else prediction.labels.numpy().astype("int32"),
+        nothing if prediction is None else prediction.class_names,
         [error] * count,
         [source.digest] * count,
         [settings.run] * count,
@@ -147,7 +147,7 @@ def _rows(
     ]
     columns = schema(settings.crs)
     if settings.crs is not None:
-        boxes = None if found is None else found.boxes.double().numpy()
+        boxes = None if prediction is None else prediction.boxes.double().numpy()
         values += geometry.values(boxes, georeference, count)
     arrays = [pa.array(value, column.type) for value, column in zip(values, columns, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=columns)

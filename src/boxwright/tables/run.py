@@ -108,6 +108,6 @@ def _difference(now: JsonObject, there: Any) -> str:
         if there.get(key) != value:
             if key == "weights":
                 return "other weights"
-            shown = [shortened(json_text.dumps(one), SHOWN) for one in (there.get(key), value)]
+            shown = [shortened(json_text.dumps(setting), SHOWN) for setting in (there.get(key), value)]
             return f"{key} {shown[0]}, found {shown[1]}"
     return "other settings"

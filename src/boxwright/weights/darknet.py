@@ -209,21 +209,21 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
     for done, layer in enumerate(plan):
         size = count([layer])
         if left < size:
-            few = f"{needed - found:,} too few"
+            shortfall = f"{needed - found:,} too few"
             if left:
-                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
+                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {shortfall}"
                 raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not done:
-                raise InputError(f"{line}; it ends behind its header, so it is truncated")
+                raise InputError(f"{line}; it ends after its header, so it is truncated")
             if not transfer:
                 behind = _place(plan, done - 1)
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} behind {behind} "
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {shortfall} after {behind} "
                     "(--transfer loads it)"
                 )
             return plan[:done]
         left -= size
-    raise InputError(f"{line}; {left:,} are left over behind {_place(plan, -1)}, so it is of another network")
+    raise InputError(f"{line}; {left:,} are left over after {_place(plan, -1)}, so it is of another network")
 
 
 def _place(plan: list[Layer], number: int) -> str:

@@ -153,6 +153,6 @@ def _hint(report: Report) -> str:
     return f"it holds {_first(found, 1)}, the model needs {_first(report.missing, 1)}" if found else "it holds nothing"
 
 
-def _first(names: Sequence[str], most: int = SHOWN) -> str:
-    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:most]]
-    return ", ".join(shown) + (", ..." if len(names) > most else "")
+def _first(names: Sequence[str], limit: int = SHOWN) -> str:
+    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:limit]]
+    return ", ".join(shown) + (", ..." if len(names) > limit else "")

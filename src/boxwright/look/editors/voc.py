@@ -61,7 +61,7 @@ def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
         raise EditError(f"not in the encoding {codec}; save it as UTF-8") from error
     root = _parse(plain)
     objects = [child for child in root.children if child.tag == "object"]
-    whole = all(map(WHOLE.fullmatch, (word for each in objects for word in _words(plain, each))))
+    integer = all(map(WHOLE.fullmatch, (word for each in objects for word in _words(plain, each))))
     spans = []
     for change in changes:
         if change.entry is not None:
@@ -70,7 +70,7 @@ def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
                 spans.append(Span(_space_before(plain, element.start), element.end, b""))
             else:
                 spans += _changed(plain, element, change, target)
-    added = [_object(plain, root, objects, change, target, whole=whole) for change in changes if change.entry is None]
+    added = [_object(plain, root, objects, change, target, whole=integer) for change in changes if change.entry is None]
     place = objects[-1].end if objects else _end_of_content(plain, root)
     spans += [Span(place, place, text) for text in added]
     return Edited(spliced(plain, spans).decode().encode(codec))

@@ -82,10 +82,10 @@ def _by_suffix() -> dict[str, Target]:
 
 
 def _target_of(path: str | Path) -> Target:
-    known = _by_suffix()
-    if Path(path).suffix not in known:
-        raise InputError(f"{path}: not an exported model; needed one of {', '.join(known)}")
-    return known[Path(path).suffix]
+    by_suffix = _by_suffix()
+    if Path(path).suffix not in by_suffix:
+        raise InputError(f"{path}: not an exported model; needed one of {', '.join(by_suffix)}")
+    return by_suffix[Path(path).suffix]
 
 
 def _metadata(path: str | Path, text: str | None) -> Metadata:

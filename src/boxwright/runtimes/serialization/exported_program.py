@@ -163,18 +163,18 @@ def _stored(kind: str, spec: JsonObject) -> str:
 
 def _steps(graph: JsonObject, depth: int) -> Steps:
     if depth > DEPTH:
-        raise UnknownError("loops in loops in loops")
+        raise UnknownError("too deeply nested loops")
     inputs = [_name(entry) for entry in graph["inputs"]]
-    parsed, known = [], set(inputs)
+    parsed, defined = [], set(inputs)
     for node in graph["nodes"]:
         step, used = _step(node, depth)
-        if missing := set(used) - known:
-            raise UnknownError(f"{node['target']} of {', '.join(missing)}, which nothing gives")
-        known.update(step.results)
+        if missing := set(used) - defined:
+            raise UnknownError(f"{node['target']} of {', '.join(missing)}, which is not defined")
+        defined.update(step.results)
         parsed.append((step, used))
     outputs = tuple(_name(entry) for entry in graph["outputs"])
-    if missing := set(outputs) - known:
-        raise UnknownError(f"output {', '.join(missing)}, which nothing gives")
+    if missing := set(outputs) - defined:
+        raise UnknownError(f"output {', '.join(missing)}, which is not defined")
     return Steps(tuple(inputs), tuple(_freeing(parsed, outputs)), outputs)
 
 

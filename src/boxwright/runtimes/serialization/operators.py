@@ -39,11 +39,11 @@ NUMBERS: dict[str, Callable[..., object]] = {
 }  # fmt: skip
 
 
-def _of_numbers(function: Callable[..., object], *given: object) -> object:
+def _of_numbers(function: Callable[..., object], *args: object) -> object:
     """Call a function with numbers only, since Python's operators also repeat and format text."""
-    if not all(isinstance(value, int | float | torch.Tensor) for value in given):
+    if not all(isinstance(value, int | float | torch.Tensor) for value in args):
         raise TypeError("a length that is computed with something else than numbers")
-    return function(*given)
+    return function(*args)
 
 
 def resolve(target: str) -> Callable[..., object] | None:
