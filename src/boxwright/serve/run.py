@@ -68,9 +68,9 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
     if faults:
         raise InputError(faults[0])
     if server.force_exit:
-        log.info("stopped at once; requests that waited are not answered")
+        log.info("stopped at once; waiting requests were not answered")
     else:
-        log.info("stopped; all requests that were taken are answered")
+        log.info("stopped; all accepted requests were answered")
 
 
 def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> None:
