@@ -104,7 +104,7 @@ def test_other_lists_in_the_heads(tmp_path: Path) -> None:
         (["train", "yolov3_640_modern"], "model.anchors: yolox has no list of anchors; leave it out"),
         (["train", "faster_rcnn_r50_dcn_modern"], "model.anchors: faster_rcnn has no list of anchors"),
         (["train", "tiny_darknet_imagenet_224"], "model.anchors: tiny_darknet has no list of anchors"),
-        (["evaluate", "none.weights", "--recipe", "demo"], "model.anchors: found auto, which only a training replaces"),
+        (["evaluate", "none.weights", "--recipe", "demo"], "model.anchors: found auto, which only training replaces"),
     ],
 )
 def test_errors_are_one_line(tmp_path: Path, capsys: Any, words: list[str], message: str) -> None:

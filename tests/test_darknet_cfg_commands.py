@@ -115,7 +115,7 @@ def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pyte
 def test_unusual_activations_are_logged_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
     assert status_of("show", str(mine / "net.cfg")) == 0
-    line = "activation=leaky;slope0.1 is no activation of Darknet, which takes it for relu"
+    line = "activation=leaky;slope0.1 is not an activation of Darknet, which reads it as relu"
     assert line in capsys.readouterr().err
     weights = str(mine / "net.weights")
     assert status_of("import", weights, "--cfg", str(mine / "net.cfg"), "-o", str(mine / "a.safetensors")) == 0
@@ -184,13 +184,13 @@ def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFix
     line = run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     assert "it ends inside layer 2 of the .cfg (187 of 189 numbers), 2 too few" in line
     Path(weights).write_bytes(content[: -4 * 189])
-    assert "189 too few behind layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "189 too few after layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content[:20])
-    assert "it ends behind its header" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "it ends after its header" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(12))
-    assert "3 are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "3 are left over after layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(27 * 4 * 40_000))
-    assert "are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "are left over after layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(27 * 4))
     assert "that is 3 classes against 2" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(cfg).write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[conv]\nfilters=9\n")

@@ -116,7 +116,7 @@ BAD = {
     "no layer": (NET, "holds no layer"),
     "no size": ("[net]\nchannels=3\n" + CONV, "line 1, [net]: width=0, height=0"),
     "channels": (NET.replace("3", "4") + CONV, "channels=4: found 4 channels, needed 3"),
-    "unknown layer": (NET + "[convolutionl]\n", "line 5, [convolutionl]: no layer of Darknet; did you mean [conv"),
+    "unknown layer": (NET + "[convolutionl]\n", "line 5, [convolutionl]: not a layer of Darknet; did you mean [conv"),
     "unsupported layer": (NET + CONV + "[local]\n", "line 9, [local]: layers of this kind are not supported"),
     "no suggestion": (NET + CONV + "[conv_lstm]\n", "line 9, [conv_lstm]: layers of this kind are not supported"),
     "recurrent": ("[net]\ninputs=256\n[rnn]\noutput=9\n", "line 3, [rnn]: layers of this kind are not supported"),

@@ -135,7 +135,7 @@ def test_keys_of_single_heads(tmp_path: Path) -> None:
     assert (loss["objectness_smooth"], loss["focal_loss"]) == ([False, True], [False, True])
     assert (loss["class_weights"], loss["own_class"]) == ([1.0, 10.0, 5.0], [0.5])  # 100 / 1 is more than max_delta
     assert (loss["assign_kind"], loss["truth_iou"]) == ("diou", [0.7])
-    with pytest.raises(InputError, match=r"loss\.class_weights holds 3 numbers, needed 4, one a class, or none"):
+    with pytest.raises(InputError, match=r"loss\.class_weights holds 3 numbers, needed 4, one per class, or none"):
         load(cfg(extra=extra), tmp_path, "model.classes=4")
     gaussian = load(cfg(extra="uc_normalizer=2\n", kind="Gaussian_yolo"), tmp_path).tree()["model"]["loss"]
     assert (gaussian["uncertainty"], gaussian["box"]) == ([2.0], [0.07, 0.09])
@@ -173,7 +173,7 @@ def test_keys_without_a_counterpart_are_logged_once(tmp_path: Path, capsys: pyte
         (cfg(NET.replace("policy=steps", "policy=sgdr\nsgdr_cycle=1\nsgdr_mult=1")), "more than 1,000 cycles in max_"),
         (cfg().replace("num=5", "iou_loss=ciou\nnum=5", 1), r"\[yolo\].*: training needs one for all heads"),
         (cfg(second="iou_thresh_kind=giou\n"), r"\[yolo\], iou_thresh_kind=giou: .* the first has iou_thresh_kind=iou"),
-        (cfg(extra="counters_per_class=4,5\n"), r"counters_per_class=4,5: 2 counts for 3 classes; needed one a class"),
+        (cfg(extra="counters_per_class=4,5\n"), r"counters_per_class=4,5: 2 counts for 3 classes; needed one per"),
     ],
 )
 def test_what_cannot_be_trained_so(tmp_path: Path, text: str, message: str) -> None:

@@ -411,7 +411,7 @@ def test_a_bomb_and_other_files_are_no_images(tmp_path: Path, monkeypatch: pytes
             with pytest.raises(InputError, match=f"{name}.png: "):
                 read(str(tmp_path / f"{name}.png"))
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 100, 3), np.uint8))
-    with pytest.raises(InputError, match="needed at most 64 a side; lower scale"):
+    with pytest.raises(InputError, match="needed at most 64 per side; lower scale"):
         reader.window(str(tmp_path / "a.png"), Window(0, 0, 100, 100), 1)
 
 

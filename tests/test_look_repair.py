@@ -560,7 +560,7 @@ def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     target = write(tmp_path / "profile", "mine\n")
     (tmp_path / "set" / "look-journal.jsonl").symlink_to(target)
     answer = Client(tmp_path / "set").change(0, {"action": "delete", "id": 0})
-    assert (answer.status, "a link or no regular file" in answer.json["error"]) == (400, True)
+    assert (answer.status, "a link or not a regular file" in answer.json["error"]) == (400, True)
     assert (target.read_text(), file.read_bytes()) == ("mine\n", content)
 
 

@@ -323,7 +323,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize("change", ["primitive", "node", "function", "input", "metadata", "cut", "text"])
 def test_files_that_are_not_ours(tmp_path: Path, small: bytes, change: str) -> None:
     message = mind_ir_pb2.ModelProto.FromString(small)
-    words = "holds Custom, which no file of ours does"
+    words = "holds Custom, which no export does"
     if change == "primitive":
         message.primitives[0].op_type = "Custom"
     elif change == "node":

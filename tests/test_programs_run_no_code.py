@@ -162,7 +162,7 @@ PT2: dict[str, tuple[Change, str]] = {
     "a weight that is a constant's": (config("weights", path_name="opaque_obj_0"), "stored otherwise"),
     "a weight beyond its bytes": (config("weights", sizes=[{"as_int": 1 << 20}], strides=[{"as_int": 1}]), "beyond"),
     "a weight from beyond": (config("weights", storage_offset={"as_int": 1 << 30}), "beyond"),
-    "a weight from before": (config("weights", storage_offset={"as_int": -4}), "shape is none"),
+    "a weight from before": (config("weights", storage_offset={"as_int": -4}), "an invalid shape"),
     "steps beyond": (config("weights", strides=[{"as_int": 1 << 20}] * 4), "beyond"),
     "a weight of symbols": (config("weights", sizes=[{"as_expr": {"expr_str": "1"}}]), "no program"),
     "another layout": (config("weights", layout=1), "another layout"),

@@ -147,7 +147,7 @@ def test_a_stop_under_load_finishes_accepted_requests() -> None:
         assert [future.result()[0] for future in futures] == [200] * 8
         assert server.process.wait(PATIENCE) == 0
         server.reader.join()
-        assert server.lines[-1] == "stopped; all requests that were taken are answered\n"
+        assert server.lines[-1] == "stopped; all accepted requests were answered\n"
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
@@ -166,7 +166,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert found[200] + found[503] == 8
         assert all("stopped at once" in answer[1]["error"] for answer in answers if answer[0] == 503)
         assert "Traceback" not in "".join(server.lines)
-        assert server.lines[-1] == "stopped at once; requests that waited are not answered\n"
+        assert server.lines[-1] == "stopped at once; waiting requests were not answered\n"
 
 
 def is_listening(port: int) -> bool:

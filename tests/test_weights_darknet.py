@@ -177,7 +177,7 @@ def test_full_classifier_is_known(tmp_path: Path) -> None:
         (b"\0\0\0\0\2\0", "truncated"),
         (struct.pack("<iii", 0, 2, 0) + b"\0\0\0\0", "ends inside its header"),
         (b"this is a text, and a long one at that", "not a Darknet weights file"),
-        (HEADER, "holds 0 numbers.*ends behind its header, so it is truncated"),
+        (HEADER, "holds 0 numbers.*ends after its header, so it is truncated"),
         (HEADER + b"\0\0\0\0\0\0", "ends inside a number"),
     ],
 )

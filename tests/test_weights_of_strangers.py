@@ -370,5 +370,5 @@ def test_many_tensors_of_one_storage_share_it(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_there_in_a_file_with_calls(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1).expand(1 << 33)}, "other": WithCall()}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match=r"x\.pth: a is no plain tensor"):
+    with pytest.raises(InputError, match=r"x\.pth: a is not a plain tensor"):
         torch_files.contents(tmp_path / "x.pth")

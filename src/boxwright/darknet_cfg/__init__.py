@@ -1,1 +1,1 @@
-"""Darknet's .cfg files: the text as sections, and what each section says. Does not import torch."""
+"""Darknet's .cfg files: the text as sections, and the meaning of each section. Does not import torch."""

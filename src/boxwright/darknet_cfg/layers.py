@@ -1,4 +1,4 @@
-"""The layers of a .cfg as values.
+"""Layers of a .cfg as data classes.
 
 (C, H, W): channels, height, width of a map
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from boxwright.darknet_cfg.text import Section
 
 Shape = tuple[int, int, int]
-# By their names in Darknet's activations.c; it takes any other word for relu.
+# By their names in Darknet's activations.c, which treats any other word as relu.
 ACTIVATIONS = frozenset({
     "linear", "logistic", "loggy", "relu", "relu6", "elu", "selu", "gelu", "relie", "ramp", "leaky", "revleaky",
     "tanh", "plse", "stair", "hardtan", "lhtan", "swish", "mish", "hard_mish", "normalize_channels",
@@ -18,12 +18,12 @@ ACTIVATIONS = frozenset({
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer.
+    """Base of all layers.
 
     Attributes:
-        section: Where it stands.
-        inputs: The numbers of the layers it reads, the previous one first unless it reads only others; -1: the image.
-        shape: Of its output.
+        section: Its section in the file.
+        inputs: Numbers of the layers it reads, the previous one first if it reads that; -1: the image.
+        shape: (C, H, W) of its output.
     """
 
     section: Section
@@ -33,7 +33,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """padding: px on every side. stride: (y, x). share: the layer whose numbers it uses, None: it has its own."""
+    """[convolutional]. padding: px on every side. stride: (y, x). share: layer whose weights it uses; None: its own."""
 
     channels: int
     filters: int
@@ -50,7 +50,7 @@ class Convolution(Layer):
 
 @dataclass(frozen=True)
 class Pool(Layer):
-    """Of a window. kind: max or average. padding: px in total, half of it (rounded down) before the map."""
+    """Pooling over windows. kind: max or average. padding: px in total, half of it (rounded down) before the map."""
 
     kind: str
     size: int
@@ -61,19 +61,19 @@ class Pool(Layer):
 
 @dataclass(frozen=True)
 class DepthPool(Layer):
-    """The maximum over every `filters`-th channel."""
+    """Maximum over every `filters`-th channel."""
 
     filters: int
 
 
 @dataclass(frozen=True)
 class GlobalPool(Layer):
-    """The mean of the map."""
+    """Global average pooling."""
 
 
 @dataclass(frozen=True)
 class Upsample(Layer):
-    """stride: below 0, blocks of so many px are summed instead. scale: factor on the values."""
+    """[upsample]. stride: factor; if negative, blocks of -stride px are summed instead. scale: factor on the values."""
 
     stride: int
     scale: float
@@ -81,7 +81,7 @@ class Upsample(Layer):
 
 @dataclass(frozen=True)
 class Route(Layer):
-    """The block `group_id` of `groups` equal ones of the channels of each input, one after the other."""
+    """Concatenation of group `group_id` of `groups` equal groups of channels of each input."""
 
     groups: int
     group_id: int
@@ -89,7 +89,7 @@ class Route(Layer):
 
 @dataclass(frozen=True)
 class Shortcut(Layer):
-    """The sum of the inputs. weights: of each, as (inputs, 1 or C), (0, 0): none. normalization: of these."""
+    """Sum of the inputs. weights: shape (inputs, 1 or C) of the factors, (0, 0): none. normalization: of them."""
 
     weights: tuple[int, int]
     normalization: str
@@ -98,7 +98,7 @@ class Shortcut(Layer):
 
 @dataclass(frozen=True)
 class ScaleChannels(Layer):
-    """The second input, each channel (or with `places` each place) times the first input's."""
+    """The second input times the first, per channel (or with `places` per position)."""
 
     places: bool
     activation: str
@@ -106,14 +106,14 @@ class ScaleChannels(Layer):
 
 @dataclass(frozen=True)
 class Product(Layer):
-    """Of both inputs ([sam])."""
+    """Product of both inputs ([sam])."""
 
     activation: str
 
 
 @dataclass(frozen=True)
 class Reorg(Layer):
-    """Space to depth; reverse: depth to space. in_memory: YOLOv2's, of other shapes of the same memory."""
+    """Space to depth; reverse: depth to space. in_memory: YOLOv2's, which reinterprets the memory in another shape."""
 
     stride: int
     reverse: bool
@@ -140,7 +140,7 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class Crop(Layer):
-    """The middle of the map; adjust: times 2, less 1."""
+    """Center crop of the map. adjust: values times 2, minus 1."""
 
     adjust: bool
 
@@ -153,7 +153,7 @@ class Softmax(Layer):
 
 @dataclass(frozen=True)
 class Same(Layer):
-    """[dropout] and [cost], which at inference pass on what comes."""
+    """[dropout] and [cost], which are the identity at inference."""
 
     dropout: float = 0.0
 
@@ -163,12 +163,12 @@ class Head(Layer):
     """[yolo], [Gaussian_yolo] or [region].
 
     Attributes:
-        anchors: (width, height) of each anchor of this head, px of the input, or cells for [region].
-        classes: How many.
-        scale_xy: How far a center may lie, as a factor on the cell about its middle.
-        new_coords: The map holds no logits, but what lies in [0, 1] already; sides are (2 t)^2 anchors.
-        softmax: Of a [region]: over the classes.
-        values: Numbers of an anchor before its classes.
+        anchors: (width, height) of each anchor of this head, in px of the input, or in cells for [region].
+        classes: Number of classes.
+        scale_xy: Range of a center, as a factor on the cell around its middle.
+        new_coords: Whether the map holds values in [0, 1] instead of logits; sides are (2 t)^2 anchors.
+        softmax: Whether scores of a [region] are a softmax over the classes.
+        values: Values per anchor before its classes.
     """
 
     anchors: tuple[tuple[float, float], ...]

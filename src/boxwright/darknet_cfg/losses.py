@@ -1,4 +1,4 @@
-"""What the heads of a .cfg say about their loss, as keys of a recipe's section `model`."""
+"""Settings of the heads' loss in a .cfg, as keys of a recipe's section `model`."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ YOLO = {
     "label_smooth_eps", "truth_thresh", "objectness_smooth", "focal_loss", "counters_per_class", "iou_thresh_kind",
     "uc_normalizer",
 }  # fmt: skip
-GAUSSIAN = YOLO - {"objectness_smooth"}  # which is another one there
+GAUSSIAN = YOLO - {"objectness_smooth"}  # which has another meaning there
 REGION = {
     "coord_scale", "object_scale", "noobject_scale", "class_scale", "thresh", "rescore", "bias_match", "focal_loss",
     "absolute", "coords",
@@ -49,7 +49,7 @@ def _region(section: Section) -> Tree:
 
 
 def _yolo(sections: Sequence[Section]) -> Tree:
-    """A list of one number where all heads have the same."""
+    """`loss` of [yolo] heads: lists per head, of one number if all heads have the same."""
 
     def of_heads(value: Callable[[Section], float]) -> list[float]:
         values = [value(each) for each in sections]
@@ -78,7 +78,7 @@ def _yolo(sections: Sequence[Section]) -> Tree:
 
 
 def _same(sections: Sequence[Section], key: str, default: str = "") -> str:
-    """The word of all sections. Raises InputError where one has another than the first."""
+    """The word that all sections share. Raises InputError if one differs from the first."""
     first, *others = (each.word(key, default) for each in sections)
     for section, word in zip(sections[1:], others, strict=True):
         if word != first:
@@ -87,21 +87,21 @@ def _same(sections: Sequence[Section], key: str, default: str = "") -> str:
 
 
 def _overlap(sections: Sequence[Section], key: str, default: str) -> str:
-    """One of Darknet's words; it takes an unknown one for iou."""
+    """One of Darknet's words; like Darknet, unknown ones are iou."""
     word = _same(sections, key, default)
     return word if word in {default, "giou", "diou", "ciou"} else "iou"
 
 
 def _class_weights(sections: Sequence[Section]) -> list[float]:
-    """The largest of the classes' counts over each; [] without counts.
+    """The largest class count divided by each count; [] without counts.
 
-    Raises InputError for other numbers of counts than of classes.
+    Raises InputError if the number of counts is not that of classes.
     """
     _same(sections, "counters_per_class")
     section = sections[0]
     counts = [max(1, count) for count in section.wholes("counters_per_class", end="#")]
     if counts and len(counts) != section.whole("classes", 20):
         needed = section.whole("classes", 20)
-        raise section.error(f"{len(counts)} counts for {needed} classes; needed one a class", "counters_per_class")
+        raise section.error(f"{len(counts)} counts for {needed} classes; needed one per class", "counters_per_class")
     limit = section.number("max_delta") or UNLIMITED
     return [min(max(counts) / count, limit) for count in counts]

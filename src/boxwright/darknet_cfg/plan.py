@@ -1,4 +1,4 @@
-"""The network of a .cfg: its layers, its input, its heads, and what of the text has no effect on its answer."""
+"""Network of a .cfg: its layers, its input, its heads, and the keys that have no effect on its output."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from boxwright.darknet_cfg.readers import check_kind, head_mask, read_layer
 from boxwright.darknet_cfg.text import Section, parse
 
 MAX_SIDE = 1 << 14  # px
-MAX_CHANNELS = 1 << 22  # of all layers together, whose batch norm takes memory before a file is looked at
-# The keys of each section that decide what a network answers
+MAX_CHANNELS = 1 << 22  # of all layers together, since batch norm takes memory before the file of weights is read
+# The keys of each section that affect the output of a network
 WINDOW = {"size", "stride", "stride_x", "stride_y", "padding"}
 USED_KEYS = {
     "net": {"width", "height", "channels", "letter_box"},
@@ -34,7 +34,7 @@ USED_KEYS = {
     "Gaussian_yolo": {"classes", "num", "mask", "anchors", "scale_x_y", "nms_kind", "beta_nms"},
     "region": {"classes", "num", "anchors", "softmax"},
 }
-# Keys that would change the answer, which nothing here does, with the values that do not: 0, or these.
+# Unsupported keys that change the output, with the values that do not: 0, or these.
 UNSUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     "convolutional": dict.fromkeys(("binary", "xnor", "bin_output", "flipped"), ()),
     "maxpool": {"maxpool_zero_nonmax": ()},
@@ -52,11 +52,11 @@ class Plan:
     Attributes:
         net: The section [net].
         image: (C, H, W) of its input, px.
-        layers: In the file's order, which is that of the numbers in .weights files.
-        heads: Those of `layers` that are heads of a detector; none: a classifier.
-        classes: How many.
-        ignored: Keys that have no effect on the answer, sorted: those of training, and unknown ones.
-        notes: One line each about what is read otherwise than it may be meant.
+        layers: In the file's order, which is also the order of .weights files.
+        heads: The detection heads among `layers`; empty: a classifier.
+        classes: Number of classes.
+        ignored: Keys that have no effect on the output, sorted: keys for training, and unknown ones.
+        notes: Notes, one line each, about values that may be read otherwise than intended.
     """
 
     net: Section
@@ -79,19 +79,19 @@ class Plan:
 
     @property
     def last(self) -> Layer:
-        """The last layer but [cost], which a classifier's answer is the output of."""
+        """The last layer before [cost], which gives a classifier's output."""
         return next((layer for layer in reversed(self.layers) if layer.section.kind != "cost"), self.layers[-1])
 
 
 @lru_cache(maxsize=8)
 def plan(text: str, source: str = "the .cfg") -> Plan:
-    """The network that the text of a .cfg describes.
+    """Parse the network that the text of a .cfg describes.
 
     Raises:
-        InputError: One line with file, line and section for what is no such text, or not supported.
+        InputError: With file, line and section, for a text that is invalid or not supported.
     """
     net, *sections = parse(text, source)
-    for section in sections:  # first: recurrent networks have no width, and their message names the layer
+    for section in sections:  # before the input, since recurrent networks have no width
         check_kind(section)
         _check_supported(section)
     image = _image(net)
@@ -106,11 +106,11 @@ def plan(text: str, source: str = "the .cfg") -> Plan:
 
 
 def with_classes(text: str, classes: int) -> str:
-    """The text for another number of classes: `classes` of each head and the filters of the layer before it, or the
-    outputs of the last layer of a classifier, as people change them by hand. The rest stays as it is.
+    """Change the number of classes in the text: `classes` of each head and the filters of the layer before it, or the
+    outputs of the last layer of a classifier. The rest stays unchanged.
 
-    Raises InputError where the layer before a head is no convolution, so that nothing says its channels, and where the
-    last map has more than one place.
+    Raises InputError if the layer before a head is not a convolution, so its channels cannot be set, and if the last
+    map of a classifier has more than one position.
     """
     now = plan(text)
     if now.classes == classes:
@@ -119,7 +119,7 @@ def with_classes(text: str, classes: int) -> str:
     for head in now.heads:
         before = now.layers[head.inputs[0]]
         if not isinstance(before, Convolution):
-            raise head.section.error(f"the layer before is no [convolutional], so {classes} classes cannot be set")
+            raise head.section.error(f"the layer before is not [convolutional], so {classes} classes cannot be set")
         changes.append((head.section, "classes", classes))
         changes.append((before.section, "filters", len(head.anchors) * (head.values + classes)))
     if not now.heads:
@@ -133,9 +133,9 @@ def with_classes(text: str, classes: int) -> str:
 
 
 def anchor_count(network: Plan) -> int:
-    """How many anchors the heads have in the list from which each takes those of its mask; 0 for a classifier.
+    """Number of anchors in the list that the masks of the heads refer to; 0 for a classifier.
 
-    Raises InputError where the lists of two heads differ.
+    Raises InputError if the lists of two heads differ.
     """
     lists = [head.section.numbers("anchors") for head in network.heads]
     for head, found in zip(network.heads, lists, strict=True):
@@ -145,7 +145,7 @@ def anchor_count(network: Plan) -> int:
 
 
 def with_anchors(text: str, anchors: Sequence[tuple[float, float]]) -> str:
-    """The text with this list of anchors, (width, height) px, in each head. [region] has them in cells."""
+    """Set the list of anchors, (width, height) px, of each head in the text. [region] has them in cells."""
     network = plan(text)
     changes: list[tuple[Section, str, object]] = []
     for head, (x, y) in zip(network.heads, network.strides, strict=True):
@@ -156,13 +156,13 @@ def with_anchors(text: str, anchors: Sequence[tuple[float, float]]) -> str:
 
 
 def with_size(text: str, height: int, width: int) -> str:
-    """The text for inputs of another size, px."""
+    """Change the input size, px, in the text."""
     net = plan(text).net
     return _rewritten(text, [(net, "height", height), (net, "width", width)])
 
 
 def _rewritten(text: str, changes: list[tuple[Section, str, object]]) -> str:
-    """The text with other values of some keys."""
+    """Change or add values of keys in the text."""
     lines = text.split("\n")
     missing = [change for change in changes if change[1] not in change[0].options]
     for section, key, value in changes:
@@ -183,7 +183,7 @@ def _image(net: Section) -> Shape:
 
 
 def _check_supported(section: Section) -> None:
-    """Raise InputError for a key that would change the answer and is not supported."""
+    """Raise InputError for an unsupported key that would change the output."""
     keys = UNSUPPORTED.get(section.kind, {}) | dict.fromkeys(UNSUPPORTED_ANYWHERE, ())
     for key in (key for key in section.options if key in keys):
         value = section.word(key)
@@ -192,7 +192,7 @@ def _check_supported(section: Section) -> None:
 
 
 def _check_ends(net: Section, layers: list[Layer], heads: tuple[Head, ...]) -> None:
-    """Raise InputError where heads disagree, or nothing is learned."""
+    """Raise InputError if heads disagree, or no layer has weights."""
     for head in heads:
         if head.classes != heads[0].classes:
             raise head.section.error(f"needed classes={heads[0].classes}, as the first head has", "classes")
@@ -203,10 +203,10 @@ def _check_ends(net: Section, layers: list[Layer], heads: tuple[Head, ...]) -> N
 
 
 def _notes(sections: list[Section]) -> tuple[str, ...]:
-    """About words that Darknet takes for others."""
+    """Notes about words that Darknet reads as other words."""
     unknown = {section.word("activation") for section in sections if "activation" in USED_KEYS.get(section.kind, ())}
     words = sorted(word for word in unknown - ACTIVATIONS if word)
-    return tuple(f"activation={word[:40]} is no activation of Darknet, which takes it for relu" for word in words)
+    return tuple(f"activation={word[:40]} is not an activation of Darknet, which reads it as relu" for word in words)
 
 
 def _count(shape: Shape) -> int:

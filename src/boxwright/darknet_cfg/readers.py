@@ -1,8 +1,8 @@
-"""What each section of a .cfg says, with Darknet's defaults, and the size of its map.
+"""Readers of the sections of a .cfg, with Darknet's defaults and the size of each layer's map.
 
-    (C, H, W): channels, height, width of a map; all divisions of sizes are those of whole numbers
+    (C, H, W): channels, height, width of a map; all divisions of sizes are integer divisions
 
-Where the Darknets disagree, this is AlexeyAB's reading; shortcuts between maps of different sizes are pjreddie's alone.
+Where the forks of Darknet differ, this follows AlexeyAB's; shortcuts between maps of different sizes follow pjreddie's.
 """
 
 import difflib
@@ -37,17 +37,17 @@ from boxwright.darknet_cfg.text import Section
 MAX_MAP = 1 << 28  # numbers, 1 GiB: many times the largest of a detector at 1280 px
 MAX_FILTERS = 1 << 16
 USUAL_STEP = 32  # px: the largest stride of most networks
-# Darknet's other layers: those of YOLOv1, of recurrent networks, of training, and rare ones
+# Darknet's other layers: of YOLOv1, of recurrent networks, for training, and rare ones
 UNSUPPORTED = {
     "local", "detection", "rnn", "gru", "lstm", "crnn", "conv_lstm", "history", "contrastive", "implicit", "lrn",
     "normalization", "empty", "deconvolutional", "logistic", "l2norm", "iseg",
 }  # fmt: skip
-SIMPLE = ACTIVATIONS - {"swish", "mish"}  # those of [scale_channels] and [sam]
+SIMPLE = ACTIVATIONS - {"swish", "mish"}  # activations of [scale_channels] and [sam]
 
 
 @dataclass(frozen=True)
 class Before:
-    """What the layers before a section are, for its reader."""
+    """Layers before a section, and helpers for its reader."""
 
     section: Section
     image: Shape
@@ -55,7 +55,7 @@ class Before:
 
     @property
     def shape(self) -> Shape:
-        """Of the map that comes from the previous layer."""
+        """Shape of the map of the previous layer."""
         return self.layers[-1].shape if self.layers else self.image
 
     @property
@@ -64,14 +64,14 @@ class Before:
 
     @property
     def size_hint(self) -> str:
-        """The end of a message about maps that do not fit, where the size of the input may be why."""
+        """End of a message about maps that do not fit, if the input size may be the reason."""
         odd = any(side % USUAL_STEP for side in self.image[1:])
         return f"; try a width and height in [net] that are multiples of {USUAL_STEP}" if odd else ""
 
     def numbers(self, key: str) -> tuple[int, ...]:
-        """The layers that `key` names: below 0 counted from here, else from the first.
+        """Numbers of the layers that `key` names: negative ones count from here, others from the first.
 
-        Raises InputError where the key is missing, or there is no such layer before this one.
+        Raises InputError if the key is missing, or there is no such layer before this one.
         """
         found = []
         for number in self.section.wholes(key):
@@ -90,14 +90,14 @@ class Before:
         return tuple(found)
 
     def positive(self, key: str, default: int, largest: int = MAX_FILTERS) -> int:
-        """A whole number of at least 1."""
+        """An integer of at least 1 and at most `largest`."""
         value = self.section.whole(key, default)
         if not 1 <= value <= largest:
             raise self.section.error(f"needed {key} of 1 to {largest:,}", key)
         return value
 
     def strides(self, default: int) -> tuple[int, int]:
-        """(y, x)."""
+        """Stride (y, x)."""
         both = self.section.whole("stride", default)
         pair = tuple(value if (value := self.section.whole(key)) > 0 else both for key in ("stride_y", "stride_x"))
         if min(pair) < 1:
@@ -105,7 +105,7 @@ class Before:
         return pair[0], pair[1]
 
     def activation(self, default: str, *, allowed: frozenset[str] = ACTIVATIONS) -> str:
-        """The word, relu for an unknown one."""
+        """Name of the activation; relu for an unknown one, as in Darknet."""
         word = self.section.word("activation", default)
         word = word if word in ACTIVATIONS else "relu"
         if word not in allowed:
@@ -113,7 +113,7 @@ class Before:
         return word
 
     def map_size(self, size: int, padding: int, stride: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of what a window makes of the map. padding: of both sides together, px."""
+        """(H, W) of the output of a window. padding: of both sides together, px."""
         _, h, w = self.shape
         sides = [(side + padding - size) // step + 1 for side, step in zip((h, w), stride, strict=True)]
         return sides[0], sides[1]
@@ -128,7 +128,7 @@ def _convolution(before: Before) -> Convolution:
     if not 0 <= padding <= 4096:
         raise section.error("needed a padding of 0 to 4096", "padding")
     if dilation > 1 and (padding != size // 2 or size % 2 == 0):
-        raise section.error("needed pad=1 and an odd size, without which Darknet's own answer is undefined", "dilation")
+        raise section.error("needed pad=1 and an odd size, without which Darknet's own output is undefined", "dilation")
     if channels % groups or filters % groups:
         raise section.error(f"{channels} channels and {filters} filters do not divide into {groups} groups", "groups")
     blur = section.whole("antialiasing")
@@ -149,12 +149,13 @@ def _shared(own: Convolution, before: Before) -> Convolution:
         index, other = other.share, before.layers[other.share]
     same = ("channels", "filters", "size", "groups", "norm")
     if not isinstance(other, Convolution) or any(getattr(own, name) != getattr(other, name) for name in same):
-        raise own.section.error(f"layer {index} is no convolution of equal channels, filters and size", "share_index")
+        line = f"layer {index} is not a convolution of equal channels, filters and size"
+        raise own.section.error(line, "share_index")
     return Convolution(**{**vars(own), "share": index})
 
 
 def _blurred(h: int, w: int, blur: int, stride: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) behind the blur: 2 is the mean of 2 x 2 px without padding, any other 3 x 3 px with 1 px."""
+    """(H, W) after the blur: 2 is the mean of 2 x 2 px without padding, others are 3 x 3 px with padding 1."""
     lost = 2 if blur == 2 else 1
     return (h - lost) // stride[0] + 1, (w - lost) // stride[1] + 1
 
@@ -170,7 +171,7 @@ def _pool(before: Before) -> Layer:
     stride = before.strides(1)
     size = before.positive("size", section.whole("stride", 1), 4096)
     padding = section.whole("padding", size - 1)
-    # PyTorch and exported files pad by less than the window only
+    # PyTorch and exported files only pad by less than the window
     if not 0 <= padding <= 2 * (size - 1):
         raise section.error(f"needed a padding of 0 to {2 * (size - 1)} in total for size {size}", "padding")
     blur = 0 if average else section.whole("antialiasing")
@@ -244,7 +245,7 @@ def _reorg(before: Before) -> Reorg:
     area = stride * stride
     shape = (c // area, h * stride, w * stride) if reverse else (c * area, h // stride, w // stride)
     in_memory = section.kind == "reorg"
-    # what the channels are divided by: [reorg] goes through (C / area, H s, W s), [reorg3d] back through one more
+    # divisor of the channels: [reorg] reinterprets as (C / area, H s, W s), [reorg3d] back divides once more
     divisor = 1 if not (reverse or in_memory) else area if in_memory else area * area
     if c % divisor or (not reverse and (h % stride or w % stride)):
         raise section.error(
@@ -282,7 +283,7 @@ def _softmax(before: Before) -> Softmax:
 
 
 def head_mask(section: Section) -> tuple[int, ...]:
-    """The places of a head's anchors in its list `anchors`."""
+    """Indices of a head's anchors in its list `anchors`."""
     mask = () if section.kind == "region" else section.wholes("mask", end="#")
     return mask or tuple(range(section.whole("num", 1)))
 
@@ -291,7 +292,7 @@ def _head(before: Before) -> Head:
     section = before.section
     region = section.kind == "region"
     classes = before.positive("classes", 20, MAX_CLASSES)
-    before.positive("num", 1)  # in range, before the mask has as many places
+    before.positive("num", 1)  # check the range before a mask of this length is made
     mask = head_mask(section)
     values = 9 if section.kind == "Gaussian_yolo" else 5
     needed, found = len(mask) * (values + classes), before.shape[0]
@@ -301,7 +302,7 @@ def _head(before: Before) -> Head:
             f" set its filters={needed}"
         )
     numbers = section.numbers("anchors")
-    pairs = tuple(zip(numbers[::2], numbers[1::2], strict=False))  # an odd one at the end is left out
+    pairs = tuple(zip(numbers[::2], numbers[1::2], strict=False))  # an odd number at the end is dropped
     missing = [index for index in mask if not 0 <= index < len(pairs)]
     if missing:
         raise section.error(
@@ -320,7 +321,7 @@ def _head(before: Before) -> Head:
 
 
 def _same(kind: type[Layer]) -> Callable[[Before], Layer]:
-    """The reader of a layer whose output is as large as its input, without keys of its own."""
+    """Reader of a layer without keys whose output has the shape of its input."""
     return lambda before: kind(before.section, (before.previous,), before.shape)
 
 
@@ -352,14 +353,14 @@ def check_kind(section: Section) -> None:
     if section.kind in UNSUPPORTED:
         raise section.error("layers of this kind are not supported")
     near = difflib.get_close_matches(section.kind[:40], READERS, n=1)
-    raise section.error("no layer of Darknet" + (f"; did you mean [{near[0]}]?" if near else ""))
+    raise section.error("not a layer of Darknet" + (f"; did you mean [{near[0]}]?" if near else ""))
 
 
 def read_layer(section: Section, image: Shape, layers: Sequence[Layer]) -> Layer:
-    """The layer of `section`, of a kind that is supported, which stands behind `layers`.
+    """Read the layer of `section`, whose kind is supported, and which follows `layers`.
 
     Raises:
-        InputError: With file, line and section, for what does not fit.
+        InputError: With file, line and section, for values that do not fit.
     """
     layer = READERS[section.kind](Before(section, image, layers))
     c, h, w = layer.shape

@@ -1,6 +1,6 @@
-"""The text of a .cfg file -> its sections, read as AlexeyAB's Darknet reads it, and back.
+"""Parse the text of a .cfg file into sections, as AlexeyAB's Darknet does, and write it.
 
-Blanks count nowhere, not even inside words. Lines that begin with # or ; are comments; behind a value there are none: a
+Blanks are ignored, even inside words. Lines that begin with # or ; are comments; there are no comments after a value: a
 number ends where its digits end, and a word takes the rest of the line. The first of several equal keys counts.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from boxwright.errors import InputError
 from boxwright.files import read_input
 
-MAX_CFG = 1 << 18  # bytes of a file; the longest that Darknet ships (densenet201.cfg and the like) have some 40 KB
-MAX_SECTIONS = 2048  # likewise some 500
-MAX_SHOWN = 40  # letters of the file in a message
-INT_MAX = 2**31 - 1  # what C's atoi can hold
+MAX_CFG = 1 << 18  # bytes of a file; the longest that Darknet ships (such as densenet201.cfg) have about 40 KB
+MAX_SECTIONS = 2048  # the longest that Darknet ships have about 500
+MAX_SHOWN = 40  # characters of the file in a message
+INT_MAX = 2**31 - 1  # largest int in C
 FULL_NAMES = {
     "network": "net", "conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool",
     "soft": "softmax", "local_avg": "local_avgpool",
@@ -29,14 +29,14 @@ BLANKS = str.maketrans("", "", " \t\r")
 
 @dataclass(frozen=True)
 class Section:
-    """A section: its full name, where it stands, and its keys.
+    """A section: its full name, position and keys.
 
     Attributes:
-        kind: The name between the brackets, written out: `convolutional`, also for [conv].
+        kind: Name in the brackets, without abbreviation: `convolutional`, also for [conv].
         index: Darknet's number of the layer, from 0; -1 for [net].
-        line: Of the brackets, from 1.
+        line: Line of the brackets, from 1.
         source: The file, for messages.
-        options: Key -> (value, line). "" for a key without value, which counts as not given.
+        options: Key -> (value, line). "" for a key without a value, which counts as missing.
     """
 
     kind: str
@@ -50,26 +50,26 @@ class Section:
         return bool(self.options.get(key, ("", 0))[0])
 
     def word(self, key: str, default: str = "") -> str:
-        """The value as it stands, without blanks."""
+        """The value as written, without blanks."""
         return self.options[key][0] if self.has(key) else default
 
     def whole(self, key: str, default: int = 0) -> int:
-        """The value as C's atoi reads it: the digits it starts with, 0 where there are none."""
+        """The value as C's atoi reads it: the digits it starts with, or 0."""
         return _whole(self.options[key][0]) if self.has(key) else default
 
     def number(self, key: str, default: float = 0.0) -> float:
-        """The value as C's atof reads it: the decimal number it starts with, 0 where there is none."""
+        """The value as C's atof reads it: the decimal number it starts with, or 0."""
         return self._number(key, self.options[key][0]) if self.has(key) else default
 
     def wholes(self, key: str, end: str = "") -> tuple[int, ...]:
-        """The list of whole numbers between commas, () where the key is not given.
+        """Integers separated by commas; () if the key is missing.
 
-        A comma at the end is followed by one more entry, 0. end: a sign at which the list ends, too: # in masks.
+        A trailing comma adds an entry 0. end: a character that also ends the list, # in masks.
         """
         return tuple(_whole(part) for part in self._parts(key, end))
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """The list of decimal numbers between commas, up to #; () where the key is not given."""
+        """Decimal numbers separated by commas, up to #; () if the key is missing."""
         return tuple(self._number(key, part) for part in self._parts(key, "#"))
 
     def error(self, message: str, key: str = "") -> InputError:
@@ -91,7 +91,7 @@ class Section:
         if match is None and re.match(r"[+-]?(?:inf|nan|0x)", text, re.IGNORECASE):
             raise self.error("needed a decimal number", key)
         value = float(match[0]) if match else 0.0
-        if abs(value) > 1e30:  # beyond float32, in which Darknet keeps it
+        if abs(value) > 1e30:  # beyond float32, which Darknet stores it in
             raise self.error("needed a smaller number", key)
         return value
 
@@ -100,7 +100,7 @@ def read_cfg(path: str | Path) -> str:
     """The text of the file at `path`.
 
     Raises:
-        InputError: For a file that cannot be read, or is larger than any .cfg, which is then not read at all.
+        InputError: The file cannot be read, or is larger than any .cfg (it is not read then).
     """
     content = read_input(path, ", needed a Darknet .cfg file, a text of some KB", MAX_CFG)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -113,12 +113,12 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
     """The sections of a .cfg: [net] first, then the layers.
 
     Args:
-        text: All of the file.
+        text: Content of the file.
         source: Its name, for messages.
 
     Raises:
-        InputError: With file and line, where the first section is not [net], or there is no layer, or a line stands
-            before the first section.
+        InputError: With file and line, if the first section is not [net], there is no layer, or a line precedes the
+            first section.
     """
     found: list[tuple[str, int, dict[str, tuple[str, int]]]] = []
     for number, raw in enumerate(text.split("\n"), 1):
@@ -133,20 +133,20 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
         if not found:
             raise InputError(f"{source} line {number}: found {line[:MAX_SHOWN]!r}, needed [net] first")
         key, sign, value = line.partition("=")
-        if value or not sign:  # `key=` is passed over; a key alone counts as the first, and as not given
+        if value or not sign:  # `key=` is skipped; a key alone counts as the first of its name, and as missing
             found[-1][2].setdefault(key, (value, number))
     if not found or found[0][0] != "net":
         first = f"[{found[0][0][:MAX_SHOWN]}] in line {found[0][1]}" if found else "no section"
         raise InputError(f"{source}: starts with {first}, needed [net] with width, height and channels")
     if len(found) == 1:
-        raise InputError(f"{source}: holds no layer behind [net]; the file is cut off")
+        raise InputError(f"{source}: holds no layer after [net]; the file is cut off")
     return tuple(
         Section(kind, index, line, source, options) for index, (kind, line, options) in enumerate(found, start=-1)
     )
 
 
 def written(sections: Iterable[tuple[str, Mapping[str, object]]]) -> str:
-    """Sections, each with its name and keys, as a text that `parse` reads. Tuples become lists between commas."""
+    """Text of sections, each with its name and keys, as `parse` reads it. Tuples become comma-separated lists."""
     blocks = [
         "\n".join([f"[{kind}]", *(f"{key}={_shown(value)}" for key, value in keys.items())]) for kind, keys in sections
     ]
@@ -163,7 +163,7 @@ def _kind(line: str, number: int, source: str) -> str:
     if not line.endswith("]"):
         raise InputError(
             f"{source} line {number}: found {line[:MAX_SHOWN]!r}, needed a section's name in brackets and nothing "
-            "behind; put comments on a line of their own"
+            "after it; put comments on separate lines"
         )
     return FULL_NAMES.get(line[1:-1], line[1:-1])
 
@@ -172,5 +172,5 @@ def _whole(text: str) -> int:
     match = WHOLE.match(text)
     if not match:
         return 0
-    digits = match[0][:12]  # Python takes long over many digits
+    digits = match[0][:12]  # Python is slow with many digits
     return max(-INT_MAX, min(INT_MAX, int(digits)))

@@ -1,4 +1,4 @@
-"""What a .cfg says about training, as keys of a recipe (AlexeyAB's Darknet: parser.c, network.c, data.c).
+"""Training settings of a .cfg as keys of a recipe (AlexeyAB's Darknet: parser.c, network.c, data.c).
 
 An iteration of Darknet is an optimizer step here, of `batch` images in `subdivisions` parts.
 """
@@ -11,7 +11,7 @@ from boxwright.darknet_cfg.layers import Connected, Convolution, Norm, Shortcut
 from boxwright.darknet_cfg.plan import USED_KEYS, Plan
 from boxwright.darknet_cfg.text import Section
 
-# Keys that `training` reads or may pass over: they draw, save memory, or have no effect on a detector or on any network
+# Keys that `training` reads, or may ignore since they draw, save memory, or have no effect on a detector or any network
 DRAWING = {"use_cuda_graph", "optimized_memory", "workspace_size_limit_MB", "max_chart_loss", "show_receptive_field"}
 RATES = {
     "batch", "subdivisions", "learning_rate", "burn_in", "power", "max_batches", "policy", "steps", "scales", "step",
@@ -30,15 +30,15 @@ CLASSIFIER = {
 }  # fmt: skip
 
 WITHOUT_EFFECT_AT_1 = {"delta_normalizer", "time_steps", "learning_rate"}
-# Of those that decide an answer, the keys that decide on training, too, which nothing here does
+# Keys that affect the output and also, unsupported here, training
 ALSO_TRAINING = {"cbn"}
 MAX_CYCLES = 1000  # of sgdr
-EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a few of Darknet's large batches
-EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
+EVERY_STEPS = 100  # steps between evaluations: an epoch of a small data set is only a few of Darknet's large batches
+EMA_RAMP = 2000.0  # steps, as in MindYOLO: otherwise the EMA of the first steps is dominated by the initial weights
 
 
 def training(plan: Plan) -> tuple[Tree, Tree, Tree]:
-    """The sections `train`, `data` and `model` of a recipe, as far as the file decides them."""
+    """Keys of the sections `train`, `data` and `model` of a recipe that the file sets."""
     net = plan.net
     train: Tree = {
         "batch": max(1, net.whole("batch", 1) // max(1, net.whole("subdivisions", 1))),
@@ -58,12 +58,12 @@ def training(plan: Plan) -> tuple[Tree, Tree, Tree]:
     if not plan.heads:
         return {**train, "class_augment": _class_augment(plan)}, {}, {"label_smoothing": net.number("label_smooth_eps")}
     train["augment"] = _augment(plan)
-    most = plan.heads[-1].section.whole("max")
-    return train, {"max_boxes": most} if most else {}, losses.loss(plan.heads)
+    max_boxes = plan.heads[-1].section.whole("max")
+    return train, {"max_boxes": max_boxes} if max_boxes else {}, losses.loss(plan.heads)
 
 
 def not_taken_over(plan: Plan) -> list[str]:
-    """Keys for training that the file sets and `training` has no counterpart for, sorted."""
+    """Training keys of the file without a counterpart in recipes, sorted."""
     taken = DETECTOR if plan.heads else CLASSIFIER
     found = set()
     for section in plan.sections:
@@ -109,7 +109,7 @@ def _schedule(net: Section) -> Tree:
 
 
 def _cycles(net: Section, limit: int) -> list[int]:
-    """Where each cosine ends, up to the one that reaches `limit` steps."""
+    """Step at which each cosine cycle ends, up to the one that reaches `limit` steps."""
     cycle, factor = net.whole("sgdr_cycle"), net.whole("sgdr_mult", 2)
     if min(cycle, factor) < 1:
         raise net.error("needed sgdr_cycle and sgdr_mult of 1 or more", "sgdr_cycle")
@@ -123,10 +123,10 @@ def _cycles(net: Section, limit: int) -> list[int]:
 
 
 def _falls(net: Section) -> Tree:
-    """Darknet goes through the list in its order, so that a fall waits for those before it."""
+    """Multistep schedule. Darknet processes the list in order, so a step waits for those before it."""
     steps, scales = net.wholes("steps"), net.numbers("scales")
     if len(scales) < len(steps):
-        raise net.error(f"{len(scales)} scales for {len(steps)} steps; needed one a step", "scales")
+        raise net.error(f"{len(scales)} scales for {len(steps)} steps; needed one per step", "scales")
     falls: dict[int, float] = {}
     for number, scale in enumerate(scales[: len(steps)]):
         step = max(1, *steps[: number + 1])
@@ -138,12 +138,13 @@ def _falls(net: Section) -> Tree:
 
 
 def _augment(plan: Plan) -> Tree:
-    """Darknet moves each side of the visible part by up to `jitter` of the image, then two opposite ones together by
-    up to `resize`. Here the part shrinks or grows by one factor for both axes and one for the aspect, uniform with the
-    same deviations: the mean of both axes' +-2 j (triangular) is one of +-j, their difference one of +-sqrt(2) j each.
+    """Augmentation settings. Darknet moves each side of the visible region by up to `jitter` of the image, then two
+    opposite sides together by up to `resize`. Here the region is scaled by one factor for both axes and one for the
+    aspect ratio, uniform with the same standard deviations: the mean of both axes' +-2 j (triangular) corresponds to
+    +-j, their difference to +-sqrt(2) j each.
     """
     net, last = plan.net, plan.heads[-1].section
-    jitter = min(abs(last.number("jitter", 0.2)), 0.6)  # beyond 0.5 opposite sides meet
+    jitter = min(abs(last.number("jitter", 0.2)), 0.6)  # from 0.5 on, opposite sides may meet
     resize = _up(last.number("resize", 1.0))
     found = {
         **_flip(net),
@@ -164,7 +165,7 @@ def _augment(plan: Plan) -> Tree:
 
 
 def _sizes(plan: Plan, factor: float) -> list[list[int]]:
-    """The sizes of `random`: round(side * f / 32 + 1) * 32 for f from 1 / factor to factor."""
+    """Canvas sizes of `random`: round(side * f / 32 + 1) * 32 for f from 1 / factor to factor."""
     wanted = plan.net.whole("resize_step", 32)
     largest = max(side for pair in plan.strides for side in pair)
     step = wanted if wanted > 0 and wanted % largest == 0 else math.ceil(largest)
@@ -197,7 +198,7 @@ def _flip(net: Section) -> Tree:
 
 
 def _up(factor: float) -> float:
-    """A factor or its inverse, whichever is above 1; Darknet draws either."""
+    """A factor or its inverse, whichever is above 1; Darknet draws one of both."""
     return max(factor, 1 / factor) if factor > 0 else 1.0
 
 
@@ -207,7 +208,7 @@ def _range(factor: float) -> list[float]:
 
 
 def _frozen(plan: Plan) -> list[str]:
-    """The layers with numbers up to the last `stopbackward=1`."""
+    """Names of the layers with weights up to the last `stopbackward=1`."""
     last = max((layer.section.index for layer in plan.layers if layer.section.whole("stopbackward") == 1), default=-1)
     own = (
         layer.section.index

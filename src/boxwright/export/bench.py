@@ -40,12 +40,12 @@ MIN_ROUNDS = 3  # for large B
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The times of a runtime.
+    """Times of a runtime.
 
     Attributes:
-        name: Of the runtime.
+        name: Name of the runtime.
         network: B -> median ms per image of the network alone.
-        end_to_end: The same from the decoded image to boxes or classes, for B = 1 and the best B.
+        end_to_end: B -> median ms per image from the decoded image to boxes or classes, for B = 1 and the best B.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Report:
         first = self.rows[0]
         width = max(len(row.name) for row in self.rows)
         columns = ("network, B = 1", "end to end, B = 1", "network, best B", "end to end, best B")
-        lines = [f"ms an image (how many times as fast as {first.name})"]
+        lines = [f"ms per image (how many times as fast as {first.name})"]
         lines += [" " * width + "".join(f"{column:>22}" for column in columns)]
         for row in self.rows:
             pairs = (
@@ -128,7 +128,7 @@ def bench(
     with tempfile.TemporaryDirectory() as tmp_folder:
         predictors, absent = _load_all(source, resolved, Path(tmp_folder), compile_, trust)
         if not predictors:
-            raise InputError(f"{source}: nothing can run it: " + "; ".join(absent.values()))
+            raise InputError(f"{source}: no runtime can run it: " + "; ".join(absent.values()))
         rows = tuple(_measure(predictors, sorted({1, *batches}), rounds))
     info = {
         "recipe": resolved.name,
@@ -159,11 +159,11 @@ def _load_all(
             absent[name] = str(error)
 
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
-        given = None if is_exported(path) else recipe
+        own_recipe = None if is_exported(path) else recipe
         options = RuntimeOptions(fuse=True, trust=trust)
-        predictors[name] = load(path, given, "cpu", backend=backend, runtime_options=options)
+        predictors[name] = load(path, own_recipe, "cpu", backend=backend, runtime_options=options)
         options = replace(options, batch_size=max(BATCHES))
-        throughput = load(path, given, "cpu", backend=backend, runtime_options=options)
+        throughput = load(path, own_recipe, "cpu", backend=backend, runtime_options=options)
         if throughput.runtime is not None and throughput.runtime.streams > 1:
             predictors[f"{name}, throughput"] = throughput
 
@@ -245,7 +245,7 @@ def _draw(report: Report) -> None:
     height, width = report.info["canvas"]
     axes.set(
         title=f"{report.info['recipe']}, {height} x {width} px, {report.info['threads']} threads",
-        xlabel="ms an image: network (blue), the rest to boxes or classes (gray)",
+        xlabel="ms per image: network (blue), the rest to boxes or classes (gray)",
     )
     disable_math([axes.title, *axes.get_yticklabels()])
     for side in ("top", "right"):

@@ -131,7 +131,7 @@ def _target(source: str | Path, out: str | Path | None, backend: str, images: in
     if images < 1:
         raise InputError(f"--images: found {images}, needed at least one image to calibrate on")
     if not 0 <= max_drop <= 1:
-        raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, as 0.005")
+        raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, such as 0.005")
     target = Path(f"{default_name(source)}.int8{SUFFIXES[backend]}" if out is None else out)
     if target.suffix != SUFFIXES[backend]:
         raise InputError(
@@ -162,7 +162,7 @@ class _Calibration:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        """The same as an array by name, for NNCF."""
+        """The input of an image as an array by name, for NNCF."""
         return {"images": self.image(index).numpy()}  # raises IndexError after the last, which ends an iteration
 
 
@@ -178,7 +178,7 @@ class _Files:
         onnx_file.write(graph, self.graph, metadata.to_text())
         int8_files.write_float32(backend, self.graph, self.float32, metadata.to_text())
         self.nodes = onnx_file.layers(self.graph)
-        self.before: Predicted | None = None  # of float32
+        self.before: Predicted | None = None  # predictions of `float32`
 
     def quantize(self, float_layers: Sequence[str]) -> None:
         """Write `int8`, with the layers `float_layers` in float."""
@@ -208,5 +208,5 @@ class _Files:
 
 
 def _size(file: Path) -> int:
-    """Bytes, with OpenVINO's .bin."""
+    """Bytes of a file, with OpenVINO's .bin."""
     return sum(path.stat().st_size for path in {file, file.with_suffix(".bin")} if path.is_file())

@@ -12,12 +12,12 @@ from boxwright.files import atomic_write
 from boxwright.metrics.comparison import Difference
 from boxwright.version import versions
 
-MAX_LAYERS = 30  # in the image, the most sensitive ones; text and JSON have all
+MAX_LAYERS = 30  # layers in the image, the most sensitive ones; text and JSON have all
 
 
 @dataclass(frozen=True, slots=True)
 class FileStats:
-    """Of one file. quality: AP or top-1. size: bytes. ms: median latency of the network for one image."""
+    """Measurements of a file. quality: AP or top-1. size: bytes. ms: median latency of the network for one image."""
 
     quality: float
     size: int
@@ -26,7 +26,7 @@ class FileStats:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """floats: layers left in float. quality: AP or top-1 with the others in INT8."""
+    """A trial. floats: layers left in float. quality: AP or top-1 with the other layers in INT8."""
 
     floats: tuple[str, ...]
     quality: float
@@ -48,7 +48,7 @@ class Report:
         after: The INT8 file.
         trials: In order; the last one was kept.
         layers: Most sensitive first.
-        difference: Of the measure, from the float32 file to the INT8 file.
+        difference: Difference of the measure, from the float32 file to the INT8 file.
     """
 
     file: Path
@@ -80,7 +80,7 @@ class Report:
         ends = "" if math.isnan(low) else f" [{-high:.4f}, {-low:.4f}]"
         return [
             (self.measure, f"{old.quality:.4f}", f"{new.quality:.4f}", f"drop {self.drop:.4f}{ends} of {self.limit:g}"),
-            ("ms an image", f"{old.ms:.1f}", f"{new.ms:.1f}", f"{old.ms / new.ms:.2f}x as fast"),
+            ("ms per image", f"{old.ms:.1f}", f"{new.ms:.1f}", f"{old.ms / new.ms:.2f}x as fast"),
             ("MB", f"{old.size / 1e6:.1f}", f"{new.size / 1e6:.1f}", f"{new.size / old.size:.2f}x the size"),
         ]
 

@@ -25,7 +25,7 @@ from boxwright.recipe import Recipe
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.version import versions
 
-RENDERED_IMAGES, DATA_IMAGES = 4, 8  # compared; AP is measured on the whole split, if there is a data set
+RENDERED_IMAGES, DATA_IMAGES = 4, 8  # images to compare; AP is measured on the whole split, if there is a data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Report:
     Attributes:
         file: The exported file.
         reason: Why it failed; "" if it passed.
-        content: Of FILE.parity.json.
+        content: Content of FILE.parity.json.
     """
 
     file: Path
@@ -77,10 +77,10 @@ def check(
         tmp: The file.
         target: Its final path, for the report.
         model: The exported network.
-        metadata: Of the file.
+        metadata: Metadata of the file.
         runtime: The name of the runtime that runs it.
         data: A data set to compare on; None for rendered scenes.
-        split: Of `data`.
+        split: Split of `data`.
 
     Raises:
         InputError: The file cannot be run, or `data` cannot be read.

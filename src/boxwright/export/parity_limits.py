@@ -15,7 +15,7 @@ class Limits:
         score: Maximum difference of scores.
         edge: Maximum difference of box edges, relative to the image's longer side.
         matched: Minimum fraction of detections that match.
-        proposals: The same for two-stage detectors, where rounding decides between many nearly equal proposals.
+        proposals: `matched` for two-stage detectors, where rounding decides between many nearly equal proposals.
         quality: Maximum drop of AP, or of top-1.
     """
 

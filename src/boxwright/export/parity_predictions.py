@@ -28,8 +28,8 @@ def compare_predictions(
     """Compare detections, or top-k classes, on each image.
 
     Returns:
-        The numbers of compared and matched ones, and a few that are unmatched. Unmatched ones whose score is within
-        tolerance of the minimum are not counted.
+        Numbers of compared and of matched detections, and a few unmatched ones. Unmatched detections whose score is
+        within tolerance of the minimum are not counted.
     """
     total: JsonObject = {"compared": 0, "matched": 0, "unmatched": []}
     config = metadata.recipe.predict
@@ -58,14 +58,14 @@ def match(
     """Match two `Detections` or `Classes`.
 
     Args:
-        expected: PyTorch's.
-        actual: The file's.
+        expected: PyTorch's results.
+        actual: The file's results.
         min_score: The lowest reported score.
         side: px of the image's longer side.
         limits: The tolerances.
 
     Returns:
-        The number of compared ones, the number of matched ones, and the unmatched ones.
+        Number of compared detections, number of matched ones, and the unmatched ones.
     """
     cost = (expected.scores[:, None] - actual.scores[None]).abs() / limits.score
     if isinstance(expected, Detections) and isinstance(actual, Detections):

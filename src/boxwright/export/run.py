@@ -55,13 +55,13 @@ def export_model(
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored with the weights.
         overrides: Changes to the recipe by dotted key.
         size: (height, width) px of the canvas; None for the recipe's.
-        batch: Batch size of the file; None for 1. For triton the largest of a batch; None for 8.
+        batch: Batch size of the file; None for 1. For triton the largest batch size; None for 8.
         dynamic_batch: Support any batch size.
         half: FP16 weights.
         complete: Include preprocessing, decoding and NMS: from uint8 images to detections or classes. Otherwise from
             canvases to raw outputs.
         data: The root of a data set to compare results on; None for rendered scenes.
-        split: Of `data`; None for val.
+        split: Split of `data`; None for val.
         chip: The Ascend device of an om, such as Ascend310P3.
 
     Returns:
@@ -169,7 +169,7 @@ def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -
 
 
 def _check_companion(target: Target, tmp: Path, path: Path) -> None:
-    """Raise InputError where `path` would come to stand beside the companion of another file."""
+    """Raise InputError if the companion file of `path` exists already, and belongs to another file."""
     other = path.with_suffix(target.companion)
     if target.companion and other.exists() and not tmp.with_suffix(target.companion).exists():
         raise InputError(

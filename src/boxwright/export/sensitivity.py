@@ -21,7 +21,7 @@ EPS = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class LayerSensitivity:
-    """The sensitivity of a layer.
+    """Sensitivity of a layer.
 
     Attributes:
         layer: Its name in the network.

@@ -1,6 +1,6 @@
 """A model repository for Triton Inference Server around a complete ONNX file.
 
-K output rows of an image, as the file has them
+K output rows per image, as in the file
 """
 
 from contextlib import suppress
@@ -14,7 +14,7 @@ from boxwright.extras import import_extra
 from boxwright.files import new_folder
 
 MAX_BATCH = 8
-DELAY_MICROSECONDS = 5000  # that Triton waits for others to fill a batch; as `boxwright serve --max-wait-ms`
+DELAY_MICROSECONDS = 5000  # that Triton waits to fill a batch; as `boxwright serve --max-wait-ms`
 TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32", "INT64": "TYPE_INT64"}  # ONNX -> Triton
 
 
@@ -29,11 +29,11 @@ def export_repository(
     Args:
         source: A run folder or a file of weights.
         out: The repository, which may hold other models; None for `model_repository`.
-        batch: Images of a batch in Triton at most; None for 8.
-        options: Of `export_model`; the file is complete and of dynamic batch in any case.
+        batch: Largest batch size in Triton; None for 8.
+        options: Options of `export_model`; the file is always complete and of dynamic batch.
 
     Raises:
-        InputError: As `export_model`, and if the repository has a model of this name, or it is none for a server.
+        InputError: As `export_model`, and if the repository has a model of this name, or the name is not valid.
     """
     repository = Path("model_repository" if out is None else out)
     name = run.default_name(source)

@@ -1,4 +1,4 @@
-"""The routes of the page, and errors as one line of JSON."""
+"""Routes of the page, and errors as one line of JSON."""
 
 import asyncio
 import hashlib
@@ -33,14 +33,14 @@ TYPES = {
 }  # fmt: skip
 MAX_BODY = 1 << 20  # bytes of a request
 BODY_SECONDS = 10.0
-MAX_LIMIT = 500  # images of an answer
+MAX_LIMIT = 500  # images per response
 NO_STORE = {"cache-control": "no-store"}
 REVALIDATED = {"cache-control": "private, no-cache"}
 
 
 @dataclass(slots=True)
 class State:
-    """What the routes share. draining: whether the server is about to stop."""
+    """State that the routes share. draining: whether the server is about to stop."""
 
     catalog: Catalog
     runs: Runs
@@ -53,7 +53,7 @@ class State:
 
     @classmethod
     def open(cls, catalog: Catalog, runs: Sequence[str] = (), audit: str | None = None) -> "State":
-        """Raises InputError for a run or an audit that cannot be read."""
+        """Open runs and audit. Raises InputError if one cannot be read."""
         found = Runs(runs)
         findings = None if audit is None else Audit(audit, catalog)
         repair = Repair(catalog)
@@ -154,7 +154,7 @@ async def _body(request: Request, state: State) -> json_text.JsonObject:
 
 
 def _page(request: Request, name: str) -> Response:
-    """A file of the page. Only names that the folder lists, so that no name leads out of it."""
+    """A file of the page. Only names in the folder's listing are allowed, so that no name leads out of it."""
     if name not in {file.name for file in PAGE.glob("*.*")}:
         raise RequestError(404, f"page: there is no '{name[:60]}'")
     content = files.read_bytes(PAGE / name)
@@ -163,7 +163,7 @@ def _page(request: Request, name: str) -> Response:
 
 
 def _tagged(request: Request, tag: str, make: Any, kind: str = "image/jpeg") -> Response:
-    """The content that `make` returns, unless the browser has it. tag: what identifies it."""
+    """Response with the content of `make`, unless the browser has it cached. tag: identifies the content."""
     headers = REVALIDATED | {"etag": f'"{hashlib.sha256(tag.encode("utf-8", "surrogateescape")).hexdigest()[:32]}"'}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(None, 304, headers)
@@ -175,7 +175,7 @@ def _json(tree: object) -> Response:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in place of numbers that JSON has no word for."""
+    """The value with null instead of infinite and NaN numbers, which JSON does not support."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -184,7 +184,7 @@ def _finite(value: Any) -> Any:
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    """The response for an exception of a route. One that is no known error is logged by uvicorn, with its traceback."""
+    """Response for an exception of a route. uvicorn logs unexpected exceptions with their traceback."""
     match error:
         case RequestError():
             response = error_response(error.status, error.line)

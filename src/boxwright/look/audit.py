@@ -1,4 +1,4 @@
-"""Findings of an audit of labels, and which of them were accepted or dismissed, in a file beside the audit's."""
+"""Findings of an audit of labels, and their states (accepted or dismissed) in a file beside the audit's."""
 
 import math
 import threading
@@ -34,14 +34,14 @@ class Finding:
 
 
 class Audit:
-    """The findings of a file.
+    """Findings of an audit file.
 
     Args:
         file: audit.json of `data audit`.
         catalog: The set.
 
     Raises:
-        InputError: It is no such file, or its states cannot be read.
+        InputError: `file` is not an audit, or its states cannot be read.
     """
 
     def __init__(self, file: str | Path, catalog: Catalog) -> None:
@@ -49,14 +49,14 @@ class Audit:
         self.states_file = self.file.with_name(f"{self.file.stem}.states.json")
         tree = json_text.read(self.file)
         if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("findings"), list):
-            raise InputError(f"{self.file}: no audit, needed audit.json of `boxwright data audit`; write it again")
+            raise InputError(f"{self.file}: not an audit, needed audit.json of `boxwright data audit`; write it again")
         self._lock = threading.Lock()
-        known = catalog.by_split_and_name()
+        image_ids = catalog.by_split_and_name()
         self.findings: dict[int, Finding] = {}
         for number, values in enumerate(tree["findings"]):
             if not _is_valid(values) or values["id"] in self.findings:
-                raise InputError(f"{self.file}: findings[{number}]: not as an audit writes it; write it again")
-            self.findings[values["id"]] = Finding(values, known.get(_key(values), -1))
+                raise InputError(f"{self.file}: findings[{number}]: invalid; write the audit again")
+            self.findings[values["id"]] = Finding(values, image_ids.get(_key(values), -1))
         missing = sum(finding.image < 0 for finding in self.findings.values())
         self.message = ""
         if missing:
@@ -72,9 +72,9 @@ class Audit:
         return {"file": str(self.file), "findings": len(self.findings), "kinds": dict(counts)}
 
     def order(self, kind: str) -> NDArray[np.int64]:
-        """The images with an open finding of a kind (`any`: of all), that with the highest score first.
+        """Images with an open finding of a kind (`any`: of all kinds), highest score first.
 
-        Raises InputError for another word.
+        Raises InputError for an unknown kind.
         """
         if kind not in (*KINDS, "any"):
             raise InputError(f"finding: found '{kind[:20]}', needed any, {', '.join(KINDS)}")
@@ -85,7 +85,7 @@ class Audit:
         return np.array(sorted(found, key=lambda image: -found[image]), dtype=np.int64)
 
     def of_image(self, image: int, objects: Sequence[JsonObject]) -> list[JsonObject]:
-        """The findings of an image. objects: as they are now; `object` is the id of the one that a finding is about."""
+        """Findings of an image. objects: its current objects; a finding's `object` is the id of its object."""
         found, index = [], ObjectIndex(objects)
         for number in self._of_image.get(image, []):
             finding = self._shown(number)
@@ -102,7 +102,7 @@ class Audit:
         return {name: values.get(name) for name in KEYS} | {"state": self.state(number)}
 
     def set_state(self, number: int, state: object) -> JsonObject:
-        """Set and write a state. Returns the finding. Raises InputError for one that there is not."""
+        """Set and write a state. Returns the finding. Raises InputError if there is no such finding or state."""
         if number not in self.findings:
             raise InputError(f"finding {number}: there is none in {self.file.name}")
         if state not in STATES:
@@ -129,7 +129,7 @@ class Audit:
 
 
 class ObjectIndex:
-    """Objects of an image, found by class and box: by the pixel of the first corner, since there may be thousands."""
+    """Index of an image's objects by class and box, hashed by the first corner's pixel."""
 
     def __init__(self, objects: Sequence[JsonObject]) -> None:
         self._objects: dict[tuple[str | None, int, int], list[JsonObject]] = {}
@@ -138,7 +138,7 @@ class ObjectIndex:
             self._objects.setdefault((each["class"], x, y), []).append(each)
 
     def find(self, box: Sequence[float], name: str | None) -> JsonObject | None:
-        """The object with that box and class; None if there is none, or no more."""
+        """The object with that box and class; None if there is none (any more)."""
         if not all(map(math.isfinite, box)):
             return None
         columns, rows = ({math.floor(side - SAME_BOX), math.floor(side + SAME_BOX)} for side in box[:2])

@@ -1,4 +1,4 @@
-"""The images of all splits of a labeled set in one list, and the filters over it.
+"""List of the images of all splits of a labeled set, and filters over it.
 
     P images of all splits, T boxes of one split
 
@@ -26,11 +26,11 @@ class OpenSplit:
     """A split of the set.
 
     Attributes:
-        name: As the set's commands call it.
+        name: Name of the split, as in other commands.
         first: Id of its first image.
         dataset: Its labels.
-        labels: (K + 2,) the number in `Catalog.classes` of each of its classes, by label; -1 for labels below 0.
-        message: Why it could not be opened; then `dataset` is None.
+        labels: (K + 2,) index in `Catalog.classes` of each of its classes, by label; -1 for labels below 0.
+        message: Why it could not be opened; `dataset` is None then.
     """
 
     name: str
@@ -45,12 +45,12 @@ class OpenSplit:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What the images of a list have in common. "" or None for no condition.
+    """Filters of the list of images. "" or None for no condition.
 
     Attributes:
-        split: Their split.
-        name: A class: of an object that also has `size`.
-        size: small, medium or large, of an object.
+        split: Split of the images.
+        name: Class of an object; that object also has `size`.
+        size: Size of an object: small, medium or large.
     """
 
     split: str = ""
@@ -62,12 +62,12 @@ class Catalog:
     """All images of a set.
 
     Args:
-        data: The set as the user named it.
+        data: Address of the set, as the user wrote it.
         kind: Its layout, or `auto`.
         only: The only split to open; None for all.
 
     Raises:
-        InputError: It is no labeled set with boxes, or no split of it can be opened.
+        InputError: `data` is not a labeled set with boxes, or no split of it can be opened.
     """
 
     def __init__(self, data: str, kind: str = "auto", only: str | None = None) -> None:
@@ -97,19 +97,19 @@ class Catalog:
 
     @property
     def layout(self) -> str:
-        """The layout of the labels, of several sets all of them."""
+        """Layout of the labels; for several sets, all of their layouts."""
         kinds = {split.dataset.kind for split in self.splits if split.dataset is not None}
         return ", ".join(sorted(kinds))
 
     def place(self, image: int) -> tuple[OpenSplit, Dataset, int]:
-        """The split of an image, its labels, and the index there. Raises InputError for an id that there is not."""
+        """The split of an image, its labels, and the index there. Raises InputError for an invalid id."""
         for split in self.splits:
             if split.dataset is not None and split.first <= image < split.first + len(split):
                 return split, split.dataset, image - split.first
         raise InputError(f"image {image}: there is none, needed an id below {self.count}")
 
     def name(self, image: int) -> str:
-        """The path of an image, below the folder of the set if it is there."""
+        """Path of an image, relative to the folder of the set if it is in it."""
         _, dataset, index = self.place(image)
         return dataset.short_path(index)
 
@@ -119,7 +119,7 @@ class Catalog:
         return dataset.rows.take(np.arange(dataset.starts[index], dataset.starts[index + 1]))
 
     def replace_rows(self, image: int, rows: Boxes, deleted: Sequence[int] = ()) -> None:
-        """Set the objects of an image. deleted: entries that are no more in the label file of all images."""
+        """Set the objects of an image. deleted: entries that were removed from the label file of all images."""
         split, dataset, index = self.place(image)
         start, end = int(dataset.starts[index]), int(dataset.starts[index + 1])
         old = dataset.rows
@@ -142,10 +142,10 @@ class Catalog:
         split.dataset = new
 
     def select(self, filters: Filters) -> NDArray[np.bool_]:
-        """(P,) images with the properties. Raises InputError for a split, class or size that there is not."""
+        """(P,) images that match the filters. Raises InputError for an unknown split, class or size."""
         mask = np.zeros(self.count, dtype=bool)
         for split in self._chosen(filters.split):
-            dataset = split.dataset  # another one after a change of labels
+            dataset = split.dataset  # replaced after a change of labels
             assert dataset is not None
             own = slice(split.first, split.first + len(dataset))
             if not filters.name and not filters.size:
@@ -157,7 +157,7 @@ class Catalog:
         return mask
 
     def row_mask(self, split: OpenSplit, rows: Boxes, filters: Filters) -> NDArray[np.bool_]:
-        """(T,) the objects of a class and size."""
+        """(T,) mask of the objects of a class and size."""
         mask = np.ones(len(rows), dtype=bool)
         if filters.name:
             mask &= split.labels[rows.labels] == self.class_number(filters.name)
@@ -166,7 +166,7 @@ class Catalog:
         return mask
 
     def class_number(self, name: str) -> int:
-        """Raises InputError for a class that there is not."""
+        """Index of a class. Raises InputError for an unknown class."""
         if name not in self.classes:
             raise InputError(f"class: there is no '{name[:60]}' in this set")
         return self.classes.index(name)
@@ -197,7 +197,7 @@ class Catalog:
 
 
 def _layout(root: Path | Sets, kind: str) -> tuple[str, list[str]]:
-    """The layout, so that it is detected once and not for each split, and the splits. Several sets have several."""
+    """Layout, so that it is detected once instead of for each split, and splits. Several sets keep `kind`."""
     if isinstance(root, Sets):
         return kind, formats.splits(root, kind)
     sources = formats.find(root, kind)
@@ -207,7 +207,7 @@ def _layout(root: Path | Sets, kind: str) -> tuple[str, list[str]]:
 
 
 def in_size(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:
-    """Which areas, px, are of a size. Raises InputError for another word than those of `SIZES`."""
+    """Mask of the areas, px, in a size range. Raises InputError if `size` is not in `SIZES`."""
     if size not in SIZES:
         raise InputError(f"size: found '{size[:20]}', needed {', '.join(SIZES)}")
     low, high = SIZES[size]

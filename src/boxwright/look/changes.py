@@ -1,4 +1,4 @@
-"""The changes of a request, checked against the objects and the image."""
+"""Changes of a request, checked against the objects and the image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from boxwright.look.editing import DIGITS, Box, Change, Target, box_of
 
 ACTIONS = ("set", "delete", "add")
 MAX_CHANGES = 5000  # of one request
-MARGIN = 0.05  # px that a side may lie outside of the image, by rounding
+MARGIN = 0.05  # px that a side may lie outside the image, because of rounding
 KEYS = {"action", "id", "box", "class"}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A change, None where it changes nothing, and what the journal says of it."""
+    """A requested change, None if it changes nothing, and its entry in the journal."""
 
     change: Change | None
     journal: JsonObject
 
 
 def checked(values: object, rows: Boxes, target: Target) -> list[Wanted]:
-    """The changes.
+    """Check and parse the changes of a request.
 
     Args:
-        values: Of the request.
-        rows: The objects of the image; an id is a place in them.
+        values: Changes in the request.
+        rows: Objects of the image; an id is an index in them.
         target: The image.
 
     Raises:
-        InputError: An object or a class is not there, or a box is no box within the image.
+        InputError: An object or a class does not exist, or a box is invalid or outside the image.
     """
     if not isinstance(values, list) or not 0 < len(values) <= MAX_CHANGES:
         raise InputError(f"changes: needed a list of 1 to {MAX_CHANGES}")
@@ -66,8 +66,8 @@ def _of_object(value: Mapping[str, object], where: str, target: Target, rows: Bo
         journal: JsonObject = {"action": "delete", "entry": entry, "before": before, "after": None}
         return Wanted(Change(entry, None, None), journal)
     box, label = None, None
-    given = box_of(value["box"]) if "box" in value else tuple(old.tolist())
-    if given is None or not np.array_equal(np.array(given, dtype=np.float32), old):  # as it was, faulty or not
+    new_box = box_of(value["box"]) if "box" in value else tuple(old.tolist())
+    if new_box is None or not np.array_equal(np.array(new_box, dtype=np.float32), old):  # an old box may be invalid
         box = _box(value["box"], where, target)
     if value.get("class") is not None:
         label = _label(value["class"], where, target)
@@ -83,7 +83,7 @@ def _of_object(value: Mapping[str, object], where: str, target: Target, rows: Bo
 
 
 def _box(value: object, where: str, target: Target) -> Box:
-    """A box within the image, rounded."""
+    """Parse a box within the image, and round it."""
     box, (height, width) = box_of(value), target.size
     if box is None:
         raise InputError(f"{where}.box: needed four finite numbers x1, y1, x2, y2 px")

@@ -14,7 +14,7 @@ from boxwright.look.journal import folder_of
 
 
 def set_reason(catalog: Catalog) -> str:
-    """Why a set like this one is never changed; "" if it may be."""
+    """Why labels of this kind of set cannot be changed; "" if they can."""
     if not isinstance(catalog.root, Path):
         return "several sets together cannot be changed here; open one of them alone"
     dataset = first_dataset(catalog)
@@ -31,7 +31,7 @@ def set_reason(catalog: Catalog) -> str:
 
 
 def folder_reason(catalog: Catalog) -> str:
-    """Why nothing can be written into the set; "" if it can."""
+    """Why the set's folders cannot be written; "" if they can."""
     dataset = first_dataset(catalog)
     for folder in (folder_of(dataset), _existing(Path(dataset.label_file(0)).parent)):
         if not os.access(folder, os.W_OK):
@@ -40,7 +40,7 @@ def folder_reason(catalog: Catalog) -> str:
 
 
 def image_reason(dataset: Dataset, index: int, found: Editor | None, fault: str) -> str:
-    """Why the labels of an image cannot be changed; "" if they can. fault: of the image."""
+    """Why the labels of an image cannot be changed; "" if they can. fault: why the image cannot be read."""
     file = Path(dataset.label_file(index))
     if fault:
         return f"the image cannot be read, so its labels are not changed here: {fault}"
@@ -49,7 +49,7 @@ def image_reason(dataset: Dataset, index: int, found: Editor | None, fault: str)
         if len(label_files) > 1 and int((label_files == label_files[index]).sum()) > 1:
             return f"{file}: holds the labels of several images; give each its own"
         if not found.creates and not file.exists():
-            return f"{file}: is not there any more"
+            return f"{file}: no longer exists"
     real = Path(os.path.realpath(file))
     if not any(real.is_relative_to(os.path.realpath(folder)) for folder in _folders(dataset)):
         return f"{file}: is not in the folder of the set, and so not changed here"
@@ -60,13 +60,13 @@ def image_reason(dataset: Dataset, index: int, found: Editor | None, fault: str)
 
 
 def _folders(dataset: Dataset) -> list[Path]:
-    """The folders that the user has opened: that of the set, and that of the split."""
+    """Folders that the user has opened: those of the set and of the split."""
     paths = [dataset.root] if dataset.origin is None else [dataset.origin.root, dataset.origin.path]
     return [path if path.is_dir() else path.parent for path in paths]
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the next above it that exists."""
+    """The folder, or its nearest parent that exists."""
     return next((each for each in (folder, *folder.parents) if each.is_dir()), folder)
 
 

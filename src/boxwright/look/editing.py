@@ -1,4 +1,4 @@
-"""What the editors of layouts share: boxes, changes, and replacing spans of a text so that all else stays as it is."""
+"""Shared by the editors of layouts: boxes, changes, and replacement of spans of a text without changing the rest."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from typing import AnyStr
 from boxwright.data.dataset import Boxes, Dataset
 
 Box = tuple[float, float, float, float]  # xyxy px
-DIGITS = 2  # decimals of px, of boxes from a page
+DIGITS = 2  # decimals of px, for boxes from the page
 
 
 class EditError(ValueError):
-    """Why a label file cannot be changed as wanted: a line without the name of the file."""
+    """A label file cannot be changed as requested. The message does not contain the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Change:
     """A change of one object.
 
     Attributes:
-        entry: Its number in the label file, as in `Boxes.entries`; None for a new object.
-        box: Where it is now; None for no change.
-        label: Its class, in label order; None for no change. Without both, the object is deleted.
+        entry: Index in the label file, as in `Boxes.entries`; None for a new object.
+        box: New box; None for no change.
+        label: New class, in label order; None for no change. Without box and label, the object is deleted.
     """
 
     entry: int | None
@@ -49,9 +49,9 @@ class Edited:
     """A label file with changes.
 
     Attributes:
-        content: The file.
-        rows: The objects of the image, of a file that holds other images as well.
-        deleted: Entries that are no more, with which the numbers of those after them have changed.
+        content: Content of the file.
+        rows: Objects of the image, for a file that holds other images as well.
+        deleted: Removed entries, which shift the indices of later ones.
     """
 
     content: bytes
@@ -61,12 +61,12 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class Editor:
-    """How labels of a layout are changed: the `EDITOR` of a module in `editors`, whose name is that of the layout.
+    """Editor of the labels of a layout: the `EDITOR` of a module in `editors` that is named after the layout.
 
     Attributes:
         edit: Target, content of the label file (b"" if there is none), changes -> the changed file. Raises EditError.
-        read: Target, label file -> objects and what cannot be read, of a layout with a label file per image. Raises
-            EditError if the file as a whole cannot be read. None: one file holds all images.
+        read: Target, label file -> objects, and messages about entries that cannot be read; for layouts with a label
+            file per image. Raises EditError if the whole file cannot be read. None: one file holds all images.
         creates: Whether an image without a label file gets one.
     """
 
@@ -77,7 +77,7 @@ class Editor:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The part of a text from `start` to before `end`, which `text` replaces."""
+    """Replacement of the part of a text from `start` to before `end` by `text`."""
 
     start: int
     end: int
@@ -85,7 +85,7 @@ class Span:
 
 
 def box_of(value: object) -> Box | None:
-    """A box of JSON; None for anything else than four finite numbers."""
+    """Box from JSON; None if it is not four finite numbers."""
     if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):
         return None
     try:
@@ -96,7 +96,7 @@ def box_of(value: object) -> Box | None:
 
 
 def spliced(content: AnyStr, spans: Sequence[Span]) -> AnyStr:
-    """The content with the spans, which do not overlap, replaced; those at the same place in their order."""
+    """The content with the spans, which do not overlap, replaced; insertions at the same position keep their order."""
     parts, place = [], 0
     for span in sorted(spans, key=lambda span: (span.start, span.end)):
         assert isinstance(span.text, type(content))
@@ -108,7 +108,7 @@ def spliced(content: AnyStr, spans: Sequence[Span]) -> AnyStr:
 
 
 def mapped(values: Sequence[float], old: Box, new: Box) -> list[float]:
-    """The coordinates x y x y ... of an outline with the box `old`, moved and scaled to the box `new`.
+    """Coordinates x y x y ... of an outline with the box `old`, moved and scaled to the box `new`.
 
     Raises EditError for an outline without area.
     """
@@ -119,7 +119,7 @@ def mapped(values: Sequence[float], old: Box, new: Box) -> list[float]:
 
 
 def number(value: float, digits: int = DIGITS) -> str:
-    """A number as text: at most so many decimals, no exponent, no -0."""
+    """A number as text, with at most `digits` decimals, no exponent and no -0."""
     text = f"{value:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text == "-0" else text

@@ -1,4 +1,4 @@
-"""Who may ask: whoever knows the token in the path, from a page of this server, on this machine."""
+"""Access control: token, host and origin checks."""
 
 import hmac
 from collections.abc import MutableMapping
@@ -23,15 +23,16 @@ HEADERS = {
 
 
 class Gate:
-    """Answers requests without the token, for another host, or from other sites, and adds the headers of security.
+    """ASGI middleware: rejects requests without the token, for another host, or from other sites; adds security
+    headers.
 
-    The token is the first part of the path. Other sites that a browser shows cannot read it, nor answers without it; a
-    name that they have led to this machine is no host of this server; and a form of theirs cannot set a header.
+    The token is the first part of the path, so other sites in the same browser cannot send valid requests. The host
+    check prevents DNS rebinding, and the required header prevents cross-site forms.
 
     Args:
-        app: The application, which sees paths without the token.
+        app: The application, which gets paths without the token.
         token: The token.
-        port: Of the server.
+        port: Port of the server.
     """
 
     def __init__(self, app: ASGI, token: str, port: int) -> None:
@@ -39,7 +40,7 @@ class Gate:
         self.hosts = {f"{host}:{port}".encode() for host in HOSTS}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a lifespan or a web socket, which uvicorn does not send here
+        if scope["type"] != "http":  # lifespan or web socket, which uvicorn does not send here
             raise RuntimeError(f"found {scope['type']}, needed http")
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -54,20 +55,20 @@ class Gate:
             await error_response(status, line)(scope, receive, answer)
             return
         path = scope["path"][len(self.prefix) - 1 :]
-        # HEAD is answered as GET, and uvicorn, which has the other scope, leaves the body out.
+        # HEAD is handled as GET; uvicorn, which has the original scope, omits the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         await self.app({**scope, "path": path, "raw_path": path.encode(), "method": method}, receive, answer)
 
     def _fault(self, scope: Scope) -> tuple[int, str]:
-        """Status and reason of a request that is not answered; "" for the others."""
+        """Status and reason for rejecting a request; "" if it is accepted."""
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, []).append(value)
         hosts = headers.get(b"host", [])
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             return HTTPStatus.FORBIDDEN, "host: needed the address that `boxwright look` has printed"
-        given = scope["path"].encode("utf-8", "surrogateescape")[: len(self.prefix)]
-        if not hmac.compare_digest(given, self.prefix):
+        start = scope["path"].encode("utf-8", "surrogateescape")[: len(self.prefix)]
+        if not hmac.compare_digest(start, self.prefix):
             return HTTPStatus.FORBIDDEN, "token: needed the address that `boxwright look` has printed, with its token"
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return HTTPStatus.METHOD_NOT_ALLOWED, "needed GET or POST"
@@ -82,5 +83,5 @@ class Gate:
 
 
 def error_response(status: int, line: str) -> Response:
-    """One line of JSON. line: as of `errors.one_line`."""
+    """Error response, one line of JSON. line: as from `errors.one_line`."""
     return Response(json_text.dumps({"error": line}), status, {"cache-control": "no-store"}, JSON)

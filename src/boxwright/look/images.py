@@ -1,4 +1,4 @@
-"""Pixels for the page: thumbnails and windows as JPEG, with what was decoded last in memory."""
+"""Pixels for the page: thumbnails and windows as JPEG, with a cache of decoded images."""
 
 import math
 import os
@@ -19,9 +19,9 @@ from boxwright.images.header import read_header
 from boxwright.images.windows import Scene, Window, open_scene
 
 THUMBNAIL = 320  # px, the longest side
-MAX_SIDE = 2048  # px of a window as it is sent
+MAX_SIDE = 2048  # px of a window in the response
 MAX_THUMBNAILS, MAX_PIXELS = 64 << 20, 256 << 20  # bytes in memory
-QUALITY = 85  # of a JPEG
+QUALITY = 85  # JPEG quality
 
 
 class Cache:
@@ -33,7 +33,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: object, make: Callable[[], tuple[object, int]]) -> object:
-        """The value of a key; `make` returns it with its bytes where it is not there."""
+        """The value of a key; if it is missing, `make` returns the value and its size in bytes."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -49,14 +49,14 @@ class Cache:
 
 
 class ImageReader:
-    """Reads images for the page. Of several threads, as many decode at a time as there are cores."""
+    """Reads images for the page. At most one thread per core decodes at a time."""
 
     def __init__(self) -> None:
         self._thumbnails, self._scenes = Cache(MAX_THUMBNAILS), Cache(MAX_PIXELS)
         self._running = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def size(self, path: str) -> tuple[int, int]:
-        """(height, width) px. Raises InputError, in words for the page, where the image cannot be read."""
+        """(height, width) px. Raises InputError, with a message for the page, if the image cannot be read."""
         header = read_header(path, decode=None)
         if header.fault:
             raise InputError(f"{path}: {header.fault}")
@@ -100,7 +100,7 @@ class ImageReader:
             inside = Window(x1, y1, x2 - x1, y2 - y1)
             size = max(1, math.ceil(inside.height * scale)), max(1, math.ceil(inside.width * scale))
             if max(size) > MAX_SIDE:
-                raise InputError(f"window: {size[1]} x {size[0]} px, needed at most {MAX_SIDE} a side; lower scale")
+                raise InputError(f"window: {size[1]} x {size[0]} px, needed at most {MAX_SIDE} per side; lower scale")
             return _jpeg(scene.read(inside, size))
 
     @contextmanager
@@ -122,7 +122,7 @@ class ImageReader:
 
 
 def stamp(path: str) -> tuple[str, int, int]:
-    """What identifies the content of a file without reading it. Raises InputError if it is not there."""
+    """Identifies the content of a file without reading it. Raises InputError if the file does not exist."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError) as error:

@@ -18,24 +18,24 @@ NAME = "look-journal.jsonl"
 
 
 def folder_of(dataset: Dataset) -> Path:
-    """Where the journal of a set lies."""
+    """Folder of the journal of a set."""
     return dataset.root if dataset.root.is_dir() else dataset.root.parent
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """The journal, open to append to, locked for other processes. Raises InputError for a link, or what is no file."""
+    """The journal, opened for appending and locked. Raises InputError if it is a link or not a regular file."""
     file = folder / NAME
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         handle = os.open(file, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise InputError(f"{file}: a link or no regular file; move it away") from error
+            raise InputError(f"{file}: a link or not a regular file; move it away") from error
         raise InputError(f"{file}: cannot be written ({error.strerror})") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InputError(f"{file}: a link or no regular file; move it away")
+            raise InputError(f"{file}: a link or not a regular file; move it away")
         lock(handle, wait=True)
         yield handle
     finally:

@@ -1,4 +1,4 @@
-"""Where values are in a JSON text, so that some can be replaced and all others stay as they are written.
+"""Positions of values in a JSON text, so that some can be replaced without changing the rest of the text.
 
 The text was parsed before, so it is valid.
 """
@@ -21,14 +21,14 @@ _NUMBER = re.compile(r"-?\d[\d.eE+-]*")
 
 
 def decoded(content: bytes) -> tuple[str, Callable[[str], bytes]]:
-    """The text of a file, and the function that makes bytes of a text in the same encoding.
+    """Text of a file, and a function that encodes a text in the same encoding.
 
-    Raises EditError for a file whose bytes would not be the same again.
+    Raises EditError if encoding would not restore the bytes of the file.
     """
     encoding = json.detect_encoding(content)
     try:
         text = content.decode(encoding)
-        same = encoding == "utf-8" or text.encode(encoding) == content  # UTF-8 has one form of each text
+        same = encoding == "utf-8" or text.encode(encoding) == content  # the UTF-8 encoding of a text is unique
     except UnicodeError:
         same = False
     if not same:
@@ -43,7 +43,7 @@ def skip_space(text: str, place: int) -> int:
 
 
 def value_at(text: str, place: int) -> tuple[object, int]:
-    """The value that starts at a place, and where it ends."""
+    """The value that starts at `place`, and its end."""
     value, end = _DECODER.raw_decode(text, place)
     return value, end
 
@@ -60,7 +60,7 @@ def elements(text: str, start: int) -> Iterator[tuple[int, int, object]]:
 
 
 def elements_after(text: str, place: int, count: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the next elements of an array, from the end of one of them or from its bracket on."""
+    """Start and end of the next elements of an array, after the end of an element or its opening bracket."""
     for _ in range(count):
         place = skip_space(text, place)
         if text[place] in ",[":
@@ -73,7 +73,7 @@ def elements_after(text: str, place: int, count: int) -> Iterator[tuple[int, int
 def members(text: str, start: int, ends: Mapping[int, int] | None = None) -> Iterator[tuple[str, int]]:
     """Key, and start of the value, of each member of the object at `start`.
 
-    ends: where arrays end that the caller has gone through already, by their start.
+    ends: start -> end of arrays that the caller has parsed already.
     """
     place = skip_space(text, start + 1)
     while text[place] != "}":
@@ -82,7 +82,7 @@ def members(text: str, start: int, ends: Mapping[int, int] | None = None) -> Ite
         yield str(key), place
         if ends is not None and place in ends:
             end = ends[place]
-        elif text[place] == "[":  # one element after another, which needs little memory
+        elif text[place] == "[":  # element by element, to save memory
             end = end_of_array(text, place, [end for _, end, _ in elements(text, place)])
         else:
             end = value_at(text, place)[1]
@@ -92,17 +92,17 @@ def members(text: str, start: int, ends: Mapping[int, int] | None = None) -> Ite
 
 
 def end_of_array(text: str, start: int, ends: Sequence[int]) -> int:
-    """Where the array at `start` ends, whose elements end at `ends`."""
+    """End of the array at `start`, whose elements end at `ends`."""
     return skip_space(text, ends[-1] if len(ends) else start + 1) + 1
 
 
 def spans_of(text: str, start: int) -> dict[str, tuple[int, int]]:
-    """Key -> start and end of the value, of the object at `start`."""
+    """Key -> start and end of the value, for the object at `start`."""
     return {key: (place, value_at(text, place)[1]) for key, place in members(text, start)}
 
 
 def numbers_replaced(text: str, span: tuple[int, int], numbers: Sequence[str]) -> list[Span]:
-    """Each number of the lists in a span replaced, between the same brackets, spaces and line breaks."""
+    """Replacements of all numbers of the lists in a span; brackets, spaces and line breaks stay."""
     found = list(_NUMBER.finditer(text, *span))
     if len(found) != len(numbers):
         raise EditError(f"{text[slice(*span)][:40]}: found {len(found)} numbers, needed {len(numbers)}")
@@ -110,7 +110,7 @@ def numbers_replaced(text: str, span: tuple[int, int], numbers: Sequence[str]) -
 
 
 def removals(spans: Spans, deleted: Sequence[int]) -> list[Span]:
-    """What to remove of an array so that some elements are gone, with their commas. spans: of all elements."""
+    """Spans to remove from an array to delete some elements with their commas. spans: of all elements."""
     runs: list[list[int]] = []  # first element, and the one after the last
     for place in sorted(deleted):
         if runs and runs[-1][1] == place:
@@ -128,7 +128,7 @@ def removals(spans: Spans, deleted: Sequence[int]) -> list[Span]:
 
 
 def insertion(text: str, start: int, spans: Spans, values: Sequence[object]) -> list[Span]:
-    """Elements appended to the array at `start`, written as the last ones. spans: of its elements."""
+    """Insertion of elements at the end of the array at `start`, formatted as its last ones. spans: of its elements."""
     if not values:
         return []
     if not len(spans):

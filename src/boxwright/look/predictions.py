@@ -1,4 +1,4 @@
-"""The detections of a run, and what is wrong with them, from the table that `evaluate` writes (errors.csv).
+"""Detections of a run and their errors, from the table that `evaluate` writes (errors.csv).
 
 N rows: detections, and the objects that they were compared with
 """
@@ -21,11 +21,11 @@ from boxwright.look.catalog import Catalog, Filters, in_size
 from boxwright.metrics.error_table import COLUMNS, table_text
 from boxwright.metrics.matching import Kind
 
-CHUNK = 50_000  # rows that are converted together
-MAX_BYTES = 4 << 30  # of the table
+CHUNK = 50_000  # rows converted at once
+MAX_BYTES = 4 << 30  # limit of the table's size
 STATUSES = tuple(kind.name.lower().replace("_", " ") for kind in Kind)  # of detections and objects, in the table
 COUNTED = tuple(name for kind, name in zip(Kind, STATUSES, strict=True) if kind < Kind.IGNORED)
-NO_TABLE = "no table of errors, needed that of `boxwright evaluate`; evaluate again"
+NO_TABLE = "not a table of errors, needed that of `boxwright evaluate`; evaluate again"
 IS_OBJECT = {"object": True, "detection": False}
 
 
@@ -35,14 +35,14 @@ class Predictions:
 
     Attributes:
         images: (N,) ids in the catalog.
-        objects: (N,) whether it is an object, not a detection.
-        labels: (N,) the number in `Catalog.classes`; -1 for others.
-        names: (N,) names of classes, also of others.
+        objects: (N,) bool, whether the row is an object rather than a detection.
+        labels: (N,) index in `Catalog.classes`; -1 for other classes.
+        names: (N,) class names, also of other classes.
         boxes: (N, 4) xyxy px.
         scores: (N,) NaN for objects.
         statuses: (N,) index in `STATUSES`.
-        matches: (N,) the row that the status refers to; -1 for none.
-        message: Rows that are not of this set, and the like; "" for none.
+        matches: (N,) index of the row that the status refers to; -1 for none.
+        message: Warning about rows that are not of this set, for example; "" for none.
     """
 
     images: NDArray[np.int64]
@@ -61,22 +61,22 @@ class Predictions:
 
         Args:
             file: The table.
-            root: The folder of the set when it was written, which may have another name now.
-            split: The split that was evaluated; others may have images of the same name.
-            catalog: The images that its rows are of.
+            root: The folder of the set when the table was written, which may have another name now.
+            split: The split that was evaluated; other splits may have images of the same name.
+            catalog: The images of the set.
 
         Raises:
-            InputError: It is no such table, or has no row of this set.
+            InputError: `file` is not such a table, or has no row of this set.
         """
-        wanted, known = canonical_name(split), dict[str, int]()
+        wanted, image_ids = canonical_name(split), dict[str, int]()
         for (of, name), image in catalog.by_split_and_name().items():
-            if of == wanted or table_text(name) not in known:
-                known[table_text(name)] = image
+            if of == wanted or table_text(name) not in image_ids:
+                image_ids[table_text(name)] = image
         classes = {table_text(name): (number, name) for number, name in enumerate(catalog.classes)}
         columns: list[tuple[Array, ...]] = []
         for rows in _chunks(file):
             try:
-                columns.append(_columns(rows, known, classes, root))
+                columns.append(_columns(rows, image_ids, classes, root))
             except (ValueError, KeyError, OverflowError) as error:
                 raise InputError(f"{file}: {NO_TABLE}") from error
         if not columns:
@@ -103,7 +103,7 @@ class Predictions:
         return slice(start, end)
 
     def select(self, filters: Filters, status: str, min_score: float, catalog: Catalog) -> NDArray[np.bool_]:
-        """(P,) the images with a row of a status, class and size; of detections with at least `min_score`."""
+        """(P,) images with a row of a status, class and size; detections need a score of at least `min_score`."""
         mask = self.objects | (self.scores >= min_score)
         if status:
             mask &= self.statuses == status_number(status)
@@ -126,7 +126,7 @@ class Predictions:
 
 
 def status_number(status: str) -> int:
-    """Raises InputError for another word than those of `STATUSES`."""
+    """Index in `STATUSES`. Raises InputError for an unknown status."""
     if status not in STATUSES:
         raise InputError(f"status: found '{status[:20]}', needed {', '.join(STATUSES)}")
     return STATUSES.index(status)
@@ -145,15 +145,15 @@ def _chunks(file: Path) -> Iterator[list[list[str]]]:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: damaged, no CSV; evaluate again") from error
+        raise InputError(f"{file}: damaged, not a CSV file; evaluate again") from error
 
 
 def _columns(
-    rows: list[list[str]], known: dict[str, int], classes: dict[str, tuple[int, str]], root: str
+    rows: list[list[str]], image_ids: dict[str, int], classes: dict[str, tuple[int, str]], root: str
 ) -> tuple[Array, ...]:
-    """The columns of some rows: ids, images, and as in `Predictions`, with ids in place of `matches`."""
+    """Columns of some rows: ids, images, and as in `Predictions`, with ids instead of `matches`."""
     ids, paths, kinds, names, x1, y1, x2, y2, scores, statuses, _, matches = zip(*rows, strict=True)
-    images = {path: known.get(path.removeprefix(f"{root}/"), -1) for path in set(paths)}
+    images = {path: image_ids.get(path.removeprefix(f"{root}/"), -1) for path in set(paths)}
     order = {name: number for number, name in enumerate(STATUSES)}
     return (
         np.array(ids, dtype=np.int64),

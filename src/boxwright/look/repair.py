@@ -1,6 +1,6 @@
-"""Changing labels in the files of the set: a backup, a journal, and only the entries that were changed.
+"""Change labels in the files of the set, with a backup and a journal; only changed entries are rewritten.
 
-Nothing is written but by `Repair.change`. FILE.backup is a label file as it was before its first change. The journal,
+Only `Repair.change` writes files. FILE.backup is a label file before its first change. The journal,
 `look-journal.jsonl` in the folder of the set, has a line for each change. No layout reads either as labels.
 """
 
@@ -27,20 +27,20 @@ from boxwright.look.editors import editor
 from boxwright.serve.request_error import RequestError
 
 BACKUP = ".backup"
-SMALL = 1 << 22  # bytes of a label file whose content tells whether it has changed; of larger ones its times do
-SAME_PIXEL = 1.01  # px between a box and how it is read again; a layout may hold whole pixels only
-NEW = "new"  # revision of a label file that is not there
+SMALL = 1 << 22  # bytes; changes of larger label files are detected by their times instead of their content
+SAME_PIXEL = 1.01  # px between a box and the box read from the file; a layout may only store integers
+NEW = "new"  # revision of a missing label file
 CONFLICT, FORBIDDEN = 409, 403
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels of an image as their file has them now.
+    """Current labels of an image in their file.
 
     Attributes:
         rows: The objects.
-        revision: Of the label file, or of the image's objects in a file of all images; other when they have changed.
-        messages: Entries that cannot be read, and the like.
+        revision: Identifies the content of the label file, or of the image's objects in a file of all images.
+        messages: Messages about entries that cannot be read, for example.
         reason: Why they cannot be changed; "" if they can.
     """
 
@@ -68,7 +68,7 @@ class Repair:
         return self._fixed or editable.folder_reason(self.catalog)
 
     def read(self, image: int) -> Labels:
-        """The labels of an image as they are now."""
+        """Read the current labels of an image."""
         split, dataset, index = self.catalog.place(image)
         reason, found = self.reason(), editor(dataset.kind)
         file = Path(dataset.label_file(index))
@@ -79,7 +79,7 @@ class Repair:
         header = read_header(dataset.path(index))
         size = header.size if not header.fault else _declared(dataset, index)
         reason = reason or editable.image_reason(dataset, index, found, header.fault)
-        target, now = Target(dataset, index, size), revision(file)  # before it is read, so that a change is seen
+        target, now = Target(dataset, index, size), revision(file)  # before reading, so that later changes are detected
         if dataset.relative and header.fault:
             return Labels(self.catalog.rows(image), now, (), reason)
         try:
@@ -94,7 +94,7 @@ class Repair:
         """Change objects of an image in its label file.
 
         Args:
-            image: Its id.
+            image: Id of the image.
             values: `revision` and `changes`, as the page sends them.
 
         Raises:
@@ -118,7 +118,7 @@ class Repair:
                 journal.write(opened, file, self.catalog.name(image), wanted)
 
     def _write(self, image: int, target: Target, file: Path, changes: Sequence[Change], labels: Labels) -> None:
-        """Write a label file, checked by reading it again before it takes the place of the old one."""
+        """Write a label file, and check it by reading it before it replaces the old one."""
         split, dataset, _ = self.catalog.place(image)
         found = editor(dataset.kind)
         assert found is not None
@@ -153,7 +153,7 @@ class Repair:
         file = Path(dataset.label_file(index))
         now = revision(file)
         if self._revisions.get(split.name) != now:
-            with self._lock:  # of a change that is being written
+            with self._lock:  # in case a change is being written
                 now = revision(file)
                 if self._revisions.get(split.name) != now:
                     self.catalog.read_again(split)
@@ -169,7 +169,7 @@ def _changed_meanwhile(file: Path) -> RequestError:
 
 
 def revision(file: Path) -> str:
-    """What identifies the content of a label file."""
+    """Identifies the content of a label file."""
     try:
         with files.open_regular(file) as opened:
             found = os.stat(file)  # noqa: PTH116
@@ -183,7 +183,7 @@ def revision(file: Path) -> str:
 
 
 def _revision_of(rows: Boxes) -> str:
-    """What identifies the objects of an image, wherever they are in a file that holds others as well."""
+    """Identifies the objects of an image, regardless of their position in a file of all images."""
     columns = (rows.xyxy, rows.labels, rows.categories, rows.crowd, rows.difficult)
     return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:32]
 
@@ -194,7 +194,7 @@ def _write_as(file: Path, content: bytes, mode: int) -> None:
 
 
 def _is_as_wanted(rows: Boxes, before: Boxes, changes: Sequence[Change]) -> bool:
-    """Whether the objects of a changed file are those of before with the changes, new ones last."""
+    """Whether the objects of a changed file are the previous ones with the changes, new ones last."""
     wanted = {change.entry: change for change in changes if change.entry is not None}
     expected: list[tuple[int, Sequence[float], float]] = []  # label, box, tolerance in px
     for entry, label, box in zip(before.entries.tolist(), before.labels.tolist(), before.xyxy.tolist(), strict=True):

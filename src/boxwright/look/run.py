@@ -1,4 +1,4 @@
-"""Running the page: the set is opened, then a server on loopback listens."""
+"""Serve the page: the set is opened, then a server listens on loopback."""
 
 import asyncio
 import secrets
@@ -21,11 +21,11 @@ def run(
 
     Args:
         data: The labeled set.
-        runs: Run folders, folders of runs, or folders that `evaluate` has written.
+        runs: Run folders, folders of runs, or output folders of `evaluate`.
         split: The only split to show; None for all.
         audit: audit.json of `data audit`; None for none.
         kind: The layout of the labels.
-        port: 0 for any free one.
+        port: Port; 0 for any free one.
 
     Raises:
         InputError: The set, a run or the audit cannot be read, or the server cannot listen there.

@@ -1,4 +1,4 @@
-"""The runs beside a set: what they are, their curves, and whether there are predictions of them."""
+"""Runs on a set: their settings, curves and predictions."""
 
 import shlex
 import threading
@@ -17,16 +17,16 @@ from boxwright.look.catalog import Catalog
 from boxwright.look.predictions import Predictions
 from boxwright.metrics import run_log
 
-METRICS, TABLE = "metrics.json", "errors.csv"  # of `evaluate`
+METRICS, TABLE = "metrics.json", "errors.csv"  # files of `evaluate`
 MAX_POINTS = 2000  # of a curve
 
 
 @dataclass(slots=True)
 class Run:
-    """A folder of a training or of an evaluation.
+    """Folder of a training or of an evaluation.
 
     Attributes:
-        name: Its name on the page, different from those of the other runs.
+        name: Unique name on the page.
         folder: The folder.
     """
 
@@ -37,7 +37,7 @@ class Run:
     _log: tuple[tuple[int, int], list[JsonObject]] = ((0, 0), [])
 
     def describe(self, catalog: Catalog) -> JsonObject:
-        """What the page needs to know without reading all predictions."""
+        """Description for the page, without reading all predictions."""
         message, matching, split = "", True, None
         has_table = (self.folder / TABLE).is_file()
         try:
@@ -59,7 +59,8 @@ class Run:
         }  # fmt: skip
 
     def predictions(self, catalog: Catalog) -> Predictions:
-        """What `evaluate` has written, read again if it has changed. Raises InputError if it is missing or damaged."""
+        """Predictions that `evaluate` has written, read again if they have changed. Raises InputError if they are
+        missing or damaged."""
         with self._lock:
             try:
                 found = (self.folder / TABLE).stat()
@@ -73,7 +74,7 @@ class Run:
             return self._predictions[1]
 
     def stamp(self) -> str:
-        """What changes with its log, and when it stops."""
+        """Changes when the log changes, and when the run stops."""
         try:
             found = (self.folder / run_log.FILE).stat()
         except OSError:
@@ -95,13 +96,13 @@ class Run:
 
 
 class Runs:
-    """The runs of a page.
+    """Runs of a page.
 
     Args:
-        paths: Folders of runs, or of evaluations, or with such at any depth.
+        paths: Folders of runs or evaluations, or folders that contain them at any depth.
 
     Raises:
-        InputError: A folder is not there, or has neither a run nor an evaluation in it.
+        InputError: A folder does not exist, or contains neither a run nor an evaluation.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -123,7 +124,7 @@ class Runs:
         ]
 
     def by_name(self, name: str) -> Run:
-        """Raises InputError for a name that no run has."""
+        """The run of that name. Raises InputError if there is none."""
         for run in self.runs:
             if run.name == name:
                 return run
@@ -138,16 +139,16 @@ class Runs:
                 folder = path if path in names else path / row["name"]
                 try:
                     metrics = _metrics(folder) or None
-                except InputError:  # its state says that it is broken
+                except InputError:  # reported by its state
                     metrics = None
                 rows.setdefault(folder, row | {"name": names.get(folder, row["name"]), "metrics": metrics})
         return list(rows.values())
 
     def curves(self, after: str) -> JsonObject:
-        """The curves of the runs whose logs have changed, and what `after` is then.
+        """Curves of the runs whose logs have changed since `after`, and the new cursor.
 
-        Each has lines with losses (`points`) and with metrics (`evaluations`), all of them, but not more than
-        `MAX_POINTS` points. after: the `cursor` of the last answer; "" for all runs.
+        Each has all lines with losses (`points`, at most `MAX_POINTS`) and with metrics (`evaluations`). after: the
+        `cursor` of the last response; "" for all runs.
         """
         stamps = {run.name: run.stamp() for run in self.runs}
         known = dict(part.split(":", 1) for part in after.split(",") if ":" in part)
@@ -171,7 +172,7 @@ class Runs:
 
 
 def _rows(path: Path) -> list[JsonObject]:
-    """The rows of `boxwright runs`; one for the folder of an evaluation, which knows no settings."""
+    """Rows of `boxwright runs`; one row, without settings, for the folder of an evaluation."""
     if any(find_runs(path)):
         return list_runs(path).to_json()
     row = runs.Run(path.name, state="evaluated")
@@ -185,7 +186,7 @@ def _rows(path: Path) -> list[JsonObject]:
 
 
 def thinned(lines: Sequence[JsonObject]) -> Sequence[JsonObject]:
-    """At most `MAX_POINTS` of the lines, evenly spaced, with the first and the last."""
+    """At most `MAX_POINTS` of the lines, evenly spaced, including the first and the last."""
     if len(lines) <= MAX_POINTS:
         return lines
     return [lines[place] for place in evenly_spaced(len(lines), MAX_POINTS)]
@@ -196,5 +197,5 @@ def _metrics(folder: Path) -> JsonObject:
     file = folder / METRICS
     content = json_text.read(file) if file.is_file() else {}
     if not isinstance(content, dict) or not isinstance(content.get("classes", []), list):
-        raise InputError(f"{file}: no metrics of an evaluation; evaluate again")
+        raise InputError(f"{file}: not the metrics of an evaluation; evaluate again")
     return content

@@ -1,4 +1,4 @@
-"""What the page is told: the set, lists of images, and one image with its objects, detections and findings."""
+"""Content of the page: the set, lists of images, and single images with objects, detections and findings."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ from boxwright.look.repair import Repair
 from boxwright.look.runs import Runs
 from boxwright.version import __version__
 
-MAX_RUNS = 4  # of one request
+MAX_RUNS = 4  # per request
 
 
 class View:
-    """Answers for the page.
+    """Responses for the page.
 
     Args:
         catalog: The set.
@@ -64,9 +64,9 @@ class View:
     def images(
         self, filters: Filters, status: str, run: str, min_score: float, finding: str, offset: int, limit: int
     ) -> JsonObject:
-        """The images that all filters leave, `limit` of them from `offset` on.
+        """Images that match all filters, `limit` of them from `offset` on.
 
-        With a run, class and size are those of its detections and of the objects that they were compared with.
+        With a run, class and size refer to its detections and the objects that they were compared with.
         """
         catalog = self.catalog
         predictions = self.runs.by_name(run).predictions(catalog) if run else None
@@ -94,13 +94,13 @@ class View:
         return {"total": len(chosen), "images": found, "message": predictions.message if predictions else ""}
 
     def _row(self, image: int, index: int) -> JsonObject:
-        """An image in a list. index: its place there."""
+        """Row of the list of images. index: position in the list."""
         split, (height, width) = self.catalog.place(image)[0].name, self.size(image)
         name = self.catalog.name(image)
         return {"id": image, "index": index, "name": name, "split": split, "height": height, "width": width}
 
     def size(self, image: int) -> tuple[int | None, int | None]:
-        """(height, width) px as the set declares it, else of the file; None if neither says it."""
+        """(height, width) px as declared by the set, else of the file; None if both are unknown."""
         _, dataset, index = self.catalog.place(image)
         height, width = dataset.images.sizes[index].tolist()
         if height < 0:
@@ -108,7 +108,7 @@ class View:
         return (height, width) if height > 0 else (None, None)
 
     def image(self, image: int, names: Sequence[str], min_score: float) -> JsonObject:
-        """One image. names: of the runs whose detections are wanted."""
+        """One image. names: runs whose detections are included."""
         if len(names) > MAX_RUNS:
             raise InputError(f"run: found {len(names)}, needed at most {MAX_RUNS}")
         split, dataset, index = self.catalog.place(image)
@@ -124,7 +124,7 @@ class View:
         usable = np.isfinite(labels.rows.xyxy).all(axis=1)
         if not usable.all():
             messages.append(
-                f"not shown: {int((~usable).sum())} of {len(labels.rows)} boxes, whose sides are no numbers"
+                f"not shown: {int((~usable).sum())} of {len(labels.rows)} boxes, whose sides are not numbers"
             )
         objects = self._objects(image, labels.rows, np.flatnonzero(usable))
         detections: dict[str, list[JsonObject]] = {}
@@ -160,11 +160,11 @@ class View:
         return [f"split {split.name}: {split.message}" for split in self.catalog.splits if split.message]
 
     def _class(self, name: str) -> str | None:
-        """A class of a table of predictions, None for an ignore region."""
+        """Class of a table of predictions; None for an ignore region."""
         return name if name in self.catalog.classes else None
 
     def _objects(self, image: int, rows: Boxes, shown: NDArray[np.int64]) -> list[JsonObject]:
-        """The objects at the places `shown` of an image. Their ids are these places."""
+        """Objects of an image at the indices `shown`, which are also their ids."""
         _, dataset, _ = self.catalog.place(image)
         rows = rows.take(shown)
         return [
@@ -184,9 +184,9 @@ class View:
         ]  # fmt: skip
 
     def _detections(self, image: int, name: str, min_score: float, objects: list[JsonObject]) -> list[JsonObject]:
-        """The detections of a run; `objects` get their status in it.
+        """Detections of a run; the status of `objects` is set.
 
-        The table knows objects by their boxes when the run was evaluated; those that were changed since have none.
+        The table has the objects' boxes at the time of the evaluation; objects that were changed since have no status.
         """
         table = self.runs.by_name(name).predictions(self.catalog)
         own, index = table.of_image(image), ObjectIndex(objects)

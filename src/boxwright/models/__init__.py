@@ -1,6 +1,6 @@
-"""One complete model a file: its `Config`, network, loss and decoding; `build(config)` makes the network.
+"""One module per model: its `Config`, network, loss and decoding; `build(config)` makes the network.
 
-The name in a recipe is the name of a file here, or the dotted path of a module of the user's; there is no registry.
+The name in a recipe is the name of a file here, or the dotted path of a user's module; there is no registry.
 """
 
 import difflib
@@ -17,18 +17,18 @@ if TYPE_CHECKING:  # the command line lists names without importing torch
     from boxwright.nn.network import Network
 
 
-_own: "dict[str, Model]" = {}  # modules of the user's that a recipe of the user's named
+_own: "dict[str, Model]" = {}  # users' modules, imported because a trusted recipe names them
 
 
 class Model(Protocol):
-    """What the module of a model holds."""
+    """Interface of a model's module."""
 
     Config: type[ModelConfig]
     build: "Callable[[object], Network]"
 
 
 def names() -> list[str]:
-    """The models in this folder. Imports none of them."""
+    """Names of the models in this folder. Imports none of them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -36,12 +36,12 @@ def module(name: str, *, allow_import: bool = False) -> Model:
     """The module of the model called `name`.
 
     Args:
-        name: A file in this folder, or a dotted path as `mypackage.mymodel`.
+        name: A file in this folder, or a dotted path such as `mypackage.mymodel`.
         allow_import: Whether a dotted path may be imported, which runs the code there: only where the user names the
-            recipe. What was imported so is found again without.
+            recipe. Modules imported earlier are returned without it.
 
     Raises:
-        InputError: For a name that does not exist or may not be imported, and for a module that holds no model.
+        InputError: The name does not exist or may not be imported, or the module holds no model.
     """
     if name in names():
         return cast(Model, importlib.import_module(f"{__name__}.{name}"))
@@ -55,28 +55,28 @@ def module(name: str, *, allow_import: bool = False) -> Model:
         return _own[name]
     if not allow_import:
         raise InputError(
-            f"model.name: found {name!r}, which is no model of boxwright; what a file names is never imported: name "
+            f"model.name: found {name!r}, which is not a model of boxwright; what a file names is never imported: name "
             "your own recipe by --recipe"
         )
     return _imported(name)
 
 
 def build(config: ModelConfig) -> "Network":
-    """The network of `config`, with random weights, in training mode, on the CPU.
+    """Build the network of `config`, with random weights, in training mode, on the CPU.
 
     Raises:
-        InputError: Where the `build` of a user's module returns something else, or a network that cannot have the
-            channels of `config`; or where anchors are still auto.
+        InputError: The `build` of a user's module does not return a `Network`, or returns one that cannot have the
+            input channels of `config`; or anchors are still auto.
     """
     from boxwright.nn.channels import set_channels
     from boxwright.nn.network import Network
 
     if getattr(config, "anchors", None) == AUTO:
         raise InputError(
-            "model.anchors: found auto, which only a training replaces; needed numbers, as those of a run's recipe.yaml"
-            " or of `boxwright data anchors`"
+            "model.anchors: found auto, which only training replaces; needed numbers, such as those of a run's "
+            "recipe.yaml or of `boxwright data anchors`"
         )
-    # a config of the user's can only have come from a module that was imported
+    # a user's config can only come from a module that is already imported
     network = module(config.name, allow_import=True).build(config)
     if not isinstance(network, Network):
         raise InputError(
@@ -93,7 +93,7 @@ def _imported(name: str) -> Model:
         found: object = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # it exists, and imports something that does not
+            raise  # it exists, but something that it imports does not
         raise InputError(
             f"model.name: there is no module '{error.name}' for '{name}'; install it, or name its folder in PYTHONPATH"
         ) from error

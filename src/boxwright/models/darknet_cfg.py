@@ -1,6 +1,6 @@
 """The network of a Darknet .cfg file: a detector, or a classifier where the file has no head.
 
-    B images, H x W px, C classes, A anchors of a head, h x w cells of its map
+    B images, H x W px, C classes, A anchors per head, h x w cells of its map
 
 The raw outputs of a detector are the maps before each head, in the file's order, as Darknet computes them.
 """
@@ -29,17 +29,17 @@ from boxwright.ops.anchors import flatten
 from boxwright.types import Batch
 
 LUMA = (0.299, 0.587, 0.114)  # of RGB in a gray image (ITU-R BT.601)
-LOGIT_EPS = 1e-7  # how close to 0 and 1 a number may lie whose logit is taken; float32 holds 1 - 1e-7
+LOGIT_EPS = 1e-7  # logits are taken of numbers in [eps, 1 - eps]; float32 holds 1 - 1e-7
 
 
 class Config(CellConfig, LabelConfig):
-    """The task follows from the file.
+    """Config of a network from a .cfg file; the task follows from the file.
 
     Attributes:
-        cfg: The text of the .cfg.
-        classes: Other than the text's: that many, with as many filters before each head as they need.
-        anchors: In place of the text's, (width, height) px of the input, which heads take by their masks; None for the
-            text's.
+        cfg: Text of the .cfg.
+        classes: Number of classes. If it differs from the text's, the filters before each head are changed to match.
+        anchors: (width, height) in px of the input; they replace the text's, and heads select them by their masks.
+            None: those of the text.
     """
 
     name: Literal["darknet_cfg"] = "darknet_cfg"
@@ -64,7 +64,7 @@ class Config(CellConfig, LabelConfig):
             if self.anchors != AUTO and len(self.anchors) != needed:
                 raise ValueError(f"anchors holds {len(self.anchors)} pairs, the .cfg needs {needed}")
         if (found := len(self.loss.class_weights)) not in {0, self.classes}:
-            raise ValueError(f"loss.class_weights holds {found} numbers, needed {self.classes}, one a class, or none")
+            raise ValueError(f"loss.class_weights holds {found} numbers, needed {self.classes}, one per class, or none")
         for key, values in self.loss:
             if (
                 key != "class_weights"
@@ -76,7 +76,7 @@ class Config(CellConfig, LabelConfig):
 
     @property
     def text(self) -> str:
-        """The .cfg for these classes and anchors."""
+        """Text of the .cfg, with these classes and anchors."""
         text = with_classes(self.cfg, self.classes)
         return text if self.anchors in (None, AUTO) else with_anchors(text, numbers_of(self.anchors))
 
@@ -98,7 +98,7 @@ class Config(CellConfig, LabelConfig):
 
     @property
     def size_step(self) -> int:  # type: ignore[override]
-        """The largest stride of a head; 1 where they are no whole numbers, and for classifiers."""
+        """Largest stride of a head; 1 if the strides are not integers, and for classifiers."""
         sides = [side for pair in self.plan.strides for side in pair]
         return int(max(sides)) if sides and all(side == int(side) for side in sides) else 1
 
@@ -110,10 +110,10 @@ class Layers(nn.ModuleList):
         super().__init__(darknet_layers.module(layer, config.norm_momentum) for layer in config.plan.layers)
         self.text, self.plan = config.text, config.plan
         self.last_use = {index: layer.section.index for layer in self.plan.layers for index in layer.inputs}
-        self.sizes = {self.plan.image[1:]}  # that fit
+        self.sizes = {self.plan.image[1:]}  # (H, W) known to fit
 
     def forward(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        """The outputs of the layers of these numbers for normalized images (B, 3, H, W)."""
+        """Outputs of the layers numbered `wanted`, for normalized images (B, 3, H, W)."""
         self.check_size(int(x.shape[2]), int(x.shape[3]))
         if self.plan.image[0] == 1 and x.shape[1] == RGB:
             x = (x * x.new_tensor(LUMA).view(RGB, 1, 1)).sum(1, keepdim=True)
@@ -134,7 +134,7 @@ class Layers(nn.ModuleList):
         return [found[index] for index in wanted]
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise InputError for an input that the file's layers do not fit, or whose maps have other strides."""
+        """Raise InputError if the layers cannot process an input of this size, or its maps would have other strides."""
         if (height, width) in self.sizes:
             return
         other = plan(with_size(self.text, height, width), "the .cfg")
@@ -149,7 +149,7 @@ class Layers(nn.ModuleList):
 
 
 class CfgDetector(CellDetector):
-    """(B, 3, H, W) RGB in [0, 1] -> the map before each head (B, A * values, h, w), in the file's order."""
+    """Detector: (B, 3, H, W) RGB in [0, 1] -> the map before each head (B, A * values, h, w), in the file's order."""
 
     config: Config
     class_weights: Tensor | None
@@ -195,7 +195,7 @@ class CfgDetector(CellDetector):
         return yolo_loss(rows, cells, batch, settings, new_coords, spread, self.class_weights)
 
     def _expect_few_objects(self) -> None:
-        """Start the biases of objectness as those of other detectors here (`nn/yolo.py: raw_map`)."""
+        """Initialize objectness biases as the other detectors here do (`nn/yolo.py: raw_map`)."""
         for head, (x, y) in zip(self.heads, self.config.plan.strides, strict=True):
             own = [each for each in self.layers[head.inputs[0]].modules() if isinstance(each, nn.Conv2d)]
             if head.section.kind != "region" and own and own[-1].bias is not None:
@@ -207,9 +207,9 @@ class CfgDetector(CellDetector):
 
 
 def logits(level: Tensor, head: Head) -> Tensor:
-    """The map before a head -> (B, A * (5 + C), h, w): the logits and logarithms that give the same boxes and scores.
+    """Map before a head -> (B, A * (5 + C), h, w): the logits and logarithms that give the same boxes and scores.
 
-    A plain [yolo] has them; others are brought to this form.
+    A plain [yolo] stores them; maps of other heads are converted.
     """
     plain = head.section.kind == "yolo" and not head.new_coords
     if plain:
@@ -218,7 +218,7 @@ def logits(level: Tensor, head: Head) -> Tensor:
     if head.new_coords:  # (2 t)^2 = exp(2 log(2 |t|))
         place, size, rest = cells[:, :, :2], cells[:, :, 2:4], cells[:, :, 4:]
         parts = [place.logit(LOGIT_EPS), 2 * (2 * size.abs()).log(), rest.logit(LOGIT_EPS)]
-    elif head.section.kind == "Gaussian_yolo":  # the objectness counts as far as the four places are certain
+    elif head.section.kind == "Gaussian_yolo":  # objectness is scaled by the certainty of the four coordinates
         certain = 1 - cells[:, :, 1:8:2].sigmoid().mean(2, keepdim=True)
         objectness = (cells[:, :, 8:9].sigmoid() * certain).logit(LOGIT_EPS)
         parts = [cells[:, :, 0:8:2], objectness, cells[:, :, 9:]]
@@ -229,16 +229,17 @@ def logits(level: Tensor, head: Head) -> Tensor:
 
 
 def _split(level: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
-    """The map before a [Gaussian_yolo] -> (B, A * (5 + C), h, w) without its deviations, and (B, A * 4, h, w) these."""
+    """Map before a [Gaussian_yolo] -> the map without standard deviations (B, A * (5 + C), h, w), and these (B, A * 4,
+    h, w)."""
     cells = level.reshape(len(level), anchors, -1, *level.shape[2:])
     plain = torch.cat((cells[:, :, 0:8:2], cells[:, :, 8:]), 2)
     return plain.flatten(1, 2), cells[:, :, 1:8:2].flatten(1, 2)
 
 
 class CfgClassifier(ImageClassifier):
-    """(B, 3, H, W) RGB in [0, 1] -> logits (B, C): what the last [softmax] reads, divided by its temperature.
+    """Classifier: (B, 3, H, W) RGB in [0, 1] -> logits (B, C): the input of the last [softmax], over its temperature.
 
-    Without such a layer at the end, the last layer's output itself, whose numbers are then the scores.
+    If the last layer is not a [softmax], its output is returned, and its values are the scores.
     """
 
     config: Config
@@ -261,5 +262,5 @@ class CfgClassifier(ImageClassifier):
 
 
 def build(config: Config) -> Network:
-    """A network with random weights (torch's: He uniform with a = sqrt(5))."""
+    """Build the network with random weights (torch's default: He uniform with a = sqrt(5))."""
     return CfgDetector(config) if config.plan.heads else CfgClassifier(config)

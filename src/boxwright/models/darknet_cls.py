@@ -1,6 +1,6 @@
 """DarkNet-53 and CSPDarkNet-53 as image classifiers: the backbones that YOLOv3 and YOLOv4 start from.
 
-The backbone has the names that it has in the detectors, so that `--weights RUN --transfer` finds its layers.
+The backbone's parameters have the same names as in the detectors, so `--weights RUN --transfer` finds its layers.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ class Config(ClassifierConfig):
 
 
 class BackboneClassifier(ImageClassifier):
-    """A backbone, the mean of its last map, and a linear layer.
+    """Backbone, global average pooling of its last map, and a linear layer.
 
     The linear layer is a 1x1 convolution, as in Darknet, whose files hold nothing else.
     """
@@ -41,5 +41,5 @@ class BackboneClassifier(ImageClassifier):
 
 
 def build(config: Config) -> BackboneClassifier:
-    """A network with random weights (torch's: He uniform with a = sqrt(5))."""
+    """Build the network with random weights (torch's default: He uniform with a = sqrt(5))."""
     return BackboneClassifier(config)

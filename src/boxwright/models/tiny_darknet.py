@@ -1,4 +1,4 @@
-"""Tiny-DarkNet (Redmon, Darknet's tiny.cfg): a classifier of a million weights, of Darknet and of the MindSpore zoo.
+"""Tiny-DarkNet (Redmon, Darknet's tiny.cfg): a classifier with a million parameters, also in the MindSpore zoo.
 
 B images, H x W px, C classes
 """
@@ -12,7 +12,7 @@ from boxwright.config import NotNegative
 from boxwright.nn.blocks import ConvNormAct, Style
 from boxwright.nn.classifier import ClassifierConfig, ImageClassifier
 
-# (outputs, kernel) of each block; the map is halved between the stages
+# (outputs, kernel) of each block; the map is halved between stages
 STAGES = (
     ((16, 3),),
     ((32, 3),),
@@ -26,15 +26,15 @@ class Config(ClassifierConfig):
     size_step: ClassVar[int] = 1  # any size; odd sides are halved upwards
 
     name: Literal["tiny_darknet"] = "tiny_darknet"
-    # what gives the logits, before the mean over the image: a plain convolution with bias (Darknet), or a block with
-    # batch norm and activation like all others (MindSpore zoo)
+    # last layer, before global average pooling: a plain convolution with bias (Darknet), or a block with batch norm and
+    # activation like all others (MindSpore zoo)
     last: Literal["plain", "block"] = "plain"
-    # fresh weights of convolutions: normal with this std, truncated at two of it (MindSpore zoo); 0: torch's He uniform
+    # initial weights of convolutions: normal with this std, truncated at 2 std (MindSpore zoo); 0: torch's He uniform
     init_std: NotNegative = 0.0
 
 
 class TinyDarkNet(ImageClassifier):
-    """Five stages with max pooling of 2 x 2 px between them, and the mean of the map at stride 16."""
+    """Five stages with 2 x 2 max pooling between them, and global average pooling of the map at stride 16."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -60,7 +60,7 @@ class TinyDarkNet(ImageClassifier):
 
 
 def build(config: Config) -> TinyDarkNet:
-    """A network with random weights."""
+    """Build the network with random weights."""
     model = TinyDarkNet(config)
     if std := config.init_std:
         for layer in model.modules():

@@ -1,7 +1,7 @@
 """YOLOv3 (Redmon and Farhadi 2018) with DarkNet-53, and YOLOv3-tiny: network, loss, decoding.
 
-    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
-    N = sum of A*h*w: all cells of all scales, M boxes an image after padding
+    B images, H x W px, C classes, A = 3 anchors per scale, S scales (coarse first), h x w cells of a scale,
+    N = sum of A*h*w: all cells of all scales, M boxes per image after padding
 
 A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
 """
@@ -31,15 +31,15 @@ class LossConfig(Section):
     ignore_iou: Fraction = 0.7  # background cells whose box overlaps an object by this or more are ignored in the loss
     # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of object boxes
     normalize: Literal["images", "boxes"] = "images"
-    label_smoothing: Fraction = 0.0  # s: targets of classes 1 - s and s / (classes - 1) in place of 1 and 0
+    label_smoothing: Fraction = 0.0  # s: class targets are 1 - s and s / (classes - 1) instead of 1 and 0
 
 
 class Config(AnchorConfig):
     name: Literal["yolov3"] = "yolov3"
     network: Literal["darknet53", "tiny"] = "darknet53"  # backbone and neck
-    width: Width = 1.0  # factor on the channels of `tiny`
-    backbone_activation: Activation = "leaky"  # of the backbone; other layers have leaky
-    backbone_norm_momentum: Fraction = 0.1  # as norm_momentum, which is that of the other layers
+    width: Width = 1.0  # channel multiplier of `tiny`
+    backbone_activation: Activation = "leaky"  # activation of the backbone; other layers have leaky
+    backbone_norm_momentum: Fraction = 0.1  # norm_momentum of the backbone; `norm_momentum` is that of the other layers
     anchors: Anchors = COCO_ANCHORS
     loss: LossConfig = LossConfig()
 
@@ -57,12 +57,12 @@ class Config(AnchorConfig):
 
 
 class YOLOv3(AnchorDetector):
-    """Base of the two networks: their loss."""
+    """Base of both networks, with their loss."""
 
     config: Config
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The terms xy, wh, objectness and classes; see `loss_terms`."""
+        """Loss terms xy, wh, objectness and classes; see `loss_terms`."""
         settings, cells = self.config.loss, self.cells(raw)
         targets = assign_best(batch, cells, self.config.classes, settings.label_smoothing)
         sums = loss_terms(flatten(raw, self.counts), cells, targets, batch, settings.ignore_iou)
@@ -107,7 +107,7 @@ class TinyBackbone(nn.Module):
             x = F.max_pool2d(layer(x), 2)
         c4: Tensor = fifth(x)
         x = sixth(F.max_pool2d(c4, 2))
-        # The pool of stride 1 keeps the size: it looks right and down, past the edge at minus infinity.
+        # The stride-1 pool keeps the size: it is padded right and bottom, with minus infinity.
         x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 2, stride=1)
         return c4, seventh(x)
 
@@ -125,20 +125,20 @@ class YOLOv3Tiny(TinyAnchorDetector, YOLOv3):
 def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> dict[str, Tensor]:
     """rows (B, N, 5+C) logits -> sums over all cells of all images.
 
-    xy and wh weigh 2 - w*h, with sides relative to the input, so that small boxes count more (YOLOv3 paper, section 2,
-    and Darknet). All are those of `ops/losses.py`.
+    xy and wh have the weight 2 - w*h, with sides relative to the input, so that small boxes count more (YOLOv3 paper,
+    section 2, and Darknet). The terms are defined in `ops/losses.py`.
     """
-    found = losses.at_targets(rows, targets)
-    xy, wh = losses.place_and_size(found, cells, targets)
+    predicted = losses.at_targets(rows, targets)
+    xy, wh = losses.place_and_size(predicted, cells, targets)
     weight = targets.weight(cells.size)
     return {
         "xy": (weight * xy).sum(),
         "wh": (weight * wh).sum(),
         "objectness": losses.objectness(rows, cells, targets, batch, ignore_iou).sum(),
-        "classes": losses.classes(found, targets).sum(),
+        "classes": losses.classes(predicted, targets).sum(),
     }
 
 
 def build(config: Config) -> YOLOv3:
-    """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
+    """Build the network with random weights (torch's default: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
     return YOLOv3DarkNet53(config) if config.network == "darknet53" else YOLOv3Tiny(config)

@@ -1,10 +1,10 @@
 """YOLOv3 as MindYOLO trains it at 640: SiLU, bounded box decoding, neighbor-cell assignment, CIoU.
 
-    B images, A = 3 anchors a scale, C classes, h x w cells, M boxes an image after padding
-    R = 3 * M candidate rows an anchor: each box in its own cell, one beside it, one above or below it
+    B images, A = 3 anchors per scale, C classes, h x w cells, M boxes per image after padding
+    R = 3 * M candidate rows per anchor: each box in its own cell, one beside it, one above or below it
 
 Layers keep the numbers of MindYOLO's configs/yolov3/yolov3.yaml (0-10 backbone, 11-27 neck, 28 outputs). The backbone
-is declared first, in Darknet's order, so that `darknet53.conv.74` fills it.
+is declared first, in Darknet's order, so that `darknet53.conv.74` can be loaded into it.
 """
 
 import math
@@ -35,20 +35,20 @@ from boxwright.ops.iou import ciou
 from boxwright.ops.losses import across_processes, processes, was_looked_for
 from boxwright.types import Batch, Detections
 
-STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
-ANCHORS = 3  # a scale
-CELLS = 3  # a box: its own, the nearer of left and right, the nearer of above and below
+STRIDES = (32, 16, 8)  # px per cell, in the order of the raw maps
+ANCHORS = 3  # per scale
+CELLS = 3  # per box: its own, the nearer of left and right, the nearer of above and below
 
 
 class LossConfig(Section):
-    """Weights of the loss terms, used as they are: not rescaled by classes, size or number of maps."""
+    """Weights of the loss terms; they are not rescaled by the number of classes, input size or number of maps."""
 
     box: NotNegative = 0.05  # 1 - CIoU
-    obj: NotNegative = 0.7  # against the CIoU of the box
-    cls: NotNegative = 0.3  # of the classes
-    balance: Triple = (4.0, 1.0, 0.4)  # of objectness at strides 8, 16, 32
+    obj: NotNegative = 0.7  # objectness, with the CIoU of the box as its target
+    cls: NotNegative = 0.3  # classes
+    balance: Triple = (4.0, 1.0, 0.4)  # weights of objectness at strides 8, 16, 32
     anchor_ratio: Annotated[float, Field(gt=1)] = 4.0  # a box takes anchors whose sides differ by less than this factor
-    # s: targets of classes 1 - s / 2 and s / 2 in place of 1 and 0
+    # s: class targets are 1 - s / 2 and s / 2 instead of 1 and 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -69,7 +69,7 @@ class Config(BatchNormModelConfig):
 
 
 class Head(nn.Module):
-    """One scale: `body` gives the features that the next finer scale takes too, `last` and `output` the raw map."""
+    """Head of one scale: `body` gives features, also for the next finer scale; `last` and `output` the raw map."""
 
     def __init__(self, body: nn.Sequential, last: nn.Module, channels: int, outputs: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class YOLOv3At640(Network):
         body8 = nn.Sequential(plain(c3 // 2 + c3, c3), plain(c3, c3))
         self.head8 = Head(body8, plain(c3, c3), c3, outputs)
 
-        # (3, A, 2) px, coarse scale first like the raw maps; given by the recipe, so not in the state dict
+        # (3, A, 2) px, coarse scale first like the raw maps; determined by the recipe, so not in the state dict
         anchors = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(3, ANCHORS, 2).flip(0)
         self.register_buffer("anchors", anchors, persistent=False)
         self._set_priors()
@@ -127,10 +127,10 @@ class YOLOv3At640(Network):
         return raw32, raw16, raw8
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The terms `box`, `obj`, `cls` for raw maps already computed.
+        """Loss terms `box`, `obj`, `cls` for raw maps already computed.
 
-        Each is its gain times a mean, times the images of all processes together: with gradients averaged over
-        processes that is MindYOLO's mean loss times the global batch, which its learning rate is made for.
+        Each is its gain times a mean, times the number of images of all processes together: with gradients averaged
+        over processes this is MindYOLO's mean loss times the global batch size, which its learning rate assumes.
         """
         gains = self.config.loss
         scales = []
@@ -142,7 +142,7 @@ class YOLOv3At640(Network):
         return {"box": box * gains.box * images, "obj": obj * gains.obj * images, "cls": cls * gains.cls * images}
 
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
-        """Every class of every box whose objectness and whose score (objectness times class) reach `threshold`."""
+        """Every class of every box whose objectness and score (objectness times class) are both >= `threshold`."""
         return candidates(self.predictions(raw), threshold)
 
     def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -163,7 +163,7 @@ class YOLOv3At640(Network):
 
     @torch.no_grad()
     def _set_priors(self) -> None:
-        """Biases for 8 objects a 640 px image, classes near 0.6 / C (MindYOLO's yolov3_head.py; Lin et al. 2017)."""
+        """Biases for 8 objects per 640 px image, classes near 0.6 / C (MindYOLO's yolov3_head.py; Lin et al. 2017)."""
         heads = (self.head32, self.head16, self.head8)
         for head, stride in zip(heads, STRIDES, strict=True):
             assert head.output.bias is not None
@@ -177,14 +177,14 @@ def build(config: Config) -> YOLOv3At640:
 
 
 def candidates(predictions: Tensor, threshold: float) -> list[Detections]:
-    """(B, N, 5+C) of `predictions` -> one entry an image; a box may appear once for each class it passes."""
-    found = []
+    """(B, N, 5+C) of `predictions` -> one entry per image; a box may appear once for each class above the threshold."""
+    detections = []
     for rows in predictions:
         rows = rows[rows[:, 4] >= threshold]
         scores = rows[:, 5:] * rows[:, 4:5]
         row, label = (scores >= threshold).nonzero(as_tuple=True)
-        found.append(Detections(cxcywh_to_xyxy(rows[row, :4]), scores[row, label], label))
-    return found
+        detections.append(Detections(cxcywh_to_xyxy(rows[row, :4]), scores[row, label], label))
+    return detections
 
 
 def _scale_loss(
@@ -204,7 +204,7 @@ def _scale_loss(
 
     row = _last_row(taken, cell, h * w)
     goal = F.pad(overlap.detach().clamp(min=0), (1, 0)).gather(2, row)
-    # a region may be an object, so the cells that it would take are no background either
+    # a crowd region may be an object, so the cells that it would take are not background
     background = ~_in_crowd(batch, stride, (h, w)) & (_last_row(fits & is_region, cell, h * w) == 0)
     if batch.labeled is not None:
         background = background & was_looked_for(raw[:, :, 5:].movedim(2, -1), batch.labeled)
@@ -255,13 +255,13 @@ def _assign(
 
 
 def _last_row(taken: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """taken and cell (B, A, R) -> (B, A, cells): the last row that takes the cell, counted from 1; 0: none does."""
+    """taken and cell (B, A, R) -> (B, A, cells): the last row that takes the cell, counted from 1; 0: none."""
     row = torch.arange(1, taken.shape[2] + 1, device=taken.device)
     return cell.new_zeros((*cell.shape[:2], cells)).scatter_reduce(2, cell, row * taken, "amax")
 
 
 def _in_crowd(batch: Batch, stride: int, cells: tuple[int, int]) -> Tensor:
-    """(B, 1, h*w) bool: the center of the cell lies in a crowd region, so that it is neither object nor background."""
+    """(B, 1, h*w) bool: cells whose center lies in a crowd region; they are neither object nor background."""
     h, w = cells
     x, y = ((torch.arange(n, device=batch.boxes.device) + 0.5) * stride for n in (w, h))
     x1, y1, x2, y2 = batch.boxes[..., None].unbind(2)  # (B, M, 1)

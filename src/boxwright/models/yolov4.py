@@ -1,6 +1,6 @@
 """YOLOv4 (Bochkovskiy et al. 2020) with CSPDarkNet-53, and YOLOv4-tiny: network, loss, decoding.
 
-    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
+    B images, H x W px, C classes, A = 3 anchors per scale, S scales (coarse first), h x w cells of a scale,
     N = sum of A*h*w: all cells of all scales, R rows of `Targets`
 
 A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
@@ -29,30 +29,31 @@ COCO_ANCHORS = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (14
 
 
 class LossConfig(Section):
-    """The defaults are the MindSpore zoo's (src/yolo.py of official/cv/YOLOv4)."""
+    """Settings of the loss; the defaults are the MindSpore zoo's (src/yolo.py of official/cv/YOLOv4)."""
 
-    # zoo_giou, ciou: 1 less that overlap of box and object. mse: center and sides, as in YOLOv3
+    # zoo_giou, ciou: 1 minus that overlap of box and object. mse: center and sides, as in YOLOv3
     box_loss: Literal["zoo_giou", "ciou", "mse"] = "zoo_giou"
-    box: NotNegative = 10.0  # weight of that term
-    objectness: NotNegative = 1.0  # likewise
-    classes: NotNegative = 1.0  # likewise
-    scales: tuple[NotNegative, ...] = ()  # weights of the scales, fine to coarse; none: 1 each
-    # besides the best anchor, all whose shape overlaps the object's by more are assigned to it (Darknet's iou_thresh)
+    box: NotNegative = 10.0  # weight of the box term
+    objectness: NotNegative = 1.0  # weight of the objectness term
+    classes: NotNegative = 1.0  # weight of the class term
+    scales: tuple[NotNegative, ...] = ()  # weights of the scales, fine to coarse; empty: 1 each
+    # an object is assigned its best anchor and all others with a higher shape IoU than this (Darknet's iou_thresh)
     assign_iou: Fraction = 0.213
     ignore_iou: Fraction = 0.7  # background cells whose box overlaps an object by this or more are ignored in the loss
     # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of cells with an object
     normalize: Literal["images", "boxes"] = "images"
-    label_smoothing: Fraction = 0.0  # s: targets of classes 1 - s and s / (classes - 1) in place of 1 and 0
+    label_smoothing: Fraction = 0.0  # s: class targets are 1 - s and s / (classes - 1) instead of 1 and 0
 
 
 class Config(AnchorConfig):
     name: Literal["yolov4"] = "yolov4"
     network: Literal["cspdarknet53", "tiny"] = "cspdarknet53"  # backbone and neck
-    width: Width = 1.0  # factor on the channels
-    backbone_activation: Activation = "mish"  # of the backbone; other layers have leaky
-    lateral_first: bool = True  # where the neck joins a finer map with an upsampled one: Darknet; false: MindSpore zoo
+    width: Width = 1.0  # channel multiplier
+    backbone_activation: Activation = "mish"  # activation of the backbone; other layers have leaky
+    # the neck concatenates a finer map before an upsampled one (Darknet); false: after it (MindSpore zoo)
+    lateral_first: bool = True
     anchors: Anchors = COCO_ANCHORS
-    # how far a center may lie, as a factor on the cell about its middle (Darknet's scale_x_y); fine scale to coarse
+    # range of a center, as a factor on the cell around its middle (Darknet's scale_x_y); fine scale to coarse
     scale_xy: tuple[Annotated[float, Field(ge=1)], ...] = (1.2, 1.1, 1.05)
     loss: LossConfig = LossConfig()
 
@@ -73,7 +74,7 @@ class Config(AnchorConfig):
 
 
 class YOLOv4(AnchorDetector):
-    """Base of the two networks: their loss."""
+    """Base of both networks, with their loss."""
 
     config: Config
 
@@ -81,12 +82,12 @@ class YOLOv4(AnchorDetector):
         super().__init__(config, config.scale_xy)
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The terms box, objectness and classes; see `yolov4_loss`."""
+        """Loss terms box, objectness and classes; see `yolov4_loss`."""
         return yolov4_loss(flatten(raw, self.counts), self.cells(raw), batch, self.config.loss)
 
 
 class YOLOv4CSPDarkNet53(YOLOv4):
-    """CSPDarkNet-53, pooling over several extents, a neck up and down again (YOLOv4 paper, section 3.4), three heads.
+    """CSPDarkNet-53, spatial pyramid pooling, a path aggregation neck (YOLOv4 paper, section 3.4) and three heads.
 
     (B, 3, H, W) -> maps at strides 32, 16, 8.
     """
@@ -127,7 +128,7 @@ class YOLOv4CSPDarkNet53(YOLOv4):
         return raw32, raw16, raw8
 
     def _join(self, coarse: Tensor, lateral: Tensor) -> Tensor:
-        """(B, c, h, w) twice -> (B, 2c, h, w)."""
+        """Two maps (B, c, h, w) -> their concatenation (B, 2c, h, w), in the order of `lateral_first`."""
         return torch.cat((lateral, coarse) if self.lateral_first else (coarse, lateral), 1)
 
 
@@ -151,33 +152,33 @@ def yolov4_loss(rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig) 
 def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, settings: LossConfig) -> dict[str, Tensor]:
     """rows (B, N, 5+C) logits -> sums over all cells of all images.
 
-    box: that of box and object, times 2 - w*h with sides relative to the input. objectness and classes: those of
-    `ops/losses.py`. Each times its weight and that of the scale.
+    box: the loss of box and object, times 2 - w*h with sides relative to the input. objectness and classes: as in
+    `ops/losses.py`. Each is multiplied by its weight and by that of the scale.
     """
-    found = losses.at_targets(rows, targets)
-    box_loss = _box_loss(found, cells, targets, settings)
+    predicted = losses.at_targets(rows, targets)
+    box_loss = _box_loss(predicted, cells, targets, settings)
     scale = cells.of_scales(settings.scales[::-1] or (1.0,) * len(cells.grids))  # (N,)
     here = scale[targets.cell]  # (B, R)
     objectness = losses.objectness(rows, cells, targets, batch, settings.ignore_iou)
     return {
         "box": settings.box * (here * targets.weight(cells.size) * box_loss).sum(),
         "objectness": settings.objectness * (scale * objectness).sum(),
-        "classes": settings.classes * (here * losses.classes(found, targets)).sum(),
+        "classes": settings.classes * (here * losses.classes(predicted, targets)).sum(),
     }
 
 
-def _box_loss(found: Tensor, cells: Cells, targets: Targets, settings: LossConfig) -> Tensor:
-    """found (B, R, 5+C) logits -> (B, R): the box loss of each row."""
+def _box_loss(predicted: Tensor, cells: Cells, targets: Targets, settings: LossConfig) -> Tensor:
+    """predicted (B, R, 5+C) logits -> (B, R): the box loss of each row."""
     if settings.box_loss == "mse":
-        xy, wh = losses.place_and_size(found, cells, targets)
+        xy, wh = losses.place_and_size(predicted, cells, targets)
         return xy + wh
     measure = ciou if settings.box_loss == "ciou" else zoo_giou
-    boxes = cells.boxes(found[..., :4], targets.cell)
+    boxes = cells.boxes(predicted[..., :4], targets.cell)
     return 1 - measure(relative(boxes, cells.size), relative(targets.boxes, cells.size))
 
 
 def build(config: Config) -> YOLOv4:
-    """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
+    """Build the network with random weights (torch's default: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
     return YOLOv4CSPDarkNet53(config) if config.network == "cspdarknet53" else YOLOv4Tiny(config)
 
 

@@ -1,7 +1,7 @@
 """YOLOX with DarkNet-53 (Ge et al. 2021, arXiv:2107.08430): no anchors, decoupled heads, SimOTA.
 
     B images, H x W px, C classes, h x w cells of a scale, N = sum of h*w: all cells of all scales,
-    M boxes an image after padding
+    M boxes per image after padding
 
 A cell's 5 + C channels: x, y from its corner in strides, logarithms of w and h in strides, objectness, classes (the
 last two logits). Between backbone and heads lies the neck of YOLOv3 with spatial pyramid pooling.
@@ -27,46 +27,46 @@ from boxwright.ops.losses import across_processes, was_looked_for
 from boxwright.ops.simota import SimOTA, assign
 from boxwright.types import Batch
 
-STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
+STRIDES = (32, 16, 8)  # px per cell, in the order of the raw maps
 HIDDEN = 256  # channels of the heads (paper, section 2.1)
-PRIOR = 0.01  # of objectness and of each class in a fresh head (YOLOX; Lin et al. 2017)
+PRIOR = 0.01  # initial probability of objectness and of each class (YOLOX; Lin et al. 2017)
 
 
 class LossConfig(Section):
-    """Weights of the terms."""
+    """Weights of the loss terms."""
 
     box: NotNegative = 5.0  # 1 - IoU^2
-    objectness: NotNegative = 1.0  # of all cells
-    classes: NotNegative = 1.0  # against the IoU of the box
-    # absolute differences of the four numbers before decoding; the paper adds them, with 1, after mosaic is closed
+    objectness: NotNegative = 1.0  # objectness of all cells
+    classes: NotNegative = 1.0  # classes of positive cells, with the IoU of the box as target
+    # L1 loss of the four values before decoding; the paper adds it, with weight 1, once mosaic is off
     l1: NotNegative = 0.0
 
 
 class Config(CellConfig):
     name: Literal["yolox"] = "yolox"
-    backbone_activation: Activation = "leaky"  # of the backbone
+    backbone_activation: Activation = "leaky"  # activation of the backbone
     norm_eps: Positive = 1e-3
     norm_momentum: Fraction = 0.03
     loss: LossConfig = LossConfig()
 
 
 class Points(Cells):
-    """Cells without anchors: the `anchor` is the stride."""
+    """Anchor-free cells: their `anchor` is the stride."""
 
     def boxes(self, logits: Tensor, cell: Tensor | slice = slice(None)) -> Tensor:
-        """Numbers (..., 4) of the cells `cell` -> xyxy px. Logarithms are clamped as in `Cells`."""
+        """Encoded boxes (..., 4) of the cells `cell` -> xyxy px. Logarithms are clamped as in `Cells`."""
         center = self.corner[cell] + logits[..., :2] * self.stride[cell]
         side = logits[..., 2:].clamp(max=10).exp() * self.anchor[cell]
         return cxcywh_to_xyxy(torch.cat((center, side), -1))
 
     def numbers(self, boxes: Tensor) -> Tensor:
-        """boxes (..., N, 4) xyxy px with sides above 0, one a cell -> (..., N, 4), the inverse of `boxes`."""
+        """boxes (..., N, 4) xyxy px with sides above 0, one per cell -> (..., N, 4), the inverse of `boxes`."""
         center, side = xyxy_to_cxcywh(boxes).chunk(2, -1)
         return torch.cat(((center - self.corner) / self.stride, (side / self.stride).log()), -1)
 
 
 class DecoupledHead(nn.Module):
-    """One scale: a 1x1 convolution, then two 3x3 for the classes, and two for box and objectness."""
+    """Head of one scale: a 1x1 convolution, then two 3x3 for the classes, and two for box and objectness."""
 
     def __init__(self, inputs: int, classes: int, style: Style) -> None:
         super().__init__()
@@ -131,10 +131,10 @@ class YOLOX(CellDetector):
         return self.head32(p5), self.head16(p4), self.head8(p3)
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The terms box, objectness, classes and, where it has a weight, l1; see `loss_terms`."""
+        """Loss terms box, objectness, classes and, if its weight is above 0, l1; see `loss_terms`."""
         cells = self.cells(raw)
         assert isinstance(cells, Points)
-        if not batch.labels.shape[1]:  # a row of padding: what looks for the best of no rows has no answer
+        if not batch.labels.shape[1]:  # add a row of padding, since argmax fails on no rows
             boxes, labels = F.pad(batch.boxes, (0, 0, 0, 1)), F.pad(batch.labels, (0, 1), value=-1)
             batch = replace(batch, boxes=boxes, labels=labels, ignore=F.pad(batch.ignore, (0, 1)))
         terms = loss_terms(flatten(raw, self.counts), cells, batch, with_l1=self.config.loss.l1 > 0)
@@ -144,17 +144,17 @@ class YOLOX(CellDetector):
 def loss_terms(rows: Tensor, cells: Points, batch: Batch, with_l1: bool = False) -> dict[str, Tensor]:
     """rows (B, N, 5+C) in the order of `cells` -> sums over all cells of all images, divided by the positive cells.
 
-    box: 1 - IoU^2 of each positive cell. objectness: cross entropy of all cells but ignored ones, and background whose
-    most probable class was not looked for. classes: cross entropy of positive cells, where the object's class has the
-    IoU of the box as its target.
+    box: 1 - IoU^2 of each positive cell. objectness: cross entropy of all cells, except ignored ones and background
+    whose most probable class was not looked for. classes: cross entropy of positive cells, where the target of the
+    object's class is the IoU of the box.
     """
     boxes = cells.boxes(rows[..., :4])
-    found = assign(rows, boxes, cells.corner + cells.stride / 2, cells.stride, batch, SimOTA())
-    positive, index = found.positive, found.matched_gt_idx
+    predicted = assign(rows, boxes, cells.corner + cells.stride / 2, cells.stride, batch, SimOTA())
+    positive, index = predicted.positive, predicted.matched_gt_idx
     objects = batch.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     overlap = iou(boxes, objects)
 
-    counted = ~found.ignored
+    counted = ~predicted.ignored
     if batch.labeled is not None:
         counted &= was_looked_for(rows[..., 5:], batch.labeled)
     objectness = F.binary_cross_entropy_with_logits(rows[..., 4], positive.float(), reduction="none")
@@ -174,5 +174,5 @@ def loss_terms(rows: Tensor, cells: Points, batch: Batch, with_l1: bool = False)
 
 
 def build(config: Config) -> YOLOX:
-    """A network with random weights (torch's: He uniform with a = sqrt(5))."""
+    """Build the network with random weights (torch's default: He uniform with a = sqrt(5))."""
     return YOLOX(config)

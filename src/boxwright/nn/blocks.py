@@ -15,15 +15,15 @@ Activation = Literal["relu", "leaky", "silu", "mish"]
 
 @dataclass(frozen=True)
 class Style:
-    """What differs between implementations of one architecture.
+    """Differences between implementations of one architecture.
 
     Attributes:
-        activation: After each batch norm.
-        padding: Of 3x3 stride-2 layers. `symmetric` pads 1 on every side (Darknet, MindYOLO); `same` pads bottom and
-            right only (the MindSpore zoo; sides must be even).
-        norm_eps: Of batch norm.
-        norm_momentum: Share of the new statistic, as torch counts it.
-        negative_slope: Of `leaky`; 0.1 in Darknet (activations.h).
+        activation: Activation after each batch norm.
+        padding: Padding of 3x3 stride-2 layers. `symmetric` pads 1 on every side (Darknet, MindYOLO); `same` pads
+            bottom and right only (the MindSpore zoo; sides must be even).
+        norm_eps: Epsilon of batch norm.
+        norm_momentum: Weight of the new batch statistic, as in torch.
+        negative_slope: Slope of `leaky` below 0; 0.1 in Darknet (activations.h).
     """
 
     activation: Activation = "leaky"
@@ -34,7 +34,7 @@ class Style:
 
 
 def activation(style: Style) -> nn.Module:
-    """In place where backward needs no copy of the input."""
+    """Build the activation; it works in place if backward does not need its input."""
     match style.activation:
         case "leaky":
             return nn.LeakyReLU(style.negative_slope, inplace=True)
@@ -47,14 +47,14 @@ def activation(style: Style) -> nn.Module:
 
 
 def upsample2x(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2H, 2W), each value four times."""
+    """Nearest-neighbor upsampling: (B, C, H, W) -> (B, C, 2H, 2W)."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def spp(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 4C, h, w): the maxima over 13x13, 9x9 and 5x5 places, and the map itself.
+    """Spatial pyramid pooling, (B, C, h, w) -> (B, 4C, h, w): maxima over 13x13, 9x9 and 5x5 cells, and the map itself.
 
-    A maximum over 9x9 is one over 5x5 of those over 5x5, and so on; nothing beyond the edge counts.
+    A 9x9 maximum is a 5x5 maximum of 5x5 maxima, and so on; padding never is the maximum.
     """
     five = F.max_pool2d(x, 5, 1, 2)
     nine = F.max_pool2d(five, 5, 1, 2)
@@ -62,7 +62,7 @@ def spp(x: Tensor) -> Tensor:
 
 
 def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
-    """x through five stages in turn -> the outputs of the last three."""
+    """Run x through five stages in turn and return the outputs of the last three."""
     maps = []
     for stage in stages:
         x = stage(x)
@@ -71,7 +71,10 @@ def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, Tensor, 
 
 
 class ConvNormAct(nn.Module):
-    """(B, in, H, W) -> (B, out, H / stride, W / stride). Parameters are declared in Darknet's order."""
+    """Convolution, batch norm, activation: (B, in, H, W) -> (B, out, H / stride, W / stride).
+
+    Parameters are declared in Darknet's order.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, style: Style, stride: int = 1) -> None:
         super().__init__()
@@ -89,8 +92,8 @@ class ConvNormAct(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to `hidden` channels (none given: half the outputs), 3x3 back; the input is added where `shortcut`, with no
-    activation after."""
+    """1x1 to `hidden` channels (default: half the outputs), 3x3 back; with `shortcut` the input is added, with no
+    activation after it."""
 
     def __init__(
         self, inputs: int, outputs: int, style: Style, shortcut: bool = True, hidden: int | None = None

@@ -1,13 +1,13 @@
-"""Networks and weights of RGB for other numbers of channels.
+"""Adapt networks and weights for RGB to other numbers of channels.
 
     n channels, O outputs of the first convolution, k x k its kernel
 
 Channel i takes the weights, mean and std of red, green or blue in turn (i mod 3), and all weights are scaled by 3 / n,
-so that the sums stay of the same size; a single channel takes the sum of the weights and the average of mean and std.
+so that the sums keep their scale; a single channel takes the sum of the weights and the average of mean and std.
 Three channels are left as they are. The weights are those of `adapt_input_conv` of timm (timm/models/_manipulate.py).
 
-If n is a multiple of 3, or 1 and the mean 0 and the std 1, an image whose bands are all alike has the outputs of that
-gray image in RGB.
+An image whose bands are all equal has the same outputs as that gray image in RGB, if n is a multiple of 3, or if n is
+1, the mean 0 and the std 1.
 """
 
 import torch
@@ -18,14 +18,14 @@ from boxwright.errors import InputError
 
 
 def spread(values: Triple, channels: int) -> Tensor:
-    """The mean or std of RGB -> (n, 1, 1)."""
+    """Mean or std of RGB -> (n, 1, 1)."""
     rgb = torch.tensor(values)
     of_channels = rgb.mean(0, keepdim=True) if channels == 1 else rgb[torch.arange(channels) % RGB]
     return of_channels.view(channels, 1, 1)
 
 
 def widen(weight: Tensor, channels: int) -> Tensor:
-    """The weights of a first convolution (O, 3, k, k) -> (O, n, k, k)."""
+    """Weights of a first convolution (O, 3, k, k) -> (O, n, k, k)."""
     if channels == RGB:
         return weight
     weight = weight.float()
@@ -35,9 +35,9 @@ def widen(weight: Tensor, channels: int) -> Tensor:
 
 
 def widen_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """The tensors of a file of RGB weights for a network of n channels whose own tensors are `own`, by their names.
+    """Tensors of a file of RGB weights, by name, adapted to a network of n channels with the tensors `own`.
 
-    Those of the first convolution, of mean and of std are changed; a file that is not of RGB is left as it is.
+    The first convolution, mean and std are changed; tensors of a file that is not for RGB are returned unchanged.
     """
     if channels == RGB:
         return tensors
@@ -53,9 +53,9 @@ def widen_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor], channels: 
 
 
 def set_channels(network: nn.Module, channels: int) -> None:
-    """Give the first convolution of a network of RGB another number of channels, with random weights.
+    """Give the first convolution of an RGB network another number of channels, with random weights.
 
-    Raises InputError if it takes neither 3 nor that many.
+    Raises InputError if it takes neither 3 nor `channels` channels.
     """
     if channels == RGB:
         return

@@ -1,6 +1,6 @@
 """The base of image classifiers.
 
-B images, H x W px, C classes, K best of them
+B images, H x W px, C classes, K best classes
 """
 
 from typing import ClassVar
@@ -40,20 +40,21 @@ class ImageClassifier(Network):
         raise NotImplementedError
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: ClassBatch) -> dict[str, Tensor]:
-        """The term `classes`: the cross entropy, its mean over the images."""
+        """Loss term `classes`: cross entropy, averaged over the images."""
         return {"classes": losses.cross_entropy(raw[0], batch, self.config.label_smoothing)}
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], k: int) -> list[Classes]:
-        """The `k` best classes of each image (all where there are fewer), their scores after softmax."""
+        """The `k` best classes of each image (all if there are fewer), with their scores."""
         return [Classes(scores, labels) for scores, labels in zip(*self.topk(raw, k), strict=True)]
 
     def topk(self, raw: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
-        """The same as two tensors: scores (B, K) and labels (B, K)."""
+        """The `k` best classes as two tensors: scores (B, K) and labels (B, K)."""
         logits = raw[0].float()
-        labels = logits.topk(min(k, logits.shape[1])).indices  # of logits: scores of unlikely classes underflow to 0
+        # top-k of logits, since scores of unlikely classes underflow to 0
+        labels = logits.topk(min(k, logits.shape[1])).indices
         return self.scores(logits).gather(1, labels), labels
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Logits (B, C) -> scores (B, C) in [0, 1], in the same order of size."""
+        """Logits (B, C) -> scores (B, C) in [0, 1], in the same order."""
         return logits.softmax(1)

@@ -2,8 +2,8 @@
 
     B images, H x W px, C channels
 
-Each stage has a main path through its blocks and a shortcut past them, joined at its end (Wang et al. 2019, CSPNet).
-Modules are declared, and run, in Darknet's order.
+Each stage has a main path through its blocks and a shortcut past them, concatenated at its end (Wang et al. 2019,
+CSPNet). Modules are declared, and run, in Darknet's order.
 """
 
 import torch
@@ -17,7 +17,7 @@ BLOCKS = (1, 2, 8, 8, 4)  # residual blocks of the stages at strides 2 to 32
 
 
 class Stage(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, H / 2, W / 2). width: channels of either path."""
+    """CSP stage: (B, inputs, H, W) -> (B, outputs, H / 2, W / 2). width: channels of each path."""
 
     def __init__(self, inputs: int, outputs: int, width: int, hidden: int, blocks: int, style: Style) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class CSPDarkNet53(nn.Module):
         inputs = stem
         for number, blocks in enumerate(BLOCKS):
             outputs = inputs * 2
-            # The first stage's paths have all channels; its block halves them. Those of the others have half of them.
+            # The first stage's paths have all channels, and its block halves them; later stages' paths have half.
             width = outputs if number == 0 else inputs
             self.stages.append(Stage(inputs, outputs, width, inputs, blocks, style))
             inputs = outputs
@@ -57,9 +57,9 @@ class CSPDarkNet53(nn.Module):
 
 
 class TinyStage(nn.Module):
-    """(B, C, H, W) -> its joined paths (B, C, H, W), and these after the output of its first layer (B, 2C, H, W).
+    """(B, C, H, W) -> concatenated paths (B, C, H, W), and the first layer's output with them (B, 2C, H, W).
 
-    Only the second half of the first layer's channels goes on (Darknet's route with groups=2, group_id=1).
+    Later layers read the second half of the first layer's channels only (Darknet's route with groups=2, group_id=1).
     """
 
     def __init__(self, channels: int, style: Style) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, run_stages
 
 STEM = 32  # channels of the first layer
-# At strides 2 to 32: channels as a multiple of those, and residual blocks
+# At strides 2 to 32: channels as a multiple of STEM, and residual blocks
 STAGES = ((2, 1), (4, 2), (8, 8), (16, 8), (32, 4))
 
 

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DARKNET_EPS = 1e-4  # of sums that divide (Darknet's activations.c)
+DARKNET_EPS = 1e-4  # added to divisors (Darknet's activations.c)
 
 
 def activation(name: str) -> nn.Module:
-    """By its name in .cfg files. Those of channels take (B, C, H, W), all others any shape."""
+    """Activation by its name in .cfg files. Those over channels take (B, C, H, W), all others any shape."""
     if name in MODULES:
         return MODULES[name]()
     return _Function(name)
 
 
 class _Function(nn.Module):
-    """One of FUNCTIONS."""
+    """Module of one of FUNCTIONS."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class _Function(nn.Module):
 
 
 def _stair(x: Tensor) -> Tensor:
-    whole = x.floor()
+    lower = x.floor()
     half = (x / 2).floor()
-    return torch.where(whole % 2 == 0, half, x - whole + half)
+    return torch.where(lower % 2 == 0, half, x - lower + half)
 
 
 def _plse(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "revleaky": lambda: nn.LeakyReLU(0.1, inplace=True),
     "relie": lambda: nn.LeakyReLU(0.01, inplace=True),
     "relu": lambda: nn.ReLU(inplace=True),
-    "relu6": lambda: nn.ReLU6(inplace=True),  # as on a GPU and in hank-ai's; AlexeyAB's CPU program answers 0
+    "relu6": lambda: nn.ReLU6(inplace=True),  # as on a GPU and in hank-ai's Darknet; AlexeyAB's CPU code returns 0
     "mish": nn.Mish,
     "swish": nn.SiLU,
     "logistic": nn.Sigmoid,

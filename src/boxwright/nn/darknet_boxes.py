@@ -1,8 +1,8 @@
-"""Losses of boxes with Darknet's gradients, which are not those of their values: these go to the logits by hand.
+"""Box losses with Darknet's gradients. They are not the derivatives of the loss values, so they are set explicitly.
 
 B images, N cells of all heads, R rows of `Targets`
 
-In all functions: found (B, R, 4), logits of the box; weight, limit (B, R), a factor, and how large a gradient may be.
+In all functions: found (B, R, 4), box logits; weight (B, R), a factor; limit (B, R), the largest gradient.
 """
 
 import math
@@ -15,7 +15,7 @@ from boxwright.ops.anchors import Cells, Overlap
 from boxwright.ops.boxes import cxcywh_to_xyxy, relative, xyxy_to_cxcywh
 from boxwright.ops.targets import Targets
 
-# Of [Gaussian_yolo] (gaussian_yolo_layer.c): what is added to a standard deviation and to a density
+# [Gaussian_yolo] (gaussian_yolo_layer.c): added to a standard deviation and to a density
 DEVIATION_FLOOR = 0.3
 DENSITY_FLOOR = 1e-9
 
@@ -29,10 +29,11 @@ def overlap_loss(
     limit: Tensor | None,
     squashed: Tensor,
 ) -> Tensor:
-    """(B, R): weight times 1 less the overlap of box and object.
+    """Overlap loss (B, R): weight * (1 - overlap of box and object).
 
-    The gradient is by center and sides in shares of the input. It goes through the exponential of the sides, but not
-    through the logistic of the center. squashed: (B, R), 1 where the head has new_coords, else 0.
+    The gradient is taken with respect to center and sides relative to the input. It is backpropagated through the
+    exponential of the sides, but not through the sigmoid of the center. squashed: (B, R), 1 where the head has
+    new_coords, else 0.
     """
     logits = found.detach()
     with torch.enable_grad():
@@ -43,7 +44,7 @@ def overlap_loss(
     delta = weight[..., None] * slope * torch.cat((torch.ones_like(t), torch.where(new, 1.0, sides.exp())), -1)
     if limit is not None:
         delta = torch.minimum(delta, limit[..., None]).maximum(-limit[..., None])
-    # A head of new_coords hands its gradients to a logistic, t (1 - t); our logits of its sides are 2 log(2 t).
+    # With new_coords a sigmoid follows, whose derivative is t (1 - t); our logits of its sides are 2 log(2 t).
     delta = delta * torch.where(new, torch.cat((t * (1 - t), (sides / 2).exp() / 4), -1), 1.0)
     loss = torch.where(targets.positive, weight * (1 - value.detach()), 0.0)
     return _with_gradient(loss, found, delta, targets)
@@ -58,11 +59,11 @@ def normal_loss(
     spread_weight: Tensor,
     limit: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Two of (B, R): half the negative logarithm of the object's density where its position in the cell and the
-    logarithms of its sides are normally distributed about the box (Choi et al. 2019, Gaussian YOLOv3, equation 6).
+    """Gaussian loss, two tensors (B, R): half the negative log-likelihood of the object, whose position in the cell and
+    logarithms of the sides are normally distributed around the box (Choi et al. 2019, Gaussian YOLOv3, equation 6).
 
-    The first has the gradient of the box, the second that of the deviations; neither goes through a logistic. Small
-    boxes count more, as in `Targets.weight`.
+    The first has the gradient of the box, the second that of the standard deviations; neither is backpropagated through
+    a sigmoid. Small boxes count more, as in `Targets.weight`.
 
     spread: (B, R, 4), logits of the standard deviations. spread_weight: the factor on the second.
     """
@@ -80,7 +81,7 @@ def normal_loss(
     total = torch.where(targets.positive, -small * value.detach().sum(-1), 0.0)
     result = []
     for logits, slope, factor in zip((found, spread), slopes, (weight, spread_weight), strict=True):
-        delta = ((factor * small)[..., None] * slope).nan_to_num(0.0, 0.0, 0.0)  # of deviations that are 0
+        delta = ((factor * small)[..., None] * slope).nan_to_num(0.0, 0.0, 0.0)  # standard deviations of 0
         if limit is not None:
             delta = torch.minimum(delta, limit[..., None]).maximum(-limit[..., None])
         result.append(_with_gradient(factor * total, logits, delta, targets))
@@ -88,6 +89,6 @@ def normal_loss(
 
 
 def _with_gradient(loss: Tensor, logits: Tensor, delta: Tensor, targets: Targets) -> Tensor:
-    """The value of `loss` (B, R), with the gradient -delta by the logits (B, R, 4) of rows that own a cell."""
+    """The value of `loss` (B, R), with -delta as the gradient of the logits (B, R, 4) of rows that own a cell."""
     delta = torch.where(targets.positive[..., None], delta, 0.0)
     return loss.detach() + ((logits.detach() - logits) * delta).sum(-1)

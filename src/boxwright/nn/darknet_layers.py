@@ -16,11 +16,12 @@ from boxwright.darknet_cfg import layers
 from boxwright.nn.darknet_activations import DARKNET_EPS, activation
 
 EPS = 1e-5  # of batch norm, under the root
-MIN_WEIGHT = 1e-3  # of a shortcut with weights_normalization=relu, as Darknet folds it for inference
+# Lowest sum of the weights of a shortcut with weights_normalization=relu, as Darknet folds it for inference
+MIN_WEIGHT = 1e-3
 
 
 class Convolution(nn.Module):
-    """(B, C, H, W) -> (B, filters, H', W'), blurred where it has antialiasing."""
+    """[convolutional]: (B, C, H, W) -> (B, filters, H', W'), blurred if it has antialiasing."""
 
     def __init__(self, plan: layers.Convolution, momentum: float) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class Convolution(nn.Module):
         self.blur = Blur(plan.filters, plan.blur, plan.stride) if plan.blur else nn.Identity()
 
     def forward(self, x: Tensor, other: "Convolution | None" = None) -> Tensor:
-        """other: whose weights and batch norm count, with `share_index`."""
+        """Run the layer. other: the layer whose weights and batch norm it uses (`share_index`)."""
         if other is None:
             y = self.norm(self.conv(x))
         else:
@@ -63,7 +64,7 @@ class Blur(nn.Module):
 
 
 class Pool(nn.Module):
-    """Over windows; what lies outside the map is never the maximum, and does not count in the average."""
+    """[maxpool] or [local_avgpool]; padding is never the maximum, and does not count in the average."""
 
     def __init__(self, plan: layers.Pool) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class DepthPool(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """(B, C, H, W) -> (B, C, 1, 1): the mean."""
+    """Global average pooling: (B, C, H, W) -> (B, C, 1, 1)."""
 
     def __init__(self, plan: layers.GlobalPool) -> None:
         super().__init__()
@@ -123,7 +124,7 @@ class Upsample(nn.Module):
 
 
 class Route(nn.Module):
-    """Maps of C1, C2, ... channels -> one of the same block of each."""
+    """Concatenation of the same group of channels of each input map."""
 
     def __init__(self, plan: layers.Route) -> None:
         super().__init__()
@@ -140,9 +141,9 @@ class Route(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """The sum of the first map and the others, in its size: channels that another lacks, or has beyond, do not count.
+    """Sum of maps, in the shape of the first; missing channels count as 0, extra ones are dropped.
 
-    Where a map is larger, every second (third, ...) place of it takes part.
+    Of a larger map, every second (third, ...) row and column is used.
     """
 
     def __init__(self, plan: layers.Shortcut) -> None:
@@ -162,7 +163,7 @@ class Shortcut(nn.Module):
         return summed
 
     def factors(self, weights: Tensor) -> Tensor:
-        """(inputs, 1 or C) -> (inputs, 1 or C, 1, 1)."""
+        """Normalized weights: (inputs, 1 or C) -> (inputs, 1 or C, 1, 1)."""
         if self.normalization in {"relu", "avg_relu"}:
             weights = weights.clamp(min=MIN_WEIGHT)
         elif self.normalization == "softmax":
@@ -185,7 +186,7 @@ def _add(x: Tensor, other: Tensor, factor: Tensor | None) -> Tensor:
         return torch.cat((x[:, :c2] + other, x[:, c2:]), 1)
     down, up = max(1, w2 // w), max(1, w // w2)
     part = other[:, :c, ::down, ::down][:, :, :h, :w]
-    if up > 1:  # zeros between its places
+    if up > 1:  # zeros between its cells
         part = F.pad(part[:, :, :, None, :, None], (0, up - 1, 0, 0, 0, up - 1)).flatten(4, 5).flatten(2, 3)
     return x + F.pad(part, (0, w - part.shape[3], 0, h - part.shape[2], 0, c - part.shape[1]))
 
@@ -203,8 +204,8 @@ class ScaleChannels(nn.Module):
 
 
 class Reorg(nn.Module):
-    """(B, C, H, W) -> (B, C s s, H / s, W / s), or back. [reorg], and [reorg3d] back, take the memory of the map for
-    one of (C / s s, H s, W s) first, so that they mix places and channels (YOLOv2's do)."""
+    """(B, C, H, W) -> (B, C s s, H / s, W / s), or back. [reorg], and [reorg3d] back, first reinterpret the map's
+    memory as (C / s s, H s, W s), so that they mix cells and channels (as in YOLOv2)."""
 
     def __init__(self, plan: layers.Reorg) -> None:
         super().__init__()
@@ -232,18 +233,18 @@ def space_to_depth(x: Tensor, s: int) -> Tensor:
 
 
 def depth_to_space(x: Tensor, s: int) -> Tensor:
-    """The way back: (B, s s C, H, W) -> (B, C, H s, W s)."""
+    """Inverse of `space_to_depth`: (B, s s C, H, W) -> (B, C, H s, W s)."""
     b, c, h, w = x.shape
     blocks = x.reshape(b, s, s, c // (s * s), h, w)
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(b, c // (s * s), h * s, w * s)
 
 
 class Norm(nn.BatchNorm2d):
-    """[batchnorm]: batch norm that belongs to no convolution."""
+    """[batchnorm]: batch norm that is not part of a convolution."""
 
 
 class Connected(nn.Module):
-    """(B, C, H, W) -> (B, outputs, 1, 1)."""
+    """[connected]: (B, C, H, W) -> (B, outputs, 1, 1)."""
 
     def __init__(self, plan: layers.Connected, momentum: float) -> None:
         super().__init__()
@@ -257,7 +258,7 @@ class Connected(nn.Module):
 
 
 class Crop(nn.Module):
-    """The middle of a map."""
+    """Center crop of a map."""
 
     def __init__(self, plan: layers.Crop) -> None:
         super().__init__()
@@ -271,7 +272,7 @@ class Crop(nn.Module):
 
 
 class Softmax(nn.Module):
-    """Over runs of all numbers of a map."""
+    """Softmax over equal groups of the values of a map."""
 
     def __init__(self, plan: layers.Softmax) -> None:
         super().__init__()
@@ -283,7 +284,7 @@ class Softmax(nn.Module):
 
 
 class Head(nn.Module):
-    """A head as a layer, whose output other layers may read: (B, A * values, h, w) -> the same, activated."""
+    """Head as a layer, whose output other layers may read: (B, A * values, h, w) -> the activated map of that shape."""
 
     def __init__(self, plan: layers.Head) -> None:
         super().__init__()
@@ -308,7 +309,7 @@ class Head(nn.Module):
 
 
 def module(plan: layers.Layer, momentum: float) -> nn.Module:
-    """The module of a layer, with random weights. momentum: of batch norm, as torch counts it."""
+    """Build the module of a layer, with random weights. momentum: of batch norm, as torch defines it."""
     match plan:
         case layers.Convolution():
             return Convolution(plan, momentum)
@@ -324,7 +325,7 @@ def module(plan: layers.Layer, momentum: float) -> nn.Module:
 
 
 def _apart(act: nn.Module) -> nn.Module:
-    """`act` as a layer of its own, which leaves its input as it is for other layers."""
+    """`act` as a separate layer, not in place, since other layers may read its input."""
     if hasattr(act, "inplace"):
         setattr(act, "inplace", False)  # noqa: B010 (mypy takes it for a parameter)
     return act

@@ -2,9 +2,9 @@
 
 B images, S heads, N cells of all heads, K anchors of all heads, R rows of `Targets`, C classes
 
-Differences: of several objects in a cell and anchor the last counts, and the best anchor is that of all masks, so that
-objects are learned, too, whose best anchor in the file is in no mask. What a background cell does that overlaps an
-object does not depend on its classes.
+Differences from Darknet: of several objects in a cell and anchor the last counts. The best anchor is chosen among those
+in a mask, so objects are also learned whose best anchor in the file is in no mask. Whether a background cell that
+overlaps an object is ignored does not depend on its classes.
 """
 
 from collections.abc import Sequence
@@ -23,44 +23,47 @@ from boxwright.ops.anchors import Cells, Overlap
 from boxwright.ops.targets import Targets, assign_similar
 from boxwright.types import Batch
 
-Weights = Annotated[tuple[NotNegative, ...], Field(min_length=1)]  # of each head in the file's order, or one for all
-Fractions = Annotated[tuple[Fraction, ...], Field(min_length=1)]  # likewise
-Flags = Annotated[tuple[bool, ...], Field(min_length=1)]  # likewise
+# One value per head in the file's order, or one for all
+Weights = Annotated[tuple[NotNegative, ...], Field(min_length=1)]
+Fractions = Annotated[tuple[Fraction, ...], Field(min_length=1)]
+Flags = Annotated[tuple[bool, ...], Field(min_length=1)]
 OVERLAPS: dict[str, Overlap] = {"iou": iou.iou, "giou": iou.giou, "diou": iou.diou, "ciou": iou.ciou}
 
 
 class LossConfig(Config):
-    """Taken from the .cfg; the defaults are Darknet's for a head without the keys."""
+    """Settings of the loss, taken from the .cfg; the defaults are Darknet's for a head without the keys."""
 
-    # mse: center and sides, as in YOLOv3, or of a [Gaussian_yolo] their likelihood. Others: 1 less that overlap of box
-    # and object; as in Darknet its gradient is by center and sides in shares of the input, and goes through the
-    # exponential of the sides, but not through the logistic of the center
+    # mse: center and sides, as in YOLOv3, or their negative log-likelihood for a [Gaussian_yolo]. Other values: 1 minus
+    # that overlap of box and object. As in Darknet, its gradient with respect to center and sides relative to the input
+    # is backpropagated through the exponential of the sides, but not through the sigmoid of the center
     box_loss: Literal["mse", "iou", "giou", "diou", "ciou"] = "mse"
-    box: Weights = (0.75,)  # weight of that term (iou_normalizer)
-    uncertainty: Weights = (1.0,)  # of a [Gaussian_yolo]: weight of the deviations' likelihood (uc_normalizer)
-    max_delta: tuple[Positive, ...] = ()  # limit of its gradients for one object, as for `box`; none: no limit
-    objectness: Weights = (1.0,)  # weight of that term (obj_normalizer)
-    classes: Weights = (1.0,)  # likewise
-    # besides the best anchor, all of the head whose shape overlaps the object's by more are assigned to it (iou_thresh)
+    box: Weights = (0.75,)  # weight of the box term (iou_normalizer)
+    uncertainty: Weights = (1.0,)  # weight of the standard deviations' term of a [Gaussian_yolo] (uc_normalizer)
+    max_delta: tuple[Positive, ...] = ()  # limit of the box gradients of one object; empty: no limit
+    objectness: Weights = (1.0,)  # weight of the objectness term (obj_normalizer)
+    classes: Weights = (1.0,)  # weight of the class term
+    # an object is assigned its best anchor and all others of the head with a higher shape overlap than this
+    # (iou_thresh)
     assign_iou: Fractions = (1.0,)
-    assign_kind: Literal["iou", "giou", "diou", "ciou"] = "iou"  # by this overlap (iou_thresh_kind)
-    truth_iou: Fractions = (1.0,)  # so are cells whose box overlaps it by more, if they have no object (truth_thresh)
+    assign_kind: Literal["iou", "giou", "diou", "ciou"] = "iou"  # overlap that `assign_iou` refers to (iou_thresh_kind)
+    # cells without an object whose predicted box overlaps one by more are assigned to it, too (truth_thresh)
+    truth_iou: Fractions = (1.0,)
     # background cells whose box overlaps an object by this or more are ignored (ignore_thresh)
     ignore_iou: Fractions = (0.5,)
-    # Cells with an object, too, learn the overlap of their box with it as their objectness, its square above
-    # `truth_iou`, and 0 where it is below `ignore_iou`; without it, 1
+    # objectness target of cells with an object: the overlap of their box with it, its square above `truth_iou`, and 0
+    # below `ignore_iou`. false: 1
     objectness_smooth: Flags = (False,)
-    focal_loss: Flags = (False,)  # of classes, with alpha 0.5 and gamma 2
-    # factor of each class on the box, the objectness and the own class of its objects; none: 1 (counters_per_class)
+    focal_loss: Flags = (False,)  # focal loss of classes, with alpha 0.5 and gamma 2
+    # factor per class on box, objectness and own class of its objects; empty: 1 (counters_per_class)
     class_weights: tuple[Positive, ...] = ()
-    own_class: Weights = (1.0,)  # factor on the own class alone (cls_normalizer with counters_per_class)
+    own_class: Weights = (1.0,)  # factor on the object's own class only (cls_normalizer with counters_per_class)
     # the sum over cells is divided by the number of images (Darknet) or of cells with an object
     normalize: Literal["images", "boxes"] = "images"
-    label_smoothing: Fraction = 0.0  # targets of classes are 1 - this / 2 and this / 2 (label_smooth_eps)
+    label_smoothing: Fraction = 0.0  # s: class targets are 1 - s / 2 and s / 2 instead of 1 and 0 (label_smooth_eps)
 
 
 class CellSettings:
-    """The settings of each cell, (N,): by the head that it belongs to."""
+    """Settings of each cell, (N,), from the head that it belongs to."""
 
     def __init__(self, settings: LossConfig, cells: Cells, new_coords: Sequence[bool]) -> None:
         def of_cells(values: Sequence[float]) -> Tensor:
@@ -86,30 +89,31 @@ def yolo_loss(
 ) -> dict[str, Tensor]:
     """rows (B, N, 5+C) logits, in the order of `cells` -> the terms box, objectness and classes, weighted.
 
-    new_coords: of each head, whether the logits come from numbers in [0, 1] that its map holds. spread: (B, N, 4)
-    logits of the standard deviations of [Gaussian_yolo] heads, which adds the term uncertainty. class_weights: (C,),
-    those of the settings, on the device.
+    new_coords: per head, whether its map holds values in [0, 1], from which the logits were computed. spread: (B, N, 4)
+    logits of the standard deviations of [Gaussian_yolo] heads; adds the term uncertainty. class_weights: (C,),
+    `settings.class_weights` on the device.
     """
     own = CellSettings(settings, cells, new_coords)
     targets, labels = _assign(rows, cells, batch, settings, own)
-    found, here = losses.at_targets(rows, targets), targets.cell
-    factor = torch.ones_like(found[..., 0])
+    predicted, here = losses.at_targets(rows, targets), targets.cell
+    factor = torch.ones_like(predicted[..., 0])
     if class_weights is not None:
         factor = class_weights[labels]
     weight, limit = own.box[here] * factor, None if own.limit is None else own.limit[here]
     sums = {}
     if spread is not None:
         deviations = losses.at_targets(spread, targets)
-        box, uncertainty = normal_loss(found[..., :4], deviations, cells, targets, weight, own.uncertainty[here], limit)
+        factors = weight, own.uncertainty[here], limit
+        box, uncertainty = normal_loss(predicted[..., :4], deviations, cells, targets, *factors)
         sums["uncertainty"] = uncertainty.sum()
     elif settings.box_loss == "mse":
-        place, size = losses.place_and_size(found, cells, targets)
+        place, size = losses.place_and_size(predicted, cells, targets)
         box = weight * targets.weight(cells.size) * (cells.scale_xy[here][..., 0] * place + size)
     if settings.box_loss != "mse":
         overlap = OVERLAPS[settings.box_loss]
-        box = overlap_loss(found[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
+        box = overlap_loss(predicted[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
     objectness = _objectness(rows, cells, targets, batch, settings, own, factor)
-    classes = _classes(found[..., 5:], targets, labels, settings, own, class_weights)
+    classes = _classes(predicted[..., 5:], targets, labels, settings, own, class_weights)
     of_labels = 1.0 if batch.class_weights is None else batch.class_weights[labels]
     sums |= {
         "box": box.sum(),
@@ -122,9 +126,9 @@ def yolo_loss(
 def _assign(
     rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig, own: CellSettings
 ) -> tuple[Targets, Tensor]:
-    """The targets, and (B, R) the classes of their objects.
+    """Targets, and (B, R) the classes of their objects.
 
-    With `truth_iou` there are N more rows: each cell that owns no object, with the one that its box overlaps most.
+    With `truth_iou` there are N more rows: each cell without an object, with the object that its box overlaps most.
     """
     classes = rows.shape[-1] - 5
     similar = settings.assign_iou if len(settings.assign_iou) > 1 else settings.assign_iou * len(cells.grids)
@@ -152,11 +156,11 @@ def _assign(
 def _objectness(
     rows: Tensor, cells: Cells, targets: Targets, batch: Batch, settings: LossConfig, own: CellSettings, factor: Tensor
 ) -> Tensor:
-    """(B, N) cross entropy. factor: (B, R) of the class of each row's object."""
+    """Objectness cross entropy (B, N). factor: (B, R), class weight of each row's object."""
     goal, background = losses.objectness_targets(rows, cells, targets, batch, own.ignore_iou)
     counted = (goal > 0) | background
     assigned = batch.labels.shape[1] * (1 + len(cells.anchors))  # rows, without those of `truth_iou`
-    # Rows that own no cell write to one more that is cut off.
+    # Rows without a cell write to an extra column, which is dropped.
     cell = torch.where(targets.positive, targets.cell, rows.shape[1])[:, :assigned]
     factors = factor.new_ones(len(rows), rows.shape[1] + 1).scatter(1, cell, factor[:, :assigned])[:, :-1]
     if any(settings.objectness_smooth):
@@ -177,7 +181,7 @@ def _classes(
     own: CellSettings,
     class_weights: Tensor | None,
 ) -> Tensor:
-    """logits (B, R, C), labels (B, R) of the rows' objects -> (B, R) the cross entropies' sum."""
+    """logits (B, R, C), labels (B, R) of the rows' objects -> (B, R) sum of the classes' cross entropies."""
     here = targets.cell
     smooth = targets.classes * (1 - settings.label_smoothing) + settings.label_smoothing / 2
     errors = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
@@ -185,7 +189,7 @@ def _classes(
         factors = class_weights * own.own_class[here][..., None]
         errors = torch.where(targets.classes > 0, factors * errors, errors)
     if any(settings.focal_loss):
-        # Darknet's factor of all classes: by the probability of the object's, and without a gradient of its own
+        # Darknet's factor on all classes: from the probability of the object's class, and detached
         p = logits.detach().sigmoid().gather(2, labels[..., None])
         factor = -0.5 * (1 - p) * (2 * p * (p + 1e-15).log() + p - 1)
         focal = factor * F.binary_cross_entropy_with_logits(logits, targets.classes, reduction="none")
@@ -194,6 +198,6 @@ def _classes(
 
 
 def _slope(logits: Tensor, squashed: Tensor) -> Tensor:
-    """The factor of gradients that come through a logistic to where `squashed` is 1; else 1. It carries no gradient."""
+    """Derivative of the sigmoid where `squashed` is 1, else 1; detached."""
     t = logits.detach().sigmoid()
     return torch.where(squashed > 0, t * (1 - t), 1.0)

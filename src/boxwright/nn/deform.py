@@ -1,4 +1,4 @@
-"""A deformable 3x3 convolution with the layers that predict its offsets and masks."""
+"""Deformable 3x3 convolution with the layers that predict its offsets and masks."""
 
 import torch
 from torch import Tensor, nn
@@ -9,17 +9,17 @@ from boxwright.ops.deform import Sampling, deform_conv
 class DeformConv2d(nn.Module):
     """(B, in, H, W) -> (B, out, H / stride, W / stride), rounded up. The convolution itself has no bias.
 
-    Offsets and the logits of masks come from two ordinary convolutions of the same map, whose weights start at zero: at
-    first every sample counts half and lies on the grid. Sampling positions: `boxwright.ops.deform`.
+    Offsets and mask logits come from two ordinary convolutions of the same map, initialized to zero: at first every
+    sample lies on the grid and has the weight 0.5. Sampling positions: `boxwright.ops.deform`.
 
     Args:
-        inputs: Channels.
-        outputs: Channels.
-        stride: Of the sampling grid.
+        inputs: Input channels.
+        outputs: Output channels.
+        stride: Stride of the sampling grid.
         sampling: As in `ops.deform`.
-        masks: False: every sample counts fully (version 1).
-        groups: Of neighboring input channels, each with offsets and masks of its own.
-        bias: Of the two convolutions.
+        masks: Whether samples are multiplied by masks (v2); False: v1.
+        groups: Groups of adjacent input channels, each with its own offsets and masks.
+        bias: Whether the two convolutions have a bias.
     """
 
     def __init__(

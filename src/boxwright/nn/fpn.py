@@ -1,4 +1,4 @@
-"""The feature pyramid (Lin et al. 2017, section 3), with one more level for large boxes.
+"""Feature pyramid network (Lin et al. 2017, section 3), with one more level for large boxes.
 
 B images, C channels, h x w cells of a level
 """
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 
 class FPN(nn.Module):
-    """Maps fine to coarse, (B, inputs[l], h_l, w_l) -> as many of `outputs` channels and the same sizes, and one more:
-    every second cell of the last, rounded up. No activation; batch norm after each convolution where `norm`."""
+    """Feature pyramid without activations; with `norm` a batch norm follows each convolution."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, norm: bool = False) -> None:
         super().__init__()
@@ -19,6 +18,8 @@ class FPN(nn.Module):
         self.outer = nn.ModuleList(_conv(outputs, outputs, 3, norm) for _ in inputs)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """L maps, fine to coarse, (B, inputs[l], h_l, w_l) -> L maps (B, outputs, h_l, w_l) and one more that has every
+        second row and column of the last."""
         merged: list[Tensor] = []  # coarse to fine
         for conv, level in zip(reversed(self.inner), reversed(maps), strict=True):
             x = conv(level)
@@ -30,7 +31,7 @@ class FPN(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, kernel: int, norm: bool) -> nn.Module:
-    """With bias, or batch norm in its place; it starts as in torchvision."""
+    """Convolution with bias, or with batch norm instead; initialized as in torchvision."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if norm:

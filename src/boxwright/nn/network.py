@@ -16,16 +16,16 @@ from boxwright.ops.anchors import Stride
 
 
 class Network(nn.Module):
-    """What a model's `build` returns: a module that follows `types.Detector` or `types.Classifier` too.
+    """Base class of what a model's `build` returns; subclasses implement `types.Detector` or `types.Classifier`.
 
     Attributes:
-        config: What it was built from.
-        inputs: What `forward` takes, in order: `images`, or `images` and `extents`.
-        raw_names: The raw outputs, in order.
-        mean: (C, 1, 1), of RGB in [0, 1]. In the state dict, so that weights carry their own normalization.
-        std: (C, 1, 1), likewise.
-        two_stage: Whether the raw outputs are of proposals, rows in no fixed order.
-        strides: Of the maps in which objects are found, px, or x, y; of classifiers there are none.
+        config: The config that it was built from.
+        inputs: Names of the inputs of `forward`, in order: `images`, or `images` and `extents`.
+        raw_names: Names of the raw outputs, in order.
+        mean: (C, 1, 1), mean of pixels in [0, 1]. In the state dict, so that weights carry their own normalization.
+        std: (C, 1, 1), standard deviation of pixels in [0, 1], also in the state dict.
+        two_stage: Whether the raw outputs are proposals, in no fixed order.
+        strides: Strides of the output maps, px, or (x, y) px; empty for classifiers.
     """
 
     inputs: tuple[str, ...]
@@ -43,10 +43,10 @@ class Network(nn.Module):
         self.register_buffer("std", spread(config.std, config.input_channels))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """images (B, C, H, W) in [0, 1] -> the same less the mean, divided by the std.
+        """images (B, C, H, W) in [0, 1] -> (images - mean) / std, of the same shape.
 
         Raises:
-            InputError: For sides that are no multiples of the model's step.
+            InputError: A side is not a multiple of `config.size_step`.
         """
         (height, width), step = images.shape[-2:], self.config.size_step
         if height % step or width % step:
@@ -55,14 +55,14 @@ class Network(nn.Module):
 
     @property
     def finest_stride(self) -> float | None:
-        """Of `strides`, px; None for a network without."""
+        """Finest stride in px; None if the network has none."""
         return min((float(side) for stride in self.strides for side in np.atleast_1d(stride)), default=None)
 
     def check_trainable(self) -> None:
-        """Raise InputError for a network without a loss."""
+        """Raise InputError if the network cannot be trained."""
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
-        """Named scalar terms, already weighted, for the `Batch` or `ClassBatch` of the task."""
+        """Loss terms by name, scalars, already weighted. batch: the `Batch` or `ClassBatch` of the task."""
         return self.loss_of_raw(self(batch.images), batch)
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Any) -> dict[str, Tensor]:

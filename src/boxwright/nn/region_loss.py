@@ -2,7 +2,7 @@
 
 B images, N cells of the head, K anchors, M boxes an image after padding, C classes
 
-Differences: a cell is ignored in crowd and ignore regions, too, and where classes were not looked for.
+Differences from Darknet: cells are also ignored in crowd and ignore regions, and where classes were not looked for.
 """
 
 from typing import Annotated, Literal
@@ -20,46 +20,47 @@ from boxwright.ops.iou import iou
 from boxwright.ops.targets import Targets, assign_best, assign_to
 from boxwright.types import Batch
 
-ANCHOR_WEIGHT = 0.01  # of cells that learn their anchor (region_layer.c)
+ANCHOR_WEIGHT = 0.01  # weight of the box loss of cells without an object, whose target is their anchor (region_layer.c)
 
 
 class RegionLossConfig(Config):
-    """Taken from the .cfg; the defaults are Darknet's for a [region] without the keys."""
+    """Settings of the loss, taken from the .cfg; the defaults are Darknet's for a [region] without the keys."""
 
     box: NotNegative = 1.0  # weight of center and sides (coord_scale)
-    objectness: NotNegative = 1.0  # of the objectness of cells with an object (object_scale)
-    background: NotNegative = 1.0  # of that of all others (noobject_scale)
-    classes: NotNegative = 1.0  # (class_scale)
+    objectness: NotNegative = 1.0  # weight of the objectness of cells with an object (object_scale)
+    background: NotNegative = 1.0  # weight of the objectness of all other cells (noobject_scale)
+    classes: NotNegative = 1.0  # weight of the classes (class_scale)
     ignore_iou: Fraction = 0.5  # background cells whose box overlaps an object by this or more are ignored (thresh)
-    rescore: bool = False  # a cell with an object learns the overlap of its box as its objectness, else 1
-    bias_match: bool = False  # an object goes to the anchor of the best shape, else to that of the best predicted shape
-    focal_loss: bool = False  # of classes, with alpha 0.5 and gamma 2
-    # up to so many images, cells without an object learn their anchor as their box, with a weight of 0.01
+    rescore: bool = False  # objectness target of cells with an object: the overlap of their box; false: 1
+    # an object is assigned the anchor of the best shape; false: the anchor whose predicted box has the best shape
+    bias_match: bool = False
+    focal_loss: bool = False  # focal loss of classes, with alpha 0.5 and gamma 2
+    # for the first this many images, the box target of cells without an object is their anchor, with weight 0.01
     # (region_layer.c)
     anchor_images: Annotated[int, Field(ge=0)] = 12_800
-    normalize: Literal["images", "boxes"] = "images"  # what the sum over cells is divided by, as in `LossConfig`
+    normalize: Literal["images", "boxes"] = "images"  # divisor of the sum over cells, as in `LossConfig`
 
 
 def region_loss(
     rows: Tensor, cells: Cells, batch: Batch, settings: RegionLossConfig, softmax: bool
 ) -> dict[str, Tensor]:
-    """rows (B, N, 5+C), the map's numbers in the order of `cells` -> the terms box, objectness and classes, weighted.
+    """rows (B, N, 5+C), the map's values in the order of `cells` -> the terms box, objectness and classes, weighted.
 
-    softmax: over the classes; else their numbers are the scores.
+    softmax: whether scores are a softmax over the classes; otherwise the map's values are the scores.
     """
     targets = _assign(rows, cells, batch, settings.bias_match)
-    found, owns = losses.at_targets(rows, targets), targets.positive
+    predicted, owns = losses.at_targets(rows, targets), targets.positive
     objects, background = losses.objectness_targets(rows, cells, targets, batch, settings.ignore_iou)
     background = background & (objects == 0)
     with torch.no_grad():
-        overlap = iou(cells.boxes(found[..., :4], targets.cell), targets.boxes)
+        overlap = iou(cells.boxes(predicted[..., :4], targets.cell), targets.boxes)
     goal = overlap if settings.rescore else torch.ones_like(overlap)
     sums = {
-        "box": settings.box * (owns * _box(found, *losses.encode_targets(cells, targets))).sum(),
-        "objectness": settings.objectness * (owns * _half_square(found[..., 4].sigmoid() - goal)).sum()
+        "box": settings.box * (owns * _box(predicted, *losses.encode_targets(cells, targets))).sum(),
+        "objectness": settings.objectness * (owns * _half_square(predicted[..., 4].sigmoid() - goal)).sum()
         + settings.background * (background * _half_square(rows[..., 4].sigmoid())).sum(),
         "classes": settings.classes
-        * (owns * targets.weights * _classes(found[..., 5:], batch.labels, settings, softmax)).sum(),
+        * (owns * targets.weights * _classes(predicted[..., 5:], batch.labels, settings, softmax)).sum(),
     }
     if batch.seen is not None and settings.anchor_images:
         middle = torch.full_like(rows[..., :2], 0.5)
@@ -69,7 +70,7 @@ def region_loss(
 
 
 def _assign(rows: Tensor, cells: Cells, batch: Batch, bias_match: bool) -> Targets:
-    """Each object to the cell under its center, and the anchor, or the box predicted there, of the best shape."""
+    """Assign each object to the cell under its center, and to the anchor whose shape, or predicted shape, fits best."""
     classes = rows.shape[-1] - 5
     if bias_match:
         return assign_best(batch, cells, classes)
@@ -81,9 +82,9 @@ def _assign(rows: Tensor, cells: Cells, batch: Batch, bias_match: bool) -> Targe
     return assign_to(batch, cell, rows.shape[1], classes)
 
 
-def _box(found: Tensor, position: Tensor, logs: Tensor) -> Tensor:
-    """found (B, R, 5+C), position and logs (B, R, 2) -> (B, R): half the squared errors of center and sides."""
-    errors = torch.cat((found[..., :2].sigmoid() - position, found[..., 2:4] - logs), -1)
+def _box(predicted: Tensor, position: Tensor, logs: Tensor) -> Tensor:
+    """predicted (B, R, 5+C), position and logs (B, R, 2) -> (B, R): half the squared errors of center and sides."""
+    errors = torch.cat((predicted[..., :2].sigmoid() - position, predicted[..., 2:4] - logs), -1)
     return _half_square(errors).sum(-1)
 
 

@@ -2,9 +2,8 @@
 
     B images, H x W px, C channels
 
-The stride of a stage is that of its first 3x3 convolution (called V1.5), as in torchvision, timm and the MindSpore zoo,
-or of the 1x1 before it, as in the paper and in Caffe.
-Modules have torchvision's names.
+A stage's stride is in its first 3x3 convolution (V1.5), as in torchvision, timm and the MindSpore zoo, or in the 1x1
+before it, as in the paper and in Caffe. Modules have torchvision's names.
 """
 
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from boxwright.config import Padding
 from boxwright.nn.deform import DeformConv2d
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # in each stage
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks per stage
 WIDTHS = (64, 128, 256, 512)  # channels of a stage's 3x3 convolutions
-EXPANSION = 4  # a stage's outputs are so many times its width
+EXPANSION = 4  # output channels of a stage / its width
 
 Deform = Literal["none", "standard", "zoo"]
 StrideIn = Literal["conv1", "conv2"]
-Conv = Callable[[int, int, int], nn.Module]  # of inputs, outputs and stride: a 3x3 layer
+Conv = Callable[[int, int, int], nn.Module]  # (inputs, outputs, stride) -> a 3x3 layer
 
 
 class Bottleneck(nn.Module):
@@ -42,7 +41,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv(width, outputs, 1)
         self.bn3 = nn.BatchNorm2d(outputs)
-        nn.init.zeros_(self.bn3.weight)  # a fresh block passes its input on (Goyal et al. 2017, section 5.1)
+        nn.init.zeros_(self.bn3.weight)  # blocks start as the identity (Goyal et al. 2017, section 5.1)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
@@ -57,9 +56,9 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """(B, 3, H, W) -> c2, c3, c4, c5: maps of 256, 512, 1024, 2048 channels at strides 4, 8, 16, 32.
 
-    H and W: multiples of 32. deform: the sampling of the 3x3 layers in every block of the last three stages.
-    padding, of the max-pool: `symmetric` pads 1 on every side (torchvision), `same` bottom and right only (MindSpore).
-    masks, groups, bias: of deformable layers (`nn/deform.py`). stride_in: the layer with the stride of a stage.
+    H and W: multiples of 32. deform: sampling of the 3x3 layers in every block of the last three stages. padding (of
+    the max-pool): `symmetric` pads 1 on every side (torchvision), `same` bottom and right only (MindSpore).
+    masks, groups, bias: of deformable layers (`nn/deform.py`). stride_in: the convolution with the stride of a stage.
     """
 
     def __init__(
@@ -88,8 +87,9 @@ class ResNet(nn.Module):
         self.layer4 = _stage(self.channels[2], WIDTHS[3], blocks[3], 2, conv, stride_in)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) normalized -> c2, c3, c4, c5 at strides 4, 8, 16, 32."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        # After ReLU a padded zero is never above its neighbors.
+        # After a ReLU, zero padding never exceeds its neighbors.
         x = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2) if self.pad_end else F.max_pool2d(x, 3, 2, 1)
         c2 = self.layer1(x)
         c3 = self.layer2(c2)
@@ -108,7 +108,7 @@ def _conv3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Without bias, starting as in He et al. 2015b (section 2.2, backward case), which torchvision does too."""
+    """Convolution without bias, initialized as in He et al. 2015b (section 2.2, backward case) and torchvision."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

@@ -1,6 +1,6 @@
-"""The second stage: features, class and box of each proposal.
+"""Second stage: features, class and box of each proposal.
 
-B images, R boxes an image, C classes without background
+B images, R boxes per image, C classes without background
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,18 @@ from torch import Tensor, nn
 from boxwright.ops.boxes import area
 from boxwright.ops.roi_align import ROI_BINS, roi_align
 
-FINEST = 56  # px: boxes below twice this side take the finest level (FPN paper, equation 1, with its 224 at level 4)
+FINEST = 56  # px: boxes below twice this side use the finest level (FPN paper, equation 1, with its 224 at level 4)
 
 
 class BoxHead(nn.Module):
-    """Layers over a box's features. (B, R, channels, 7, 7) -> logits (B, R, C+1), background first, and deltas
-    (B, R, 4*(C+1)), four a class.
+    """Classes and box deltas from RoI features.
 
     Args:
-        channels: Of the features.
-        classes: C.
+        channels: Channels of the features.
+        classes: C, without background.
         convs: 3x3 convolutions with batch norm before the dense layers.
-        dense: Dense layers before the last ones, 1 or 2.
-        hidden: Outputs of each.
+        dense: Dense layers before the two outputs, 1 or 2.
+        hidden: Outputs of each of them.
     """
 
     def __init__(self, channels: int, classes: int, convs: int, dense: int, hidden: int) -> None:
@@ -39,6 +38,7 @@ class BoxHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, R, channels, 7, 7) -> logits (B, R, C+1), background first, and deltas (B, R, 4*(C+1))."""
         if len(self.convs):
             features = self.convs(features.flatten(0, 1)).view_as(features)
         x = F.relu(self.fc1(features.flatten(2)))
@@ -61,8 +61,8 @@ def features_of(
     plus_one: bool,
     samples: int = 2,
 ) -> Tensor:
-    """maps (B, channels, h, w), fine first; boxes (B, R, 4) xyxy px -> (B, R, channels, 7, 7). For the others see
-    `roi_align`."""
+    """maps (B, channels, h, w), fine first; boxes (B, R, 4) xyxy px -> (B, R, channels, 7, 7). For the other arguments
+    see `roi_align`."""
     level = level_of(boxes, len(maps), plus_one)
     return roi_align(maps, boxes, level, strides, aligned=aligned, plus_one=plus_one, samples=samples)
 
@@ -70,5 +70,5 @@ def features_of(
 def level_of(boxes: Tensor, levels: int, plus_one: bool) -> Tensor:
     """(..., 4) xyxy px -> (...) int64 in 0..levels - 1: larger boxes take coarser maps."""
     ratio = area(boxes, plus_one).sqrt() / FINEST
-    # Clamped as whole numbers too: NaN, which the engine reports after the step, may become any.
+    # Clamped as integers: NaN, which the engine reports after the step, converts to any integer.
     return torch.log2(ratio + 1e-6).floor().long().clamp(0, levels - 1)

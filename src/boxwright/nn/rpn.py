@@ -1,7 +1,7 @@
-"""The region proposal network (Faster R-CNN paper, section 3.1) on the maps of a feature pyramid.
+"""Region proposal network (Faster R-CNN paper, section 3.1) on the maps of a feature pyramid.
 
-B images, H x W px, L levels, h x w positions of a level, A anchors a position, N = sum of A*h*w anchors,
-P proposals an image after padding
+B images, H x W px, L levels, h x w positions of a level, A anchors per position, N = sum of A*h*w anchors,
+P proposals per image after padding
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,24 @@ from boxwright.ops.coding import decode
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.nms import greedy_fixed_point, keep_each, keep_greedily
 
-MIN_SIDE = 1e-3  # px: boxes beside the image are clipped to lines on its edge (torchvision's limit for them)
+MIN_SIDE = 1e-3  # px: smallest side; clipped boxes beside the image become lines on its edge (torchvision's limit)
 # On an accelerator: 256 MiB per intermediate tensor, unless a single level needs more
 MAX_PAIRS_PER_CHUNK = 2**26
-# Of NMS in a training step, where nothing may wait: enough for chains of 32 boxes, each suppressing the next. Images
-# needed 1 to 8; evenly graded ones up to 41 in a fresh network, which then lacks a few proposals in that step.
+# NMS rounds in a training step, which must not synchronize: enough for chains of 32 boxes, each suppressing the next.
+# Usual images needed 1 to 8. Smooth gradients needed up to 41 in an untrained network, which then lacks a few
+# proposals in that step.
 TRAIN_NMS_ITERATIONS = 31
 
 
 class Proposals(NamedTuple):
-    """boxes (B, P, 4) xyxy px, best first. valid (B, P) bool: rows that hold one; the others are all zeros."""
+    """Proposals: boxes (B, P, 4) xyxy px, best first; valid (B, P) bool, False for padding rows, whose boxes are 0."""
 
     boxes: Tensor
     valid: Tensor
 
 
 class ProposalNMS(NamedTuple):
-    """Settings of an NMS that keeps up to `max_detections` boxes a group."""
+    """Settings of an NMS that keeps up to `max_detections` boxes per group."""
 
     iou: float
     max_detections: int
@@ -41,10 +42,10 @@ class ProposalNMS(NamedTuple):
 
 
 class RegionProposals(nn.Module):
-    """One small head for all levels: objectness and box deltas of each anchor.
+    """Head shared by all levels: objectness and box deltas of each anchor.
 
-    (B, C, h, w) a level -> objectness logits (B, N) and deltas (B, N, 4), in the order of `anchors`.
-    convs: 3x3 convolutions before the two outputs; only one has no number in its name.
+    L maps (B, C, h, w) -> objectness logits (B, N) and deltas (B, N, 4), in the order of `anchors`.
+    convs: 3x3 convolutions before the two outputs; a single one has no number in its name.
     """
 
     def __init__(self, channels: int, anchors: int, convs: int = 1) -> None:
@@ -70,10 +71,10 @@ class RegionProposals(nn.Module):
 def base_anchors(
     strides: Sequence[int], scale: float, ratios: Sequence[float], plus_one: bool, rounded: bool = True
 ) -> Tensor:
-    """(L, A, 4) xyxy px, the anchors at each level's first position: sides of stride * scale, of each h / w ratio.
+    """(L, A, 4) xyxy px: anchors at each level's first position, with sides of stride * scale and each h / w ratio.
 
-    Whole pixels where `rounded`. With plus_one (MindSpore zoo, anchor_generator.py) they lie about (stride - 1) / 2 and
-    count both ends, else about 0, as in torchvision.
+    With `rounded`, coordinates are whole pixels. With plus_one (MindSpore zoo, anchor_generator.py) anchors are
+    centered at (stride - 1) / 2 and include both end pixels, else at 0, as in torchvision.
     """
     stride = torch.tensor(strides, dtype=torch.float64)[:, None]
     root = torch.tensor(ratios, dtype=torch.float64).sqrt()
@@ -85,8 +86,8 @@ def base_anchors(
 
 
 def anchors(base: Tensor, shapes: Sequence[Sequence[int]], strides: Sequence[int | tuple[int, int]]) -> Tensor:
-    """(N, 4) xyxy px, by level, row, column, ratio. base (L, A, 4), shapes (h, w) and strides of the levels, the latter
-    for both axes or as (down, across)."""
+    """All anchors (N, 4) xyxy px, by level, row, column, ratio. base: (L, A, 4); shapes: (h, w) of each level; strides:
+    of each level in px, one number or (down, across)."""
     levels = []
     for corners, (h, w), stride in zip(base, shapes, strides, strict=True):
         down, across = stride if isinstance(stride, tuple) else (stride, stride)
@@ -112,23 +113,23 @@ def propose(
     limit_shrink: bool = False,
     rounds: int = 0,
 ) -> Proposals:
-    """The best boxes of each image.
+    """Select the proposals of each image.
 
-    Of each level the `pre_nms_top_k` best boxes, clipped to the image, go through NMS; the best of all levels together
-    are kept. Boxes thinner than MIN_SIDE are dropped, but not with `plus_one`, where two equal ends are a pixel apart.
+    The `pre_nms_top_k` best boxes of each level, clipped to the image, enter NMS; the best of all levels together are
+    kept. Boxes with a side below MIN_SIDE are dropped, except with `plus_one`, where x1 = x2 is one pixel wide.
 
     Args:
         objectness: (B, N) logits.
-        deltas: (B, N, 4).
+        deltas: (B, N, 4), relative to the anchors.
         anchors: (N, 4) xyxy px.
-        counts: Anchors of each level.
+        counts: Number of anchors of each level.
         extents: (B, 2), height and width px of each image.
-        pre_nms_top_k: Boxes a level before NMS.
-        proposals: P, boxes an image after it.
-        iou: Of NMS, whose overlap never counts with +1.
-        plus_one: Of the deltas.
-        limit_shrink: Likewise.
-        rounds: Those of `greedy_fixed_point` on accelerators.
+        pre_nms_top_k: Boxes per level that enter NMS.
+        proposals: P, boxes per image after NMS.
+        iou: IoU threshold of NMS, which never uses plus_one.
+        plus_one: Passed to `coding.decode`.
+        limit_shrink: Passed to `coding.decode`.
+        rounds: Rounds of `greedy_fixed_point` on accelerators.
     """
     best = []
     first = 0
@@ -138,11 +139,11 @@ def propose(
     index = torch.cat(best, 1)
     scores = objectness.gather(1, index)
     chosen_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-    found = decode(chosen_deltas, anchors[index], deltas.new_ones(4), plus_one, limit_shrink)
-    boxes = torch.minimum(found.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
+    decoded = decode(chosen_deltas, anchors[index], deltas.new_ones(4), plus_one, limit_shrink)
+    boxes = torch.minimum(decoded.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
     kept = _kept(boxes, scores, [indices.shape[1] for indices in best], iou, rounds)
     if not plus_one:
-        kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < MIN_SIDE).any(-1)  # NaN stays, to be seen
+        kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < MIN_SIDE).any(-1)  # NaN is kept, so that it is reported
     missing = max(0, proposals - kept.shape[1])
     ranked = F.pad(scores.masked_fill(~kept, -torch.inf), (0, missing), value=-torch.inf)
     value, order = ranked.topk(proposals, dim=1)
@@ -164,7 +165,7 @@ def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float, rounds: 
 
 @torch.library.custom_op("boxwright::kept_in_blocks", mutates_args=())
 def kept_in_blocks(boxes: Tensor, counts: list[int], iou: float) -> Tensor:
-    """The same for a CPU. An operator of its own, because a compiled graph has no loop that depends on the data."""
+    """`_kept` on a CPU. A custom operator, because a compiled graph cannot have a loop that depends on the data."""
     level = torch.cat([torch.full((count,), i, device=boxes.device) for i, count in enumerate(counts)])
     group = level + len(counts) * torch.arange(len(boxes), device=boxes.device)[:, None]
     kept = keep_greedily(boxes.flatten(0, 1), group.flatten(), ProposalNMS(iou, max(counts)))
@@ -177,13 +178,13 @@ def _(boxes: Tensor, counts: list[int], iou: float) -> Tensor:
 
 
 def kept_at_once(boxes: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:
-    """The same for accelerators, which take as long for a small operator as for a large one: levels of one length, each
-    box against all of its level. With `rounds` nothing waits for the accelerator."""
+    """`_kept` on accelerators, where small operators take as long as large ones: levels are padded to one length, and
+    each box is compared with all boxes of its level. With `rounds` above 0 nothing synchronizes."""
     longest = max(counts)
     padded = [F.pad(level, (0, 0, 0, longest - level.shape[1])) for level in torch.split(boxes, counts, 1)]
     levels = torch.stack(padded, 1).flatten(0, 1)  # (B * L, longest, 4)
     kept = []
-    with torch.autocast(boxes.device.type, enabled=False):  # it would copy the overlaps to its own type in each round
+    with torch.autocast(boxes.device.type, enabled=False):  # autocast would convert the overlaps in each round
         for chunk in torch.split(levels, max(1, MAX_PAIRS_PER_CHUNK // longest**2)):
             alive = torch.ones_like(chunk[..., 0], dtype=torch.bool)
             kept.append(greedy_fixed_point(alive, pairwise_iou(chunk, chunk) > iou, rounds))

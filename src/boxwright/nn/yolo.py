@@ -1,6 +1,6 @@
 """Shared by YOLOv3, YOLOv4 and Darknet's .cfg files: the head of a scale, and the bases of detectors with anchors.
 
-    B images, H x W px, C classes, A anchors of a scale, S scales, h x w cells of a scale,
+    B images, H x W px, C classes, A anchors per scale, S scales, h x w cells of a scale,
     N = sum of A*h*w: all cells of all scales, K candidates
 
 A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
@@ -19,7 +19,7 @@ from boxwright.nn.network import Network
 from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
 
-A = 3  # anchors of a scale of YOLOv3 and YOLOv4
+A = 3  # anchors per scale of YOLOv3 and YOLOv4
 
 
 def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
@@ -34,10 +34,10 @@ def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
 
 
 def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
-    """The last layer of a scale. (B, inputs, h, w) -> (B, A*(5+C), h, w).
+    """Last layer of a scale. (B, inputs, h, w) -> (B, A*(5+C), h, w).
 
-    Its objectness bias is such that a fresh head expects 8 objects in a 640 px image, as MindYOLO does: without it
-    the background of thousands of cells swamps the first steps.
+    Its objectness bias is initialized for 8 objects per 640 px image, as in MindYOLO; otherwise the background loss of
+    thousands of cells dominates the first steps.
     """
     layer = nn.Conv2d(inputs, A * (5 + classes), 1)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
 
 
 class Head(nn.Module):
-    """The trunk, whose output the next scale takes too, and two convolutions that end in this scale's map."""
+    """Trunk, whose output the next scale reads too, and two convolutions that give this scale's map."""
 
     def __init__(self, inputs: int, hidden: int, classes: int, stride: int, style: Style) -> None:
         super().__init__()
@@ -62,29 +62,29 @@ class Head(nn.Module):
 
 
 class CellConfig(BatchNormModelConfig):
-    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+    multi_label: bool = False  # a box may be reported once per class; false: only with its best class
 
 
 class AnchorConfig(CellConfig):
     padding: Padding = "symmetric"  # of stride-2 convolutions: Darknet symmetric, MindSpore zoo same
-    anchors: Anchors  # (width, height) px, small to large; auto: chosen from the boxes of the training
+    anchors: Anchors  # (width, height) px, small to large; auto: computed from the training boxes
 
 
 def styles(config: AnchorConfig, activation: Activation, momentum: float) -> tuple[Style, Style]:
-    """The style of the backbone, which has this activation and momentum, and that of all other layers."""
+    """Style of the backbone, with this activation and momentum, and style of all other layers."""
     backbone = Style(activation, config.padding, config.norm_eps, momentum)
     return backbone, Style("leaky", config.padding, config.norm_eps, config.norm_momentum)
 
 
 class CellDetector(Network):
-    """Base of detectors whose `forward` returns maps of cells with anchors: how these are decoded.
+    """Base of detectors whose `forward` returns maps of cells with anchors; decodes these maps.
 
     Attributes:
-        strides: Of each map, px; or x, y.
+        strides: Stride of each map, px, or (x, y) px.
         counts: A of each map.
-        scale_xy: Of each map (see `Cells`); none: 1.
-        anchors: (K, 2) px, K the sum of A, in the order of the maps; given by the recipe, so not in the state dict.
-        cell_type: How numbers encode boxes.
+        scale_xy: `scale_xy` of each map (see `Cells`); empty: 1.
+        anchors: (K, 2) px, K the sum of A, in the order of the maps; from the recipe, so not in the state dict.
+        cell_type: Class that encodes and decodes boxes.
     """
 
     counts: tuple[int, ...]
@@ -94,18 +94,18 @@ class CellDetector(Network):
     cell_type: type[Cells] = Cells
 
     def logits(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Raw maps -> maps (B, A*(5+C), h, w) of the numbers that the module's docstring says."""
+        """Raw maps -> maps (B, A*(5+C), h, w) of the channels listed in the module's docstring."""
         return raw
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
-        """Boxes with objectness times class >= threshold, canvas px, one entry an image, before suppression."""
+        """Boxes with objectness times class >= threshold, canvas px, one entry per image, before NMS."""
         maps = self.logits(raw)
-        # A score is at most its objectness, so most cells are dropped before their classes are computed.
+        # A score is at most its objectness, so most cells can be dropped before their classes are computed.
         image, cell = (objectness(maps, self.counts).sigmoid() >= threshold).nonzero(as_tuple=True)
-        found = rows_at(maps, self.counts, image, cell)  # (K, 5+C), image by image
-        boxes = self.cells(raw).boxes(found[:, :4], cell)
-        scores = found[:, 4:5].sigmoid() * found[:, 5:].sigmoid()
+        candidates = rows_at(maps, self.counts, image, cell)  # (K, 5+C), image by image
+        boxes = self.cells(raw).boxes(candidates[:, :4], cell)
+        scores = candidates[:, 4:5].sigmoid() * candidates[:, 5:].sigmoid()
         if self.config.multi_label:
             row, label = (scores >= threshold).nonzero(as_tuple=True)
         else:
@@ -117,7 +117,7 @@ class CellDetector(Network):
         return [Detections(*rows) for rows in zip(*(torch.split(column, counts) for column in columns), strict=True)]
 
     def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """All boxes (B, N, 1, 4) and their scores (B, N, C), as in `decode`; -1 for what it does not report."""
+        """All boxes (B, N, 1, 4) and their scores (B, N, C), as in `decode`; -1 where `decode` reports nothing."""
         rows = flatten(self.logits(raw), self.counts)
         scores = rows[..., 4:5].sigmoid() * rows[..., 5:].sigmoid()
         if not self.config.multi_label:
@@ -126,7 +126,7 @@ class CellDetector(Network):
         return self.cells(raw).boxes(rows[..., :4])[:, :, None], scores
 
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
-        """Where the cells of these maps lie."""
+        """Cells of these maps."""
         ends = list(accumulate(self.counts))
         anchors = [self.anchors[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
         return self.cell_type.of([level.shape[-2:] for level in raw], self.strides, anchors, self.scale_xy)
@@ -136,8 +136,8 @@ class AnchorDetector(CellDetector):
     """Base of detectors whose `maps` turns normalized images into S maps at `strides`, coarse first.
 
     Args:
-        config: Its anchors are A a scale.
-        scale_xy: Of each scale, fine to coarse (see `Cells`); none: 1.
+        config: Config with A anchors per scale.
+        scale_xy: `scale_xy` of each scale, fine to coarse (see `Cells`); empty: 1.
     """
 
     strides: tuple[int, ...]

@@ -1,6 +1,6 @@
-"""Cells of anchor-based maps: their positions, the boxes that their numbers encode, the cells of an object.
+"""Cells of anchor-based maps: their positions, the boxes that their values encode, and the cells of an object.
 
-B images, S scales in the order of the raw maps, A anchors of a scale, h x w positions of a scale, N = sum of A*h*w
+B images, S scales in the order of the raw maps, A anchors per scale, h x w positions of a scale, N = sum of A*h*w
 cells, K = sum of A, H x W px of the input
 """
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from boxwright.ops.assign import best_anchor, shape_iou
 from boxwright.ops.boxes import cxcywh_to_xyxy, relative, xyxy_to_cxcywh
 
-Stride = float | tuple[float, float]  # px: of both axes, or x, y
-Overlap = Callable[[Tensor, Tensor], Tensor]  # of pairs of boxes, as those in ops/iou.py
+Stride = float | tuple[float, float]  # px, for both axes or (x, y)
+Overlap = Callable[[Tensor, Tensor], Tensor]  # overlap of pairs of boxes, as in ops/iou.py
 
 
 def flatten(raw: tuple[Tensor, ...], anchors: int | Sequence[int]) -> Tensor:
     """S maps (B, A*(5+C), h, w) -> float32 (B, N, 5+C), by scale, anchor, row, column.
 
-    anchors: A of each scale, or of all.
+    anchors: A of each scale, or one number for all.
     """
     levels = []
     for level, count in _with_anchors(raw, anchors):
@@ -43,7 +43,7 @@ def objectness(raw: tuple[Tensor, ...], anchors: int | Sequence[int]) -> Tensor:
 def rows_at(raw: tuple[Tensor, ...], anchors: int | Sequence[int], image: Tensor, cell: Tensor) -> Tensor:
     """`flatten(raw, anchors)[image, cell]`, float32 (K, 5+C); image (K,) in 0..B-1, cell (K,) in 0..N-1.
 
-    Of a few cells it is much faster than laying out all of them.
+    For a few cells this is much faster than flattening all maps.
     """
     rows, first = torch.empty(()), 0
     for level, count in _with_anchors(raw, anchors):
@@ -57,12 +57,12 @@ def rows_at(raw: tuple[Tensor, ...], anchors: int | Sequence[int], image: Tensor
 
 
 def _with_anchors(raw: tuple[Tensor, ...], anchors: int | Sequence[int]) -> Iterator[tuple[Tensor, int]]:
-    """Each map with its A."""
+    """Pairs of a map and its A."""
     return zip(raw, [anchors] * len(raw) if isinstance(anchors, int) else anchors, strict=True)
 
 
 class Grid(NamedTuple):
-    """The cells of a scale: the first of them in the order of all, h, w, A, and the stride (x, y) px."""
+    """Cells of a scale: index of the first cell among all N, h, w, A, and the stride (x, y) in px."""
 
     first: int
     h: int
@@ -72,7 +72,7 @@ class Grid(NamedTuple):
 
     @property
     def cells(self) -> int:
-        """How many."""
+        """Number of cells."""
         return self.anchors * self.h * self.w
 
 
@@ -80,10 +80,9 @@ class Grid(NamedTuple):
 class Cells:
     """The N cells of all maps in the order of `flatten`: by scale, anchor, row, column.
 
-    corner (N, 2): top left of the cell, px. stride: px, (N, 1), or (N, 2) x, y where they differ. scale_xy (N, 1): how
-    far a center may lie, as a factor on the cell about its middle (Darknet's scale_x_y; 1: inside). anchor (N, 2):
-    width, height, px. anchors (K, 2): those of all scales, K is the sum of A. grids: the scales. size: (H, W) of the
-    input, px.
+    corner (N, 2): top left of the cell, px. stride: px, (N, 1), or (N, 2) x, y if they differ. scale_xy (N, 1): range
+    of a center, as a factor on the cell around its middle (Darknet's scale_x_y; 1: inside the cell). anchor (N, 2):
+    width, height, px. anchors (K, 2): anchors of all scales, px. grids: the scales. size: (H, W) of the input, px.
     """
 
     corner: Tensor
@@ -102,8 +101,8 @@ class Cells:
         anchors: Tensor | Sequence[Tensor],
         scale_xy: Sequence[float] = (),
     ) -> Self:
-        """shapes: (h, w) of each map. strides: of each map, px; or x, y. anchors: (A, 2) px of each map. scale_xy: of
-        each map; none: 1."""
+        """Cells of maps. For each map, shapes: (h, w); strides: px or (x, y) px; anchors: (A, 2) px; scale_xy: default
+        1."""
         steps = [stride if isinstance(stride, tuple) else (stride, stride) for stride in strides]
         square = all(x == y for x, y in steps)
         corners, sides, factors, sizes, grids = [], [], [], [], []
@@ -128,7 +127,7 @@ class Cells:
     def boxes(self, logits: Tensor, cell: Tensor | slice = slice(None)) -> Tensor:
         """logits (..., 4) of the cells `cell` -> xyxy px.
 
-        Logarithms are clamped at 10 (22,026 anchors wide), so that an untrained network cannot overflow.
+        Logarithms are clamped at 10 (22,026 times the anchor), so that an untrained network cannot overflow.
         """
         scale_xy = self.scale_xy[cell]
         offset = scale_xy * logits[..., :2].sigmoid() - (scale_xy - 1) / 2
@@ -137,13 +136,13 @@ class Cells:
         return cxcywh_to_xyxy(torch.cat((center, side), -1))
 
     def of_scales(self, values: Sequence[float]) -> Tensor:
-        """A value for each scale, in their order -> (N,) that of each cell's scale."""
+        """One value per scale -> (N,) the value of each cell's scale."""
         return torch.cat(
             [self.corner.new_full((grid.cells,), value) for grid, value in zip(self.grids, values, strict=True)]
         )
 
     def under(self, boxes: Tensor) -> Tensor:
-        """boxes (..., 4) xyxy px -> (..., K) the cells under the center, one of each scale and anchor."""
+        """boxes (..., 4) xyxy px -> (..., K) index of the cell under the center, for each scale and anchor."""
         center = xyxy_to_cxcywh(boxes)[..., :2]
         cells = []
         for grid in self.grids:
@@ -154,7 +153,7 @@ class Cells:
         return torch.cat(cells, -1)
 
     def responsible(self, boxes: Tensor) -> Tensor:
-        """boxes (..., 4) xyxy px -> (...) the cell under the center, in the scale and of the anchor that fit best."""
+        """boxes (..., 4) xyxy px -> (...) index of the cell under the center, for the anchor of the best shape."""
         best = best_anchor(boxes[..., 2:] - boxes[..., :2], self.anchors)
         return self.under(boxes).gather(-1, best[..., None])[..., 0]
 
@@ -162,7 +161,7 @@ class Cells:
         """boxes (..., 4) xyxy px -> the cells `under` them (..., K), and which have an anchor of similar shape:
         `shape_iou` above `iou`, a number or (K,), or the best anchor repeated on another scale (as in YOLOv4-tiny).
 
-        overlap: In place of `shape_iou`, of the anchor and the box about one center, in shares of the input."""
+        overlap: used instead of `shape_iou`, for the anchor and the box with the same center, relative to the input."""
         sides = boxes[..., 2:] - boxes[..., :2]
         fit = shape_iou(sides, self.anchors)
         best, first = fit.max(-1, keepdim=True)

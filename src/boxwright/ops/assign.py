@@ -21,9 +21,9 @@ def best_anchor(sides: Tensor, anchors: Tensor) -> Tensor:
 
 
 def last_claim(cells: Tensor, claims: Tensor, total: int) -> Tensor:
-    """cells (B, M) in 0..total-1, claims (B, M) bool -> (B, M): the last row that claims the same cell.
+    """cells (B, M) in 0..total-1, claims (B, M) bool -> (B, M): index of the last row that claims the same cell.
 
-    Rows without a claim get -1. The same on every run, on a GPU too: the largest row number wins.
+    Rows without a claim get -1. Deterministic, also on a GPU: the largest row index wins.
     """
     row = torch.arange(cells.shape[1], device=cells.device).expand_as(cells)
     winner = row.new_full((len(cells), total), -1)

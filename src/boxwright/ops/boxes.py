@@ -15,7 +15,7 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor, plus_one: bool = False) -> Tensor:
-    """(..., 4) xyxy -> (...). 0 for a box of negative sides. plus_one: width is x2 - x1 + 1, as in `pairwise_iou`."""
+    """(..., 4) xyxy -> (...). 0 for a box with negative sides. plus_one: width is x2 - x1 + 1, as in `pairwise_iou`."""
     width, height = (boxes[..., 2:] - boxes[..., :2] + int(plus_one)).clamp(min=0).unbind(-1)
     return width * height
 
@@ -27,6 +27,6 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def relative(boxes: Tensor, size: tuple[float, float]) -> Tensor:
-    """(..., 4) xyxy px -> shares of an image of `size` = (height, width) px."""
+    """(..., 4) xyxy px -> relative to an image of `size` = (height, width) px, in [0, 1] inside it."""
     height, width = size
     return torch.stack((boxes[..., 0::2] / width, boxes[..., 1::2] / height), -1).flatten(-2)

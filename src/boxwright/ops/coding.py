@@ -8,16 +8,16 @@ import math
 import torch
 from torch import Tensor
 
-# A delta never makes a box more than 1000 / 16 times as large as its reference, so that an untrained network cannot
-# overflow (Detectron). The MindSpore zoo's wh_ratio_clip of 0.016 is its reciprocal, and limits both directions.
+# No side becomes more than 1000 / 16 times that of its reference, so that an untrained network cannot overflow
+# (Detectron). The MindSpore zoo's wh_ratio_clip of 0.016 is its reciprocal, and limits both directions.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def encode(boxes: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False) -> Tensor:
-    """(..., 4), (..., 4) -> deltas (..., 4) that `decode` turns into `boxes` again (Faster R-CNN paper, equation 2).
+    """Boxes (..., 4), references (..., 4) -> deltas (..., 4) (Faster R-CNN paper, equation 2).
 
-    stds (4,): the deltas are divided by these. plus_one: a width is x2 - x1 + 1 (MindSpore zoo).
-    Sides of 0 are taken as a millionth of a pixel, so that padding stays finite.
+    stds (4,): divisors of the deltas. plus_one: a width is x2 - x1 + 1 (MindSpore zoo).
+    Sides are at least a millionth of a pixel, so that padding stays finite.
     """
     (center, side), (from_center, from_side) = (_center_and_side(xyxy, plus_one) for xyxy in (boxes, references))
     moved = (center - from_center) / from_side
@@ -28,7 +28,7 @@ def encode(boxes: Tensor, references: Tensor, stds: Tensor, plus_one: bool = Fal
 def decode(
     deltas: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False, limit_shrink: bool = False
 ) -> Tensor:
-    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not clipped to the image.
+    """Inverse of `encode`: deltas (..., 4), references (..., 4) -> boxes (..., 4), not clipped to the image.
 
     dw and dh are at most MAX_LOG_SCALE; with `limit_shrink` or `plus_one` they are at least -MAX_LOG_SCALE, too.
     """

@@ -4,8 +4,8 @@ B images, C input and O output channels, H x W the input map, h x w the output m
 
 Two semantics:
 - standard: kernel position (r, c) of output (i, j) reads row i * stride + r - 1 + its offset, column j * stride + c - 1
-  + its offset, as an ordinary convolution with padding 1 does; outside the map are zeros.
-- zoo (the MindSpore model zoo): one row further down, one column further right, and the position is clamped to the map.
+  + its offset, as an ordinary convolution with padding 1 does; the map is zero outside.
+- zoo (the MindSpore model zoo): one row further down and one column further right; positions are clamped to the map.
 """
 
 from typing import Literal
@@ -24,8 +24,8 @@ Sampling = Literal["standard", "zoo"]
 def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int, sampling: Sampling) -> Tensor:
     """x (B, C, H, W), offset (B, 18, h, w) px, mask (B, 9, h, w), weight (O, C, 3, 3) -> (B, O, h, w).
 
-    offset: first the 9 vertical ones, then the 9 horizontal ones, of the kernel positions. mask: times each sample.
-    Positions are float32 at least, because float16 has no quarter pixels beyond 512.
+    offset: first the 9 vertical offsets of the kernel positions, then the 9 horizontal ones. mask: factor on each
+    sample. Positions are at least float32, because float16 cannot represent quarter pixels beyond 512.
 
     `ops/kernels.py` chooses the implementation.
     """
@@ -55,7 +55,7 @@ def _grid(offset: Tensor, stride: int) -> Tensor:
 
 
 def _positions(x: Tensor, grid: Tensor, offset: Tensor, sampling: Sampling) -> Tensor:
-    """-> (B, 2, 9, h, w) px: row and column that are sampled."""
+    """Sampled positions (B, 2, 9, h, w) px, row and column."""
     height, width = x.shape[2:]
     position = grid + torch.unflatten(offset, 1, (2, 9))
     if sampling == "standard":
@@ -65,7 +65,7 @@ def _positions(x: Tensor, grid: Tensor, offset: Tensor, sampling: Sampling) -> T
 
 
 def _shift(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
-    """-> (B, 2, 9, h, w) float px: the offsets with which standard sampling reads the same."""
+    """Offsets (B, 2, 9, h, w) float px with which standard sampling reads the same positions."""
     if sampling == "standard":
         return torch.unflatten(offset, 1, (2, 9)).to(torch.promote_types(offset.dtype, torch.float32))
     grid = _grid(offset, stride)
@@ -73,12 +73,12 @@ def _shift(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor
 
 
 def _clamp(position: Tensor, last: int) -> Tensor:
-    """To 0..last, with no gradient where that acts, nor at `last` itself: one step on, nothing changes any more."""
+    """Clamp to 0..last, with zero gradient where clamped, and also at `last`, whose right-hand derivative is 0."""
     return torch.where(position >= last, float(last), position.clamp(min=0))
 
 
 def in_plain_torch(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """position (B, 2, 9, h, w): absolute, px; outside the map are zeros. Runs on every device."""
+    """Deformable convolution on any device. position (B, 2, 9, h, w): absolute, px; the map is zero outside."""
     batch, channels, height, width = x.shape
     made = position.shape[3:]
     at = position.permute(0, 3, 4, 2, 1)  # (B, h, w, 9, 2)
@@ -94,10 +94,10 @@ def in_plain_torch(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) ->
 
 
 def by_grid_sample(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """The same, in operators that exchange formats have."""
+    """As `in_plain_torch`, with operators that exchange formats have."""
     batch, channels, height, width = x.shape
     made = position.shape[3:]
-    # grid_sample wants (x, y) from -1 at the outer edge of the first pixel to 1 at that of the last
+    # grid_sample expects (x, y) from -1 at the outer edge of the first pixel to 1 at that of the last
     sides = position.new_tensor([height, width]).view(2, 1, 1, 1)
     at = ((2 * position + 1) / sides - 1).flip(1).permute(0, 2, 3, 4, 1)  # (B, 9, h, w, 2)
     samples = F.grid_sample(x, at.flatten(1, 2).type_as(x), align_corners=False)  # (B, C, 9 * h, w)
@@ -106,25 +106,25 @@ def by_grid_sample(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) ->
 
 
 def in_torchvision(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """offset (B, 2, 9, h, w): against a convolution with padding 1; outside the map are zeros."""
+    """As `in_plain_torch`, by torchvision. offset (B, 2, 9, h, w): relative to a convolution with padding 1, px."""
     from torchvision.ops import deform_conv2d
 
-    same = [tensor.type_as(offset) for tensor in (x, _in_pairs(offset), weight, mask)]  # it takes one type only
+    same = [tensor.type_as(offset) for tensor in (x, _in_pairs(offset), weight, mask)]  # torchvision requires one type
     out: Tensor = deform_conv2d(*same[:3], stride=stride, padding=1, mask=same[3])
     return out.type_as(x)
 
 
 def in_triton(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """As `in_plain_torch`. Samples have the type of x and are kept for the gradient of the weights."""
+    """As `in_plain_torch`, in Triton. Samples have the type of x and are kept for the gradient of the weights."""
     from boxwright.ops.deform_triton import deform_samples
 
     channels = 9 * x.shape[1]
     samples = deform_samples(x.permute(0, 2, 3, 1).contiguous(), position.contiguous(), mask.contiguous())
-    # A convolution and no matrix product, so that float32 is multiplied as in the ordinary layers (TF32 by default).
+    # A convolution instead of a matrix product, so that float32 is computed as in ordinary layers (TF32 by default).
     kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), channels, 1, 1)
     return F.conv2d(samples.flatten(3).permute(0, 3, 1, 2), kernel)
 
 
 def _in_pairs(offset: Tensor) -> Tensor:
-    """(B, 2, 9, h, w) -> (B, 18, h, w): row and column of each kernel position side by side, as kernels want them."""
+    """(B, 2, 9, h, w) -> (B, 18, h, w): row and column of each kernel position side by side, as torchvision expects."""
     return offset.transpose(1, 2).flatten(1, 2)

@@ -1,7 +1,7 @@
-"""The samples of a deformable convolution, and their gradients, in Triton. Imported only where it is used.
+"""Sampling of a deformable convolution, and its gradients, in Triton. Imported only when it is used.
 
 B images, C channels, H x W the input map, h x w the output map, 9 kernel positions row-major; a sample is one kernel
-position of one output pixel of one image: B * h * w * 9 of them, in this order, each with C channels side by side.
+position of one output pixel of one image: B * h * w * 9 samples, in this order, each with C channels side by side.
 """
 
 from typing import Any
@@ -11,17 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Of one program: 8 channels of a sample are one load of 16 bytes in bfloat16, two in float32, of each of its threads.
+# Block of one program. A thread loads 8 channels of a sample, 16 bytes in bfloat16 at once, in float32 twice 16 bytes.
 SAMPLES, CHANNELS = 16, 64
 
 
 @torch.library.custom_op("boxwright::deform_samples", mutates_args=())
 def deform_samples(pixels: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-    """The weighted sum of the four pixels around each position, times the mask; outside the map are zeros.
+    """Weighted sum of the four pixels around each position, times the mask; the map is zero outside.
 
     pixels (B, H, W, C), position (B, 2, 9, h, w): row and column, px, mask (B, 9, h, w) -> (B, h, w, 9, C) in the type
-    of `pixels`. Sums are of the type of `position`, float32 or float64. The gradient of `pixels` is a sum in no fixed
-    order. At a whole position the gradient is the one to its right, as in torchvision's kernel.
+    of `pixels`. Sums are of the type of `position`, float32 or float64. The gradient of `pixels` is summed in no fixed
+    order. At an integer position the gradient is the one to its right, as in torchvision's kernel.
     """
     made = position.shape[3:]
     out = pixels.new_empty(len(pixels), *made, 9, pixels.shape[3])
@@ -38,7 +38,7 @@ def _(pixels: Tensor, position: Tensor, mask: Tensor) -> Tensor:
 def deform_samples_backward(
     grad: Tensor, pixels: Tensor, position: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """grad (B, h, w, 9, C) -> the gradients of the three others, in their shapes and types."""
+    """grad (B, h, w, 9, C) -> gradients of pixels, position and mask, in their shapes and types."""
     to_pixels = torch.zeros(pixels.shape, dtype=position.dtype, device=pixels.device)
     to_position, to_mask = (
         torch.empty(part.shape, dtype=position.dtype, device=part.device) for part in (position, mask)
@@ -67,7 +67,7 @@ deform_samples.register_autograd(_gradients, setup_context=_keep)
 
 
 def _run(kernel: Any, pixels: Tensor, position: Tensor, mask: Tensor, *others: Tensor) -> None:
-    """others: contiguous, for the kernel to read or write."""
+    """Launch a kernel. others: contiguous tensors that it reads or writes."""
     batch, height, width, channels = pixels.shape
     made = position.shape[3] * position.shape[4]
     count = batch * made * 9
@@ -80,7 +80,7 @@ def _run(kernel: Any, pixels: Tensor, position: Tensor, mask: Tensor, *others: T
 
 @triton.jit
 def _numbers(index, made):
-    """Of the samples `index`: their image, and where `position` (its rows) and `mask` hold them."""
+    """For the samples `index`: their image, and their indices in `position` (rows) and `mask`."""
     place, kernel = index // 9, index % 9
     image, pixel = place // made, place % made
     return image, (image * 18 + kernel) * made + pixel, (image * 9 + kernel) * made + pixel
@@ -88,14 +88,14 @@ def _numbers(index, made):
 
 @triton.jit
 def _place(position, mask, index, live, made, height, width):
-    """Of the samples `index`: where `pixels` has their image, the pixel up and left, what is beyond it, the mask."""
+    """For the samples `index`: start of their image in `pixels`, pixel up and left, fractions beyond it, mask."""
     image, at_row, at_mask = _numbers(index, made)
     down = tl.load(position + at_row, mask=live, other=0)
     right = tl.load(position + at_row + 9 * made, mask=live, other=0)
     factor = tl.load(mask + at_mask, mask=live, other=0).to(down.dtype)
     top, left = tl.floor(down), tl.floor(right)
     down, right = down - top, right - left
-    # Clamped to where both neighbors are outside, before it is an integer: even NaN does not index beyond the map.
+    # Clamped to positions whose neighbors are outside, before the conversion: NaN cannot index beyond the map.
     row = tl.minimum(tl.maximum(top, -2), height).to(tl.int32)
     column = tl.minimum(tl.maximum(left, -2), width).to(tl.int32)
     return image * height * width, row, column, down, right, factor
@@ -103,7 +103,7 @@ def _place(position, mask, index, live, made, height, width):
 
 @triton.jit
 def _pixel(start, row, column, live, height, width):
-    """The number of a pixel in `pixels`, and whether it is one."""
+    """Index of a pixel in `pixels`, and whether it lies in the map."""
     inside = live & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return (start + row * width + column).to(tl.int64), inside
 

@@ -14,13 +14,13 @@ from boxwright.ops.boxes import area
 def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | None = None) -> Tensor:
     """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1]; 0 where both areas are 0.
 
-    plus_one: coordinates name whole pixels and both ends count, so a width is x2 - x1 + 1 (MindSpore zoo).
-    crowd: (..., M) bool, columns where the share of `a` that lies inside counts instead, as in COCO's evaluation.
+    plus_one: coordinates are pixel indices and both ends count, so a width is x2 - x1 + 1 (MindSpore zoo).
+    crowd: (..., M) bool, columns with the fraction of `a` inside instead of the IoU, as in COCO's evaluation.
     """
-    # Each coordinate separately, contiguous in memory: twice as fast on a CPU as pairs (x, y) taken together.
+    # Each coordinate separately, contiguous in memory: twice as fast on a CPU as (x, y) pairs.
     ax1, ay1, ax2, ay2 = a.transpose(-1, -2).contiguous()[..., :, None].unbind(-3)
     bx1, by1, bx2, by2 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)
-    # In place wherever that can be: the time goes into touching new memory.
+    # In place where possible, since most of the time is spent on new memory.
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1))
     height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1))
     if plus_one:
@@ -34,8 +34,8 @@ def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | N
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1): the squared distance of the centers over the squared diagonal
-    of their enclosing box (Zheng et al. 2020, equation 6); 0 where both are one point."""
+    """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1): squared distance of the centers over the squared diagonal
+    of their enclosing box (Zheng et al. 2020, equation 6); 0 if both are the same point."""
     ax1, ay1, ax2, ay2 = a.transpose(-1, -2).contiguous()[..., :, None].unbind(-3)
     bx1, by1, bx2, by2 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)
     across = (ax1 + ax2 - bx1 - bx2).square() + (ay1 + ay2 - by1 - by2).square()
@@ -50,8 +50,8 @@ def iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 def giou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
-    """Generalized IoU of pairs, (..., 4), (..., 4) -> (...) in [-1, 1]: IoU less the share of the enclosing box that
-    neither covers (Rezatofighi et al. 2019, algorithm 1)."""
+    """Generalized IoU of pairs, (..., 4), (..., 4) -> (...) in [-1, 1]: IoU minus the fraction of the enclosing box
+    that neither covers (Rezatofighi et al. 2019, algorithm 1)."""
     shared = _product((torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0))
     union = _product(a[..., 2:] - a[..., :2]) + _product(b[..., 2:] - b[..., :2]) - shared
     enclosing = _product(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
@@ -59,7 +59,7 @@ def giou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 def diou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
-    """Distance IoU of pairs, (..., 4), (..., 4) -> (...) in [-1, 1]: IoU less the squared distance of the centers over
+    """Distance IoU of pairs, (..., 4), (..., 4) -> (...) in [-1, 1]: IoU minus the squared distance of the centers over
     the squared diagonal of their enclosing box (Zheng et al. 2020, equations 6 and 7)."""
     return iou(a, b, eps) - _distance(a, b, eps)
 
@@ -67,8 +67,8 @@ def diou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """Complete IoU of pairs, (..., 4), (..., 4) -> (...) in [-1.5, 1]; `a` is the prediction.
 
-    Distance IoU less the difference of the aspects (Zheng et al. 2020, equations 8 to 11). The weight of the aspect
-    term carries no gradient.
+    Distance IoU minus a term for the difference of aspect ratios (Zheng et al. 2020, equations 8 to 11). The weight of
+    this term is detached.
     """
     (wa, ha), (wb, hb) = ((box[..., 2:] - box[..., :2]).unbind(-1) for box in (a, b))
     overlap = iou(a, b, eps)
@@ -80,10 +80,10 @@ def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 def zoo_giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Generalized IoU of pairs (Rezatofighi et al. 2019, algorithm 1) as the MindSpore zoo's YOLOv4 trains with it:
-    (..., 4), (..., 4) -> (...) in [-1, 1]. Boxes relative to the input: `eps` is added to both areas as they are.
+    (..., 4), (..., 4) -> (...) in [-1, 1]. Boxes are relative to the input, since `eps` is added to both areas.
 
-    The sides of the intersection are not clamped at 0. So boxes that are apart on one axis share a negative area, which
-    draws them together harder; those apart on both axes share a positive one.
+    The sides of the intersection are not clamped at 0. Boxes that are apart on one axis therefore have a negative
+    intersection and larger gradients; boxes apart on both axes have a positive one.
     """
     area_a, area_b = (_product(box[..., 2:] - box[..., :2]) for box in (a, b))
     shared = _product(torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]))
@@ -99,5 +99,5 @@ def _distance(a: Tensor, b: Tensor, eps: float) -> Tensor:
 
 
 def _product(sides: Tensor) -> Tensor:
-    """(..., 2) -> (...). The gradient of `Tensor.prod` looks for zeros, and waits for a GPU."""
+    """Product (..., 2) -> (...). The gradient of `Tensor.prod` searches for zeros, which synchronizes with a GPU."""
     return sides[..., 0] * sides[..., 1]

@@ -1,4 +1,4 @@
-"""Which compiled operators can be used here, and which is used."""
+"""Selection of compiled operators."""
 
 import functools
 import importlib
@@ -17,8 +17,8 @@ _preferred: DeformKernel = "torchvision"
 def prefer_deform_kernel(name: DeformKernel) -> None:
     """Choose the kernel of deformable convolutions on CUDA, before anything is compiled.
 
-    `triton` is ours (`ops/deform_triton.py`), also for bfloat16; it was checked in Triton's interpreter, and is the
-    default once it is measured on a GPU. Both give the same within rounding.
+    `triton` is our own (`ops/deform_triton.py`) and supports bfloat16; it was checked in Triton's interpreter, and
+    becomes the default once it is measured on a GPU. Both give the same results within rounding.
     """
     global _preferred
     _preferred = name
@@ -27,24 +27,24 @@ def prefer_deform_kernel(name: DeformKernel) -> None:
 def deform_kernel(device_type: str) -> DeformKernel | None:
     """The kernel of deformable convolutions on this type of device; None: plain PyTorch."""
     if device_type != "cuda":
-        return None  # there are no such kernels, or as on a CPU, where torchvision's takes some 10 times as long
+        return None  # no such kernels, or (on a CPU) torchvision's takes about 10 times as long
     if torch.compiler.is_exporting():
-        return None  # a program for any device, which runs where neither library is
+        return None  # an exported program also runs on devices without either library
     if _preferred == "triton" and triton_module() is not None:
         return "triton"
     return None if torchvision_ops() is None else "torchvision"
 
 
-# torch.compile cannot trace imports. What torch.compiler.assume_constant_result does, which imports the compiler first;
-# that takes as long as PyTorch itself.
+# torch.compile cannot trace imports. Same effect as torch.compiler.assume_constant_result, which imports the compiler;
+# that takes as long as importing PyTorch.
 deform_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
 def torchvision_ops() -> ModuleType | None:
-    """`torchvision.ops`, or None where torchvision is absent or was built for another PyTorch (which fails on import).
+    """`torchvision.ops`; None if torchvision is absent or was built for another PyTorch (the import fails then).
 
-    Imported at the first call and not with this module, because it takes as long as PyTorch itself.
+    Imported at the first call, because that takes as long as importing PyTorch.
     """
     try:
         return importlib.import_module("torchvision.ops")
@@ -55,7 +55,7 @@ def torchvision_ops() -> ModuleType | None:
 
 @functools.cache
 def triton_module() -> ModuleType | None:
-    """`triton`, which comes with PyTorch's CUDA builds on Linux, or None where it cannot be imported."""
+    """`triton`, which comes with PyTorch's CUDA builds on Linux; None if it cannot be imported."""
     try:
         return importlib.import_module("triton")
     except (ImportError, OSError, RuntimeError):

@@ -1,6 +1,6 @@
-"""Terms that losses share.
+"""Shared loss terms.
 
-B images, N cells, M boxes an image after padding, R rows of `Targets`, C classes
+B images, N cells, M boxes per image after padding, R rows of `Targets`, C classes
 """
 
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.targets import Targets
 from boxwright.types import Batch, ClassBatch
 
-OVERLAPS_AT_ONCE = 2**24  # of the ignore test; bounds the memory, 64 MiB for each intermediate tensor
+OVERLAPS_AT_ONCE = 2**24  # IoUs computed at once; bounds the memory, 64 MiB for each intermediate tensor
 
 
 def processes() -> int:
-    """How many train together; 1 without a group."""
+    """Number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def across_processes(count: Tensor, minimum: float = 0.0) -> Tensor:
-    """The mean of `count` over all processes, their total taken as at least `minimum`.
+    """Mean of `count` over all processes, whose total is at least `minimum`.
 
-    A loss divided by this, whose gradients are then averaged over the processes, gives the gradient of the sum over the
-    whole group's batch divided by the total count. Without processes it is `count` itself.
+    Dividing each process's loss sum by this, and averaging gradients over processes (DDP), gives the gradient of the
+    global sum divided by the global count. Without a process group it is max(count, minimum).
     """
     total = count.detach().clone()
     if processes() > 1:
@@ -38,19 +38,19 @@ def across_processes(count: Tensor, minimum: float = 0.0) -> Tensor:
 
 
 def normalize(sums: dict[str, Tensor], targets: Targets, by: Literal["images", "boxes"]) -> dict[str, Tensor]:
-    """Sums over all cells of the batch, divided by its images or by the cells that own an object."""
+    """Divide sums over all cells of the batch by its images or by the cells with an object."""
     count = across_processes(targets.positive.sum(), minimum=1) if by == "boxes" else len(targets.positive)
     return {name: total / count for name, total in sums.items()}
 
 
 def at_targets(rows: Tensor, targets: Targets) -> Tensor:
-    """rows (B, N, 5+C) of all cells -> (B, R, 5+C): those of the cells that the targets claim."""
+    """rows (B, N, 5+C) of all cells -> (B, R, 5+C): rows of the cells of the targets."""
     return rows.gather(1, targets.cell[..., None].expand(-1, -1, rows.shape[-1]))
 
 
 def encode_targets(cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
-    """The boxes of rows that own a cell as its numbers, two of (B, R, 2): the position of the center within the cell's
-    range, in [0, 1], and the logarithms of the sides in anchors."""
+    """Target boxes encoded relative to their cells, two tensors (B, R, 2): position of the center within the cell's
+    range, in [0, 1], and logarithms of the sides relative to the anchor."""
     center, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
     side = torch.where(targets.positive[..., None], side, 1.0)
     scale_xy = cells.scale_xy[targets.cell]
@@ -59,15 +59,15 @@ def encode_targets(cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
 
 
 def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
-    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the position
-    of the center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
+    """found (B, R, 5+C) logits -> two tensors (B, R), for rows that own a cell: cross entropy of the position of the
+    center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
     position, logs = encode_targets(cells, targets)
     errors = F.binary_cross_entropy_with_logits(found[..., :2], position, reduction="none")
     return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
 
 
 def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float | Tensor) -> Tensor:
-    """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for cells that are ignored (see `objectness_targets`)."""
+    """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for ignored cells (see `objectness_targets`)."""
     objects, background = objectness_targets(rows, cells, targets, batch, ignore_iou)
     counted = (objects > 0) | background
     return F.binary_cross_entropy_with_logits(rows[..., 4], objects, reduction="none") * counted
@@ -76,9 +76,9 @@ def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignor
 def objectness_targets(
     rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """rows (B, N, 5+C) logits -> (B, N) 1 for cells that own an object, 0 for others; (B, N) bool, which cells count as
-    background: not those whose box overlaps an object by `ignore_iou`, a number or (N,), or lies so far in a crowd
-    region, nor `targets.ignored`, nor where the most probable class was not looked for."""
+    """rows (B, N, 5+C) logits -> (B, N) 1 for cells with an object, 0 for others; (B, N) bool: background cells. These
+    exclude cells whose box overlaps an object, or lies in a crowd region, by at least `ignore_iou` (a number or (N,)),
+    `targets.ignored`, and cells whose most probable class was not looked for."""
     objects = cells_with_object(targets, rows.shape[1])
     background = _best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou
     if targets.ignored is not None:
@@ -89,36 +89,37 @@ def objectness_targets(
 
 
 def cells_with_object(targets: Targets, total: int) -> Tensor:
-    """(B, total): 1 for cells that own an object, 0 for others."""
-    # Rows that own no cell write to one more that is cut off.
+    """(B, total): 1 for cells with an object, 0 for others."""
+    # Rows without a cell write to an extra column, which is dropped.
     cell = torch.where(targets.positive, targets.cell, total)
     return targets.boxes.new_zeros(len(cell), total + 1).scatter(1, cell, 1.0)[:, :-1]
 
 
 def was_looked_for(scores: Tensor, labeled: Tensor) -> Tensor:
-    """scores (B, ..., C), labeled (B, C) as in Batch -> (B, ...) bool: whether the class of the highest score was.
+    """scores (B, ..., C), labeled (B, C) as in Batch -> (B, ...) bool: whether the class with the highest score was
+    looked for.
 
-    Without a label, an object of another class may be there, so the place is not taught to be background: the loss of
-    LVIS (Gupta et al. 2019) for a detector whose objectness does not know the class.
+    Otherwise an unlabeled object of that class may be there, so the cell is not trained as background. This is the loss
+    of LVIS (Gupta et al. 2019) for a detector with class-agnostic objectness.
     """
     best = scores.argmax(-1)
     return labeled.gather(1, best.flatten(1)).view_as(best)
 
 
 def classes(found: Tensor, targets: Targets) -> Tensor:
-    """found (B, R, 5+C) logits -> (B, R) weighted sum of the cross entropies of the classes; 0 for rows that own no
+    """found (B, R, 5+C) logits -> (B, R) weighted sum of the cross entropies of the classes; 0 for rows without a
     cell."""
     errors = F.binary_cross_entropy_with_logits(found[..., 5:], targets.classes, reduction="none")
     return targets.positive * targets.weights * errors.sum(-1)
 
 
 def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> Tensor:
-    """logits (B, C) -> scalar: the mean over the images of the cross entropy between softmax and target.
+    """logits (B, C) -> scalar: cross entropy between softmax and target, averaged over the images.
 
     The target of one label is 1 - smoothing for its class and smoothing / (C - 1) for each other class (MindSpore zoo:
-    src/CrossEntropySmooth.py; torch's label_smoothing is this with a value (C - 1) / C as large). The target of an
-    image blended of two is the mean of both labels' targets, weighted by `batch.share`. The logarithm of each class
-    is multiplied by its weight, as in torch's `cross_entropy`, whose mean is divided by the weights of the labels too.
+    src/CrossEntropySmooth.py; torch's label_smoothing is this with a value (C - 1) / C as large). The target of a blend
+    of two images is the mean of both labels' targets, weighted by `batch.share`. The logarithm of each class is
+    multiplied by its weight, as in torch's `cross_entropy`, whose mean is divided by the weights of the labels too.
     """
     logs = logits.float().log_softmax(-1)
     if batch.class_weights is not None:
@@ -133,7 +134,7 @@ def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> 
 
 
 def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:
-    """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image; in a crowd region, the share inside it."""
+    """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image, or highest fraction inside a crowd region."""
     best = boxes.new_zeros(boxes.shape[:2])
     for overlap in _overlaps(boxes, batch, batch.labels >= 0):  # no padding
         best = torch.maximum(best, overlap.amax(-1))
@@ -141,7 +142,7 @@ def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:
 
 
 def best_object(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """boxes (B, N, 4) -> two of (B, N): the highest IoU with an object of the image, and its row in the batch."""
+    """boxes (B, N, 4) -> two tensors (B, N): highest IoU with an object of the image, and the object's row."""
     best, index, first = boxes.new_zeros(boxes.shape[:2]), batch.labels.new_zeros(boxes.shape[:2]), 0
     for overlap in _overlaps(boxes, batch, batch.valid):
         value, row = overlap.max(-1)
@@ -151,7 +152,7 @@ def best_object(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _overlaps(boxes: Tensor, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
-    """IoU (B, N, m) with m boxes of the batch after the other; 0 with those that are not in rows (B, M)."""
+    """IoU (B, N, m) with chunks of m boxes of the batch; 0 for boxes outside of `rows` (B, M) bool."""
     chunk = max(1, OVERLAPS_AT_ONCE // (boxes.shape[0] * boxes.shape[1]))
     for first in range(0, batch.boxes.shape[1], chunk):
         columns = slice(first, first + chunk)

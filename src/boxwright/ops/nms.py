@@ -1,6 +1,6 @@
 """Non-maximum suppression (NMS) by score within each class of each image, exact, for a batch at once.
 
-R rows: the candidates of all images together, K those of them that are kept. A group is one class of one image.
+R rows: the candidates of all images together. A group is one class of one image.
 """
 
 import functools
@@ -19,14 +19,14 @@ from boxwright.types import Detections
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-# Rows of a block, which bounds the memory. 128 is the fastest of 64 to 512 on a CPU; an accelerator takes hardly
-# longer for more.
+# Rows per block, which bounds the memory. 128 is the fastest of 64 to 512 on a CPU; on an accelerator larger blocks
+# take hardly longer.
 BLOCK, BLOCK_ELSEWHERE = 128, 4096
-CHECK_EVERY = 4  # rounds between checks whether anything changed, which wait for the accelerator
+CHECK_EVERY = 4  # rounds between checks for changes, which synchronize with the accelerator
 
 
 class OverlapSettings(Protocol):
-    """When a box suppresses another."""
+    """Settings that determine whether a box suppresses another."""
 
     @property
     def kind(self) -> str: ...
@@ -39,7 +39,7 @@ class OverlapSettings(Protocol):
 
 
 class Settings(OverlapSettings, Protocol):
-    """What a recipe's `nms` holds."""
+    """Settings of NMS, as in a recipe's `nms`."""
 
     @property
     def sigma(self) -> float: ...
@@ -50,28 +50,27 @@ class Settings(OverlapSettings, Protocol):
 def suppress(
     detections: Sequence[Detections], settings: Settings, sizes: Sequence[tuple[int, int]] = (), lowest: float = 0.0
 ) -> list[Detections]:
-    """Drop each box that overlaps a better kept one of its class by more than `iou`; best score first.
+    """NMS: drop each box that overlaps a better kept box of its class by more than `iou`; best score first.
 
-    Of each image the `pre_nms_top_k` best boxes over all classes are compared, and the `max_detections` best of those
-    kept are returned. Equal scores keep their order. The soft kinds lower scores instead, and drop those below
-    `lowest`.
+    The `pre_nms_top_k` best boxes of each image over all classes enter NMS, and the `max_detections` best of the kept
+    ones are returned. Equal scores keep their order. Soft-NMS lowers scores instead, and drops boxes below `lowest`.
 
     Args:
-        detections: One entry an image.
-        settings: The kind and its limits.
-        sizes: (height, width) px of the images. Darknet's greedy kind takes distances in shares of them, as if each
-            image were a square, which changes them where it is not; without sizes they are px.
-        lowest: Lowest score that the soft kinds keep.
+        detections: One entry per image.
+        settings: Kind of NMS, and its thresholds and limits.
+        sizes: (height, width) px of the images. Darknet's greedy kind measures distances in coordinates relative to the
+            image, which differ from px unless it is a square; without sizes in px.
+        lowest: Lowest score that soft-NMS keeps.
     """
     if not detections:
         return []
-    image = torch.cat([found.labels.new_full((len(found),), i) for i, found in enumerate(detections)])
-    boxes = torch.cat([found.boxes for found in detections])
-    scores = torch.cat([found.scores for found in detections])
-    labels = torch.cat([found.labels for found in detections])
+    image = torch.cat([entry.labels.new_full((len(entry),), i) for i, entry in enumerate(detections)])
+    boxes = torch.cat([entry.boxes for entry in detections])
+    scores = torch.cat([entry.scores for entry in detections])
+    labels = torch.cat([entry.labels for entry in detections])
     measured = boxes
     if settings.kind == "greedy" and sizes:
-        measured = torch.cat([relative(found.boxes, size) for found, size in zip(detections, sizes, strict=True)])
+        measured = torch.cat([relative(entry.boxes, size) for entry, size in zip(detections, sizes, strict=True)])
 
     order = _best_first(image, scores, settings.pre_nms_top_k, len(detections))
     group = (image * (labels.max() + 1) + labels)[order] if len(order) else order
@@ -88,16 +87,16 @@ def suppress(
     order = order[_best_first(image[order], scores[order], settings.max_detections, len(detections))]
     counts = image[order].bincount(minlength=len(detections)).tolist()
     columns = zip(*(torch.split(column[order], counts) for column in (boxes, scores, labels)), strict=True)
-    return [replace(found, boxes=b, scores=s, labels=c) for found, (b, s, c) in zip(detections, columns, strict=True)]
+    return [replace(entry, boxes=b, scores=s, labels=c) for entry, (b, s, c) in zip(detections, columns, strict=True)]
 
 
 def keep_greedily(boxes: Tensor, group: Tensor, settings: OverlapSettings) -> Tensor:
-    """boxes (R, 4) xyxy and group (R,), sorted by group and within it best first -> (R,) bool: what is kept.
+    """boxes (R, 4) xyxy and group (R,), sorted by group and within it best first -> (R,) bool: boxes that are kept.
 
-    Of a group at least the `max_detections` best are right; after those, blocks of it are dropped unseen.
+    At least the `max_detections` best of a group are exact; later blocks of the group are dropped without comparison.
 
-    Rows are taken in blocks. Of a block first what overlaps a kept box of the group that began in an earlier block is
-    dropped; the rest is decided by `greedy_fixed_point`.
+    Rows are processed in blocks: first, boxes are dropped that overlap a kept box of the same group in an earlier
+    block; `greedy_fixed_point` decides on the rest.
     """
     kept = torch.zeros_like(group, dtype=torch.bool)
     better, better_group = boxes[:0], group[:0]  # kept boxes of one group
@@ -116,7 +115,7 @@ def keep_greedily(boxes: Tensor, group: Tensor, settings: OverlapSettings) -> Te
         last_group[earlier:] &= kept_here
         better, better_group = better[last_group], better_group[last_group]
         start += block
-        if len(better) >= settings.max_detections:  # on to the next group
+        if len(better) >= settings.max_detections:  # continue with the next group
             start = max(start, int(torch.searchsorted(group, groups[-1], right=True)))
     return kept
 
@@ -124,22 +123,21 @@ def keep_greedily(boxes: Tensor, group: Tensor, settings: OverlapSettings) -> Te
 def greedy_fixed_point(alive: Tensor, drops: Tensor, rounds: int = 0) -> Tensor:
     """Greedy NMS as the fixed point of one rule.
 
-    The greedy choice is the only set with `kept = suppressed by no better kept box`, found by repeating that rule from
-    "all kept" until nothing changes: each round decides at least one more row of every chain of overlaps. Exported and
-    traced it stays a loop.
+    The greedy result is the only set with `kept = not suppressed by a better kept box`. It is found by repeating that
+    rule from "all kept" until nothing changes: each round decides at least one more row of every chain of overlaps. It
+    remains a loop when exported and traced.
 
     Args:
         alive: (..., n) bool, boxes that may be kept.
-        drops: (..., n, n) bool, box j would suppress box i; only j < i, a better box, does.
-        rounds: A fixed number without a check whether it was enough, which would wait for an accelerator. An odd number
-            keeps nothing that a better kept box suppresses; boxes at the end of a longer chain may be missing. 0: as
-            many as it takes.
+        drops: (..., n, n) bool, element (i, j): box j would suppress box i; only used for j < i, better boxes.
+        rounds: A fixed number of rounds without checks for convergence, which would synchronize with an accelerator.
+            With an odd number no kept box suppresses another; the ends of longer chains may be missing. 0: unlimited.
 
     Returns:
-        (..., n) bool, what is kept.
+        (..., n) bool, boxes that are kept.
     """
     better = drops.tril(-1)
-    # A product with 0 and 1 is the fastest way to ask for any; no sum of ones is rounded to 0.
+    # A matrix product of 0 and 1 is the fastest form of `any`; sums of ones are never rounded to 0.
     better = better.half() if better.is_cuda else better.float()
     if rounds:
         kept = alive
@@ -177,7 +175,7 @@ def _round(alive: Tensor, better: Tensor, kept: Tensor) -> Tensor:
 
 @functools.cache
 def scripted(function: Function) -> Function:
-    """A trace follows one run; what was compiled from the source keeps its loop."""
+    """Compile by TorchScript: a trace unrolls loops, but compiled functions keep them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         compiled: Function = torch.jit.script(function)
@@ -185,10 +183,10 @@ def scripted(function: Function) -> Function:
 
 
 def keep_each(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
-    """boxes (G, N, 4) xyxy, scores (G, C, N) -> (G, C, N) bool: what is kept in each class of each of G groups.
+    """boxes (G, N, 4) xyxy, scores (G, C, N) -> (G, C, N) bool: boxes that are kept in each class of each of G groups.
 
-    Those with a score >= threshold that overlap no better kept one of their class by more than `iou`. The same as
-    `keep_greedily` of kind standard in a form that can be exported; it compares all N boxes with all.
+    A box is kept if its score is >= threshold and it overlaps no better kept box of its class by more than `iou`. Same
+    result as `keep_greedily` with kind standard, in a form that can be exported; it compares all pairs of N boxes.
     """
     if exported.exporting_with("nms"):
         kept: Tensor = exported.nms(boxes, scores, iou, threshold)
@@ -200,8 +198,8 @@ def keep_each(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Te
 
 
 def overlaps(a: Tensor, b: Tensor, kind: str, plus_one: bool) -> Tensor:
-    """(..., N, 4), (..., M, 4) -> (..., N, M): what is compared with `iou`. The distance never counts with plus_one, as
-    in the zoo; Darknet's greedynms takes its power of 0.6, whatever its beta_nms says."""
+    """(..., N, 4), (..., M, 4) -> (..., N, M): the overlap that is compared with `iou`. The distance never uses
+    plus_one, as in the zoo; Darknet's greedynms raises it to the power of 0.6, whatever beta_nms."""
     iou = pairwise_iou(a, b, plus_one)
     if kind == "diou":
         return iou - pairwise_distance(a, b)
@@ -213,8 +211,8 @@ def overlaps(a: Tensor, b: Tensor, kind: str, plus_one: bool) -> Tensor:
 def soft_nms(boxes: Tensor, scores: Tensor, group: Tensor, settings: Settings, lowest: float) -> Tensor:
     """Soft-NMS (Bodla et al. 2017): boxes (R, 4), scores (R,), group (R,) sorted -> (R,) new scores, -1 where dropped.
 
-    In each round the best box left in a group is chosen, and the others lose score by their overlap with it; all groups
-    at once. The scores chosen from a group never rise, so `max_detections` rounds are enough.
+    Each round selects the best remaining box of every group and lowers the scores of the other boxes by their overlap
+    with it. Selected scores of a group never increase, so `max_detections` rounds are enough.
     """
     final = torch.full_like(scores, -1)
     group = (group.diff(prepend=group[:1]) != 0).cumsum(0)
@@ -240,7 +238,7 @@ def soft_nms(boxes: Tensor, scores: Tensor, group: Tensor, settings: Settings, l
 
 
 def _best_first(image: Tensor, scores: Tensor, k: int, images: int) -> Tensor:
-    """(R,), (R,) -> the rows sorted by image and within it by score, at most `k` an image."""
+    """image (R,), scores (R,) -> indices of rows sorted by image and within it by score, at most `k` per image."""
     order = scores.argsort(descending=True, stable=True)
     order = order[image[order].argsort(stable=True)]
     return order[_rank(image[order], images) < k]

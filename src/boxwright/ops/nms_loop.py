@@ -1,8 +1,8 @@
-"""NMS as one short loop over fixed shapes, for export: every step is an operator that all runtimes have.
+"""NMS as one short loop over fixed shapes, for export: it only uses operators that all runtimes have.
 
-B images, M candidates an image, K detections an image at most
+B images, M candidates per image, at most K detections per image
 
-`ops/nms.py` gives the same results and is faster where shapes are free.
+`ops/nms.py` gives the same results and is faster if shapes may vary.
 """
 
 import torch
@@ -16,22 +16,21 @@ from boxwright.ops.nms import Settings, overlaps, scripted
 def nms_loop(
     boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, settings: Settings, lowest: float
 ) -> tuple[Tensor, Tensor]:
-    """The best candidates of each image, in turns.
+    """Select the best candidates of each image, one per turn.
 
-    In each turn the best candidate left of each image is chosen, and those of its class that overlap it are dropped, or
-    with the soft kinds lose score; as many turns as the image with the most detections needs. Of equal scores the first
-    comes first.
+    Each turn selects the best remaining candidate of each image and drops overlapping candidates of its class, or
+    lowers their scores (soft-NMS), until the image with the most detections is done. Equal scores keep their order.
 
     Args:
         boxes: (B, M, 4) xyxy.
         scores: (B, M).
         labels: (B, M), below `classes`.
-        classes: How many there are.
+        classes: Number of classes.
         settings: K is its `max_detections`.
-        lowest: Candidates of a lower score are never chosen.
+        lowest: Candidates with a lower score are never selected.
 
     Returns:
-        (B, K) index of the chosen candidates, best first, and (B, K) their scores, -1 where there are no more.
+        (B, K) indices of the selected candidates, best first, and (B, K) their scores; -1 where there are no more.
     """
     if settings.kind == "standard" and exported.exporting_with("nms"):
         return _by_operator(boxes, scores, labels, classes, settings, lowest)
@@ -48,7 +47,7 @@ def nms_loop(
         return left, torch.where(now, index, chosen), torch.where(now, best, gained), turn + 1
 
     left = torch.where(scores >= lowest, scores, -1.0)
-    if torch.compiler.is_exporting():  # a loop is an operator there, because it follows the numbers
+    if torch.compiler.is_exporting():  # a data-dependent loop is an operator there
         gained = torch.full((boxes.shape[0], k), -1.0, device=boxes.device)
         start = left, gained.long() + 1, gained, torch.zeros((), dtype=torch.int64, device=boxes.device)
         _, chosen, gained, _ = torch.while_loop(more, take, start)  # type: ignore[no-untyped-call]
@@ -96,7 +95,7 @@ def _turns(
 def _turn(
     left: Tensor, boxes: Tensor, labels: Tensor, kind: str, iou: float, sigma: float, plus_one: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """left (B, M): scores of the candidates left -> those after this turn, the chosen index (B, 1) and its score."""
+    """left (B, M): remaining scores -> scores after this turn, the selected index (B, 1) and its score."""
     best, index = left.max(1, keepdim=True)
     box = boxes.gather(1, index[..., None].expand(-1, -1, 4))
     overlap = overlaps(boxes, box, kind, plus_one)[..., 0]  # (B, M)

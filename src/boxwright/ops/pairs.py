@@ -1,4 +1,4 @@
-"""Pairs of boxes that overlap, found by hashing cells: the time grows with boxes and pairs, not with boxes squared.
+"""Pairs of overlapping boxes by spatial hashing: the time grows with boxes and pairs, not with boxes squared.
 
     N boxes, E entries: one box in one cell, P pairs
 
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-PAIRS = 1 << 20  # of a chunk; bounds the search to some 300 MB, besides the pairs that its caller keeps
+PAIRS = 1 << 20  # per chunk; bounds the search to about 300 MB, besides the pairs that its caller keeps
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def overlapping_pairs(boxes: Tensor, group: Tensor) -> Iterator[Tensor]:
-    """boxes (N, 4) xyxy px, group (N,) int64 from 0 -> (P, 2) int64 pieces of all pairs of one group that overlap.
+    """boxes (N, 4) xyxy px, group (N,) int64 from 0 -> chunks (P, 2) int64 of all overlapping pairs within a group.
 
-    Each pair comes once, in no certain order. Boxes that only touch do not overlap.
+    Each pair occurs once, in no particular order. Boxes that only touch do not overlap.
     """
     level = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1).log2().ceil().long()
     for number in sorted(set(level.tolist())):
         cells = (boxes / 2**number).floor().long()
-        cells[:, 2:] = torch.minimum(cells[:, 2:], cells[:, :2] + 1)  # the logarithm's rounding must add no third cell
+        cells[:, 2:] = torch.minimum(cells[:, 2:], cells[:, :2] + 1)  # rounding of log2 must not add a third cell
         member, member_key = _entries(cells, group, level == number)
         visitor, visitor_key = _entries(cells, group, level <= number)
         for left, right, key in _equal(member, member_key, visitor, visitor_key):
@@ -48,7 +48,7 @@ def _entries(cells: Tensor, group: Tensor, chosen: Tensor) -> tuple[Tensor, Tens
 
 
 def _key(cell: Tensor, group: Tensor, cells: Tensor) -> Tensor:
-    """One number for a cell (E, 2) of a group (E,)."""
+    """One integer for a cell (E, 2) of a group (E,)."""
     first, extent = cells.amin(0)[:2], cells.amax(0)[2:] - cells.amin(0)[:2] + 1
     column, row = (cell - first).unbind(1)
     return (group * extent[1] + row) * extent[0] + column
@@ -57,7 +57,7 @@ def _key(cell: Tensor, group: Tensor, cells: Tensor) -> Tensor:
 def _equal(
     member: Tensor, member_key: Tensor, visitor: Tensor, visitor_key: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each member with each visitor of the same key: (P,), (P,) and the keys (P,), at most about `PAIRS` at a time."""
+    """Pairs of a member and a visitor with the same key: (P,), (P,) and the keys (P,), about `PAIRS` at a time."""
     member_key, order = member_key.sort()
     member = member[order]
     left = torch.searchsorted(member_key, visitor_key)
@@ -77,9 +77,9 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def connected(pairs: Tensor, count: int) -> Tensor:
-    """Connected components: (P, 2) pairs of `count` nodes -> (count,) the lowest node of each one's component.
+    """Connected components: (P, 2) pairs of `count` nodes -> (count,) the lowest node of each node's component.
 
-    Each round hooks every root to the lowest root beside it and then halves all paths, so rounds are few.
+    Each round hooks every root to the lowest adjacent root and then halves all paths, so few rounds are needed.
     """
     root = torch.arange(count)
     while True:

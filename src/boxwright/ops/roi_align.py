@@ -1,7 +1,7 @@
-"""RoI align (He et al. 2017, arXiv:1703.06870): 7 x 7 values of a map for each box, whatever its size.
+"""RoI align (He et al. 2017, arXiv:1703.06870): 7 x 7 values of a map for each box of any size.
 
-B images, R boxes each, C channels, h x w a map; 7 bins a side, in each of which 2 x 2 samples are taken, or as many as
-the box is large.
+B images, R boxes per image, C channels, h x w maps; 7 bins per side, each with 2 x 2 samples, or a number of samples
+that depends on the size of the box.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from boxwright.ops import exported
 from boxwright.ops.bilinear import neighbors, table_of, weighted_rows
 
 ROI_BINS = 7  # per side
-MAX_SAMPLES_PER_BIN = 1024  # a bin and side, of adaptive ones: what a box of 7168 px of its map needs
+MAX_SAMPLES_PER_BIN = 1024  # adaptive samples per bin along each side: for a box of 7168 px of its map
 
 
 def roi_align(
@@ -26,20 +26,19 @@ def roi_align(
     plus_one: bool,
     samples: int = 2,
 ) -> Tensor:
-    """maps (B, C, h, w) each; boxes (B, R, 4) xyxy px; level (B, R) int64: which map -> (B, R, C, 7, 7).
+    """maps (B, C, h, w) each; boxes (B, R, 4) xyxy px; level (B, R) int64: index of its map -> (B, R, C, 7, 7).
 
-    A bin is the mean of its samples; one more than a pixel outside the map counts as zero. Gradient to maps only.
+    A bin is the mean of its samples; a sample more than a pixel outside the map is zero. Gradient to maps only.
 
-    aligned: half a map pixel is subtracted, so that pixel centers lie where they should. plus_one: the last pixel
-    belongs to the box, which therefore ends at x2 + 1, y2 + 1, and a box whose x2 is 0 is taken for padding and gives
-    zeros (both as in MindSpore's kernel). With neither, a box is at least one map pixel wide and
-    high, as in torchvision's kernel.
+    aligned: half a map pixel is subtracted, so that pixel centers lie at half pixels. plus_one: the last pixel belongs
+    to the box, which therefore ends at x2 + 1, y2 + 1, and a box whose x2 is 0 is padding and gives zeros (both
+    as in MindSpore's kernel). With neither, a box is at least one map pixel wide and high, as in torchvision's kernel.
 
-    samples: A bin and side. 0, adaptive: a seventh of the box's side on its map, rounded up (`sampling_ratio` of
-    torchvision, Detectron2 and mmcv).
+    samples: per bin along each side. 0, adaptive: a seventh of the box's side on its map, rounded up (`sampling_ratio`
+    of torchvision, Detectron2 and mmcv).
 
-    All maps at once in plain PyTorch: no loop over levels with shapes that depend on the data, and on a CPU about four
-    times as fast as torchvision's kernel.
+    Plain PyTorch, all maps at once: no loop over levels with data-dependent shapes, and on a CPU about four times as
+    fast as torchvision's kernel.
     """
     stride = _of_level(strides, level)[..., None]
     low = boxes.detach()[..., :2] / stride - 0.5 * aligned
@@ -56,10 +55,10 @@ def roi_align(
 
 
 def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor, samples: int) -> Tensor:
-    """low, side (B, R, 2): (x, y) px of the box's map; the first pixel's center is at 0."""
+    """RoI align with 1-D bags. low, side (B, R, 2): (x, y) px of the box's map; the first pixel's center is at 0."""
     batch, count = level.shape
     first, widths, row_last, column_last = _geometry(maps, level)
-    # All sides of an image's grid are kept apart: 14 rows, 14 columns, of which the 49 bins take their pairs.
+    # Rows and columns of the grid are computed separately: 14 rows and 14 columns, combined in the 49 bins.
     rows, row_share = _samples(low[..., 1], side[..., 1], row_last, samples)
     columns, column_share = _samples(low[..., 0], side[..., 0], column_last, samples)
     rows = (first[..., None, None] + rows * widths[..., None, None])[:, :, :, None, :, None]
@@ -71,22 +70,22 @@ def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor, s
 
 
 def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor) -> Tensor:
-    """The same with as many samples as a box is large. A bin of n x m samples reads at most (n + 1) x (m + 1) pixels,
-    each once, in a bag of that length."""
+    """`_in_bags` with adaptive samples. A bin of n x m samples reads at most (n + 1) x (m + 1) pixels, each once, in a
+    bag of that length."""
     batch, count = level.shape
     first, widths, row_last, column_last = (values.flatten() for values in _geometry(maps, level))
     low, side = low.flatten(0, 1), side.flatten(0, 1)
     wanted = torch.where(side > 0, (side / ROI_BINS).ceil(), 0)  # none for NaN
     across, down = wanted.clamp(max=MAX_SAMPLES_PER_BIN).long().unbind(1)  # samples (B * R,)
-    longest = max(max(level_map.shape[2:]) for level_map in maps) // ROI_BINS + 1  # a box within its map has no more
+    longest = max(max(level_map.shape[2:]) for level_map in maps) // ROI_BINS + 1  # a box within its map needs no more
     if not exported.is_exporting():
         longest = max(int(down.max()), int(across.max()), 1) if len(down) else 1
     rows, row_share = _window(low[:, 1], side[:, 1], down, row_last, longest)
     columns, column_share = _window(low[:, 0], side[:, 0], across, column_last, longest)
     lengths = ((down + 1) * (across + 1)).repeat_interleave(ROI_BINS**2)
     starts = lengths.cumsum(0) - lengths
-    bag = torch.repeat_interleave(lengths)  # of each entry
-    entry = torch.ones_like(bag).cumsum(0) - 1 - starts[bag]  # its number within its bag
+    bag = torch.repeat_interleave(lengths)  # bag of each entry
+    entry = torch.ones_like(bag).cumsum(0) - 1 - starts[bag]  # its index within its bag
     box, width = bag // ROI_BINS**2, (across + 1)[bag // ROI_BINS**2]
     row_bin, column_bin, i, j = bag // ROI_BINS, box * ROI_BINS + bag % ROI_BINS, entry // width, entry % width
     row = (rows[row_bin] + i).minimum(row_last[box])
@@ -98,13 +97,13 @@ def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: 
 
 
 def _window(low: Tensor, side: Tensor, samples: Tensor, last: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, (R,) px of the map; samples (R,), at most `longest` -> (7 * R,) the first pixel that each bin
-    reads, and the shares (7 * R, longest + 1) of this one and of those after it."""
+    """Along one axis: low, side (R,) px of the map; samples (R,), at most `longest` -> (7 * R,) the first pixel that
+    each bin reads, and the weights (7 * R, longest + 1) of this pixel and the following ones."""
     bins = torch.arange(ROI_BINS, device=low.device)[:, None]
     number = torch.arange(longest, device=low.device)
     taken = samples.clamp(min=1)[:, None, None]
     size, last = (side / ROI_BINS)[:, None, None], last[:, None, None]
-    position = low[:, None, None] + bins * size + (number + 0.5) * size / taken  # (R, 7, longest), as kernels round it
+    position = low[:, None, None] + bins * size + (number + 0.5) * size / taken  # (R, 7, longest); rounds as kernels do
     counts = (number < samples[:, None, None]) & (position >= -1) & (position <= last + 1)
     index, share = neighbors(position.clamp(min=0).minimum(last), last[..., None])
     begin = index[:, :, 0, 0]
@@ -115,12 +114,11 @@ def _window(low: Tensor, side: Tensor, samples: Tensor, last: Tensor, longest: i
 
 
 def _samples(low: Tensor, side: Tensor, last: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Along one axis of a box, (B, R) px of the map -> (B, R, 7, 2 * samples) pixels that each bin reads, and their
-    shares."""
+    """Along one axis: low, side (B, R) px of the map -> (B, R, 7, 2 * samples) pixels of each bin, and weights."""
     bins = torch.arange(ROI_BINS, device=low.device)[:, None]
     within = (torch.arange(samples, device=low.device) + 0.5) / samples
     size = (side / ROI_BINS)[..., None, None]
-    position = low[..., None, None] + bins * size + within * size  # in the order of the kernel, which rounds alike
+    position = low[..., None, None] + bins * size + within * size  # in the order of the kernel, for the same rounding
     last = last[..., None, None]
     counts = (position >= -1) & (position <= last + 1)
     index, share = neighbors(position.clamp(min=0).minimum(last), last[..., None])
@@ -128,7 +126,7 @@ def _samples(low: Tensor, side: Tensor, last: Tensor, samples: int) -> tuple[Ten
 
 
 def _geometry(maps: Sequence[Tensor], level: Tensor) -> tuple[Tensor, ...]:
-    """Of each box, (B, R): the table row at which its image's map begins, that map's width, its last row and column."""
+    """For each box, (B, R): table row at which its image's map begins, the map's width, its last row and column."""
     batch = level.shape[0]
     areas = [level_map.shape[2] * level_map.shape[3] for level_map in maps]
     begins = [batch * sum(areas[:i]) for i in range(len(areas))]
@@ -139,5 +137,5 @@ def _geometry(maps: Sequence[Tensor], level: Tensor) -> tuple[Tensor, ...]:
 
 
 def _of_level(values: Sequence[int], level: Tensor) -> Tensor:
-    """(B, R) -> (B, R) int64. Filled on the device: a list of numbers sent there would make it wait."""
+    """`values` of the levels (B, R) -> (B, R) int64. Computed on the device: copying a list to it would synchronize."""
     return torch.stack([level.new_full((), value) for value in values])[level]

@@ -1,6 +1,6 @@
 """Matching of candidates to objects, and balanced sampling for the loss.
 
-B images, N candidates (anchors or proposals) an image, M objects an image after padding, K samples an image
+B images; per image N candidates (anchors or proposals), M objects after padding, K samples
 """
 
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from boxwright.ops.iou import pairwise_iou
 
-MAX_PAIRS_PER_CHUNK = 2**24  # overlaps; bounds the memory, 64 MiB for each intermediate tensor
-CROWD_IOF = 0.5  # a candidate with this share of itself in a crowd region is no background
+MAX_PAIRS_PER_CHUNK = 2**24  # overlaps at once; bounds the memory, 64 MiB for each intermediate tensor
+CROWD_IOF = 0.5  # a candidate with this fraction of its area in a crowd region is not background
 
 
 class Matches(NamedTuple):
-    """What candidates must find; those neither positive nor negative are ignored in the loss.
+    """Matches of candidates; candidates that are neither positive nor negative are ignored in the loss.
 
     Attributes:
-        matched_gt_idx: (B, N) int64, the object of a positive candidate; 0 elsewhere.
-        positive: (B, N) bool, must find an object.
-        negative: (B, N) bool, must find none.
+        matched_gt_idx: (B, N) int64, index of the object of a positive candidate; 0 elsewhere.
+        positive: (B, N) bool, matched to an object.
+        negative: (B, N) bool, background.
     """
 
     matched_gt_idx: Tensor
@@ -32,8 +32,8 @@ class Samples(NamedTuple):
     """Sampled candidates.
 
     Attributes:
-        idx: (B, K) int64, those of the highest priority first.
-        sampled: (B, K) bool, rows that hold a sample.
+        idx: (B, K) int64, indices of candidates, highest priority first.
+        sampled: (B, K) bool, rows that hold a sample; others are padding.
     """
 
     idx: Tensor
@@ -54,18 +54,18 @@ def match(
 ) -> Matches:
     """Match candidates to objects by IoU.
 
-    A candidate is positive where its best IoU is at least `positive`, and matched to that object; negative where it is
-    below `negative`. Also, each object is matched to the candidates that overlap it best, if by `minimum` at least; of
-    several objects that claim the same candidate the last has it (MindSpore zoo, bbox_assign_sample.py).
+    A candidate is positive if its best IoU is at least `positive`, and matched to that object; negative if its best IoU
+    is below `negative`. Also, each object is matched to the candidates with the highest IoU, if that is at least
+    `minimum`; if several objects claim the same candidate, the last one wins (MindSpore zoo, bbox_assign_sample.py).
 
     Args:
         candidates: (B, N, 4) xyxy.
-        usable: (B, N) bool; others are neither positive nor negative.
+        usable: (B, N) bool; other candidates are neither positive nor negative.
         objects: (B, M, 4) xyxy.
-        valid_gt: (B, M) bool, rows that are no padding.
+        valid_gt: (B, M) bool, rows that are not padding.
         crowd: (B, M) bool, crowd regions.
         positive: Lowest IoU of positives.
-        negative: Lowest IoU that is no negative.
+        negative: Candidates below this IoU are negative.
         minimum: Lowest IoU at which the best candidates of an object are positive.
         plus_one: See `pairwise_iou`.
     """
@@ -80,9 +80,9 @@ def match(
         overlap = pairwise_iou(candidates, objects[:, columns], plus_one, crowd=crowd[:, columns]) * usable[..., None]
         in_crowd = torch.maximum(in_crowd, (overlap * (valid_gt & crowd)[:, None, columns]).amax(-1))
         overlap = overlap * is_object
-        found, which = overlap.max(-1)
-        matched = torch.where(found > best, which + first, matched)
-        best = torch.maximum(best, found)
+        highest_here, which = overlap.max(-1)
+        matched = torch.where(highest_here > best, which + first, matched)
+        best = torch.maximum(best, highest_here)
         highest = overlap.amax(1, keepdim=True)
         claims = (overlap == highest) & (highest >= max(minimum, 1e-9)) & is_object
         claimed = torch.maximum(claimed, torch.where(claims, row[columns], -1).amax(-1))
@@ -94,7 +94,7 @@ def match(
 
 
 def sample(wanted: Tensor, priority: Tensor, count: int) -> Samples:
-    """Up to `count` of the `wanted` (B, N) bool, those with the highest `priority` (B, N) of 0 or more."""
+    """Sample up to `count` of the candidates in `wanted` (B, N) bool, by highest `priority` (B, N), which is >= 0."""
     ranked = torch.where(wanted, priority, -1.0)
     missing = count - ranked.shape[1]
     if missing > 0:
@@ -104,7 +104,7 @@ def sample(wanted: Tensor, priority: Tensor, count: int) -> Samples:
 
 
 def sample_balanced(matches: Matches, priority: Tensor, samples: int, max_positives: int) -> tuple[Samples, Samples]:
-    """At most `max_positives` positives, and negatives for the rest of `samples`."""
+    """Sample at most `max_positives` positives, and negatives for the rest of `samples`."""
     positives = sample(matches.positive, priority, max_positives)
     negatives = sample(matches.negative, priority, samples)
     left = samples - positives.sampled.sum(1, keepdim=True)
@@ -113,11 +113,11 @@ def sample_balanced(matches: Matches, priority: Tensor, samples: int, max_positi
 
 
 def priorities(keys: Tensor, count: int) -> Tensor:
-    """keys (B,) int64 -> (B, count) float32 in [0, 1): pseudorandom numbers, a pure function of key and index.
+    """Pseudorandom numbers: keys (B,) int64 -> (B, count) float32 in [0, 1), a pure function of key and index.
 
-    No generator with a state: the same on every device (where two of 2^24 are equal, `topk` may differ), and for a
-    image whatever batch or process it is in. The mixing is lowbias32 (C. Wellons, "Prospecting for hash functions",
-    2018), on whole numbers below 2^32.
+    Stateless: an image gets the same numbers on every device (if two of the 2^24 values are equal, `topk` may differ),
+    and in any batch or process. The hash is lowbias32 (C. Wellons, "Prospecting for hash functions", 2018), on
+    integers.
     """
     mask = 0xFFFFFFFF
     x = _mix(keys[:, None] & mask)

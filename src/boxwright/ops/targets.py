@@ -1,7 +1,7 @@
-"""Targets of the cells of anchor-based maps (YOLOv3, YOLOv4).
+"""Targets for the cells of anchor-based maps (YOLOv3, YOLOv4).
 
-B images, M boxes an image after padding, C classes, K = S*A anchors of all scales
-P claims to cells an object, R = P*M rows: claim by claim, object by object
+B images, M boxes per image after padding, C classes, K = S*A anchors of all scales
+P claims to cells per object, R = P*M rows: claim by claim, object by object
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,15 @@ from boxwright.types import Batch
 
 @dataclass(frozen=True)
 class Targets:
-    """An object and the cell it claims in each row.
+    """Rows of an object and the cell that it claims.
 
     Attributes:
         boxes: (B, R, 4) xyxy px.
         positive: (B, R) bool, rows that own their cell.
-        cell: (B, R), 0 where none is claimed.
-        classes: (B, R, C) in [0, 1].
-        ignored: (B, N) bool, cells that crowd and ignore regions would claim if they were objects, which they may be;
-            None: none.
-        weights: (B, R) factors in the loss of classes, each that of the object's class; or one for all.
+        cell: (B, R), index of the cell; 0 where none is claimed.
+        classes: (B, R, C) in [0, 1], class targets.
+        ignored: (B, N) bool, cells that crowd and ignore regions would claim if they were objects; None: none.
+        weights: (B, R) factors in the class loss, each the weight of the object's class; or one for all.
     """
 
     boxes: Tensor
@@ -37,15 +36,15 @@ class Targets:
     weights: Tensor | float = 1.0
 
     def weight(self, size: tuple[float, float]) -> Tensor:
-        """(B, R): 2 less the share of the input, (H, W) px, that the box covers: small boxes count more. 0 where the
-        row owns no cell."""
+        """(B, R): 2 minus the fraction of the input, (H, W) px, that the box covers, so that small boxes count more; 0
+        for rows without a cell."""
         height, width = size
         area = (self.boxes[..., 2:] - self.boxes[..., :2]).prod(-1)
         return self.positive * (2 - area / (height * width))
 
 
 def assign_best(batch: Batch, cells: Cells, classes: int, smoothing: float = 0.0) -> Targets:
-    """Each object to the cell under its center, of the scale and anchor that fit best (YOLOv3). P is 1.
+    """Assign each object to the cell under its center, for the scale and anchor of the best shape (YOLOv3). P is 1.
 
     smoothing: 1 becomes 1 - smoothing, 0 becomes smoothing / (classes - 1) (MindSpore zoo).
     """
@@ -53,7 +52,7 @@ def assign_best(batch: Batch, cells: Cells, classes: int, smoothing: float = 0.0
 
 
 def assign_to(batch: Batch, cell: Tensor, total: int, classes: int, smoothing: float = 0.0) -> Targets:
-    """Each object to its `cell` (B, M) in 0..total-1. P is 1. smoothing: as in `assign_best`."""
+    """Assign each object to its `cell` (B, M) in 0..total-1. P is 1. smoothing: as in `assign_best`."""
     return _resolve(batch, cell[:, None], torch.ones_like(cell[:, None], dtype=torch.bool), total, classes, smoothing)
 
 
@@ -65,8 +64,8 @@ def assign_similar(
     smoothing: float = 0.0,
     overlap: Overlap | None = None,
 ) -> Targets:
-    """As `assign_best`, and then each object to the cells of all anchors whose shape overlaps its own by more than
-    `iou`, a number or (K,), too (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of
+    """As `assign_best`, and in addition each object to the cells of all anchors whose shape overlaps its own by more
+    than `iou`, a number or (K,) (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of
     another object. overlap: see `Cells.similar`.
     """
     best = cells.responsible(batch.boxes)[:, None]
@@ -76,12 +75,12 @@ def assign_similar(
 
 
 def _resolve(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: int, smoothing: float) -> Targets:
-    """cell, claims (B, P, M): of several claims to one cell the last wins, and has the others' classes too."""
+    """cell, claims (B, P, M): the last of several claims to one cell wins, and also gets the other claims' classes."""
     passes = claims.shape[1]
     side = batch.boxes[..., 2:] - batch.boxes[..., :2]
     claims, cell = claims & (side > 0).all(-1)[:, None], cell.flatten(1)
     regions = (claims & (batch.ignore & (batch.labels >= 0))[:, None]).flatten(1)
-    # Rows that claim no cell write to one more that is cut off.
+    # Rows without a claim write to an extra column, which is dropped.
     ignored = regions.new_zeros(len(cell), total + 1).scatter(1, torch.where(regions, cell, total), True)[:, :-1]
     claims = (claims & batch.valid[:, None]).flatten(1)
     cell = torch.where(claims, cell, 0)

@@ -1,4 +1,4 @@
-"""Temperature scaling of scores (arXiv 1706.04599): logits are divided by a temperature, so that their order stays."""
+"""Temperature scaling of scores (arXiv 1706.04599): logits are divided by a temperature, which keeps their order."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -13,7 +13,7 @@ A = TypeVar("A", Tensor, NDArray[np.float64])
 def scale(scores: A, temperatures: A) -> A:
     """sigmoid(logit(score) / temperature), without logarithms, which are infinite at 0 and 1.
 
-    scores: in [0, 1]. temperatures: above 0, of the same shape or one that broadcasts; their reciprocals invert it.
+    scores: in [0, 1]. temperatures: above 0, of the same or a broadcastable shape; their reciprocals invert it.
     """
     yes = scores ** (1 / temperatures)
     scaled: A = yes / (yes + (1 - scores) ** (1 / temperatures))
@@ -21,9 +21,9 @@ def scale(scores: A, temperatures: A) -> A:
 
 
 def lowest_before(threshold: float, temperatures: Sequence[float]) -> float:
-    """The lowest score, before scaling by any of `temperatures`, of one that is at least `threshold` after it.
+    """Lowest score before scaling that may be at least `threshold` after scaling by one of `temperatures`.
 
-    A little below that, since scores are rounded; without temperatures the threshold itself.
+    Slightly lowered, since scores are rounded; without temperatures the threshold itself.
     """
     if not temperatures:
         return threshold

@@ -1,1 +1,1 @@
-"""Object stores and files on the network: addresses such as `s3://bucket/folder` in place of local paths."""
+"""Object stores and files on the network: addresses such as `s3://bucket/folder` instead of local paths."""

@@ -9,23 +9,23 @@ from boxwright.errors import InputError
 
 BUCKETS = ("s3", "gs", "az", "obs")  # stores with buckets and keys; az calls a bucket a container
 WEB = ("http", "https")
-SCHEME = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):/(?!/?$)/?", re.IGNORECASE)  # `Path` makes one slash of two
+SCHEME = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):/(?!/?$)/?", re.IGNORECASE)  # `Path` merges two slashes
 BACKSLASHES = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):\\", re.IGNORECASE)
 OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")  # nothing that changes the host of an endpoint
+BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")  # no characters that change the host of an endpoint
 
 
-_secret: dict[str, str] = {}  # address without what may be secret -> the whole one, of this process
+_secret: dict[str, str] = {}  # address without secrets -> full address, for this process
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The place of an object, or of a folder, which is all objects below `key`.
+    """Address of an object, or of a folder, which is all objects below `key`.
 
     Attributes:
-        scheme: In lower case.
-        bucket: Its name; for http(s) the host, which may have user, password and port.
-        key: The name of the object without a leading slash; for http(s) path and query.
+        scheme: Scheme in lower case.
+        bucket: Name of the bucket; for http(s) the host, which may have user, password and port.
+        key: Name of the object without a leading slash; for http(s) path and query.
     """
 
     scheme: str
@@ -38,7 +38,7 @@ class Address:
 
     @property
     def uri(self) -> str:
-        """The whole address, with what may be secret."""
+        """The full address, including secrets."""
         return f"{self.scheme}://{self.bucket}/{self.key}".rstrip("/")
 
     @property
@@ -49,7 +49,7 @@ class Address:
 
     @property
     def parent(self) -> "Address":
-        """The folder that it is in."""
+        """The folder that contains it."""
         return Address(self.scheme, self.bucket, self.key.rstrip("/").rpartition("/")[0])
 
     def __truediv__(self, name: str) -> "Address":
@@ -57,19 +57,19 @@ class Address:
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether `path` is an address, also after `Path` has made one slash of two."""
+    """Whether `path` is an address, also if `Path` has merged its slashes."""
     return SCHEME.match(_text(path)) is not None
 
 
 def _text(path: str | Path) -> str:
-    """`path` with slashes if it is an address, since `Path` makes backslashes of them on Windows."""
+    """`path`, with slashes if it is an address, since `Path` uses backslashes on Windows."""
     text = str(path)
     return text.replace("\\", "/") if BACKSLASHES.match(text) else text
 
 
 def local_name(path: str | Path) -> Path:
-    """A path that is no address. Raises InputError for one of another kind, such as `gcs://`, which else would be the
-    name of a local folder."""
+    """A local path. Raises InputError for an address with an unknown scheme, such as `gcs://`, which would otherwise be
+    the name of a local folder."""
     if match := OTHER.match(str(path)):
         raise InputError(
             f"{shown(str(path))}: {match[0]} is not known, needed {'://, '.join((*BUCKETS, *WEB))}:// or a local path"
@@ -78,7 +78,7 @@ def local_name(path: str | Path) -> Path:
 
 
 def parse(path: str | Path) -> Address:
-    """The address that `path` is, by `is_remote`. Raises InputError for one without a valid bucket or host."""
+    """Parse an address, for which `is_remote` is true. Raises InputError if its bucket or host is not valid."""
     text = _secret.get(_text(path), _text(path))
     match = SCHEME.match(text)
     assert match is not None
@@ -109,7 +109,7 @@ def shown(text: str) -> str:
 
 
 def public(text: str) -> str:
-    """`text` to be stored, without user, password and query of an address; this process still finds what it names."""
+    """`text` for storing, without user, password and query of an address; this process can still open the result."""
     if (bare := shown(text)) != text and is_remote(text):
         _secret[bare] = text
     return bare if is_remote(text) else text

@@ -1,8 +1,8 @@
-"""The cache of remote objects: one file for each version of an object, the least recently used removed first.
+"""Cache of remote objects: one file for each version of an object; the least recently used files are removed first.
 
-Several processes share the folder. An object is written as `NAME.part`, locked, and renamed when it is complete, so a
-second process that wants the same one waits for it. The time of access of a file is that of its last use; its time of
-change stays, since the index of an archive is that of one size and time (`mirrors.version_of`).
+Processes share the folder. An object is written as `NAME.part`, locked, and renamed when it is complete, so a second
+process that needs it waits. The access time of a file is its last use; its modification time stays, since archive
+indices refer to size and time (`mirrors.version_of`).
 """
 
 import hashlib
@@ -25,21 +25,21 @@ SIZE = "BOXWRIGHT_CACHE_SIZE"
 DEFAULT_SIZE = 50 * 10**9  # bytes
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 PART = ".part"
-ABANDONED = 24 * 3600  # s without a change, after which an incomplete file is removed
-EVICTED_TO = 0.9  # of the limit, so that not each further object leads to a search
-NAME_BYTES = 100  # of the object's name in that of the file
+ABANDONED = 24 * 3600  # s after its last change, an incomplete file is removed
+EVICTED_TO = 0.9  # of the limit, so that not every object triggers an eviction
+NAME_BYTES = 100  # of the object's name in the file's name
 
 _unchecked: float = float("inf")  # bytes added by this process since the cache was last measured
-_kept: dict[Path, int] = {}  # handles of files that this process uses by their path
+_kept: dict[Path, int] = {}  # path -> handle of files that this process uses
 
 
 def size_limit() -> int:
-    """Bytes that cached objects may take: $BOXWRIGHT_CACHE_SIZE, or 50 GB. Raises InputError for another value."""
+    """Size limit of the cache in bytes: $BOXWRIGHT_CACHE_SIZE, or 50 GB. Raises InputError for an invalid value."""
     return parse_size(os.environ.get(SIZE) or str(DEFAULT_SIZE), SIZE)
 
 
 def parse_size(text: str, title: str) -> int:
-    """Bytes of a text such as 50GB. title: of the value, for the error. Raises InputError for another text."""
+    """Parse a size such as 50GB into bytes. title: of the value, for messages. Raises InputError if it is invalid."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise InputError(f"{title}: found '{text[:40]}', needed a size such as 500MB or 50GB")
@@ -47,11 +47,11 @@ def parse_size(text: str, title: str) -> int:
 
 
 def place(identity: str, name: str) -> Path:
-    """The file of an object in the cache.
+    """Path of an object's file in the cache.
 
     Args:
         identity: Its address and version.
-        name: Its name, of which the end is kept for readers that look at suffixes.
+        name: Its name, whose end is kept for readers that need the suffix.
     """
     safe = "".join(char if char.isprintable() and char not in '/\\:*?"<>|' else "_" for char in name)
     end = safe.encode()[-NAME_BYTES:].decode(errors="ignore")
@@ -59,7 +59,7 @@ def place(identity: str, name: str) -> Path:
 
 
 def has(file: Path) -> bool:
-    """Whether the file is there; it counts as used now, if the cache can be written."""
+    """Whether the file exists; this counts as a use, if the cache can be written."""
     try:
         status = file.stat()
     except OSError:
@@ -70,7 +70,7 @@ def has(file: Path) -> bool:
 
 
 def keep(file: Path) -> bool:
-    """Keep the file in the cache until this process ends, for readers that take its path. False if it is not there."""
+    """Keep the file in the cache until this process ends, for readers that take a path. False if it does not exist."""
     if file in _kept:
         return True
     try:
@@ -82,15 +82,15 @@ def keep(file: Path) -> bool:
     return has(file)
 
 
-_threads = [threading.RLock() for _ in range(64)]  # by file: what threads of a process wait for on Windows
+_threads = [threading.RLock() for _ in range(64)]  # by file, for threads of a process on Windows
 
 
 @contextmanager
 def added(file: Path) -> Iterator[BinaryIO | None]:
-    """Add a file to the cache, while other processes that want it wait.
+    """Add a file to the cache, while other processes that need it wait.
 
     Yields:
-        The stream to write the content to; None if another process has added it in the meantime.
+        The stream to write the content to; None if another process has added the file meanwhile.
 
     Raises:
         InputError: The cache cannot be written.
@@ -118,12 +118,13 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
 
 
 def _suffix() -> str:
-    """Of the name of an incomplete file. On Windows, without locks, each process has its own."""
+    """Suffix of an incomplete file. On Windows, without locks, each process has its own."""
     return PART if sys.platform != "win32" else f".{os.getpid()}{PART}"
 
 
 def _release(stream: BinaryIO) -> None:
-    """Close a file before it is moved or removed, which Windows does to no open one. Elsewhere that ends its lock."""
+    """Close a file before it is moved or removed, which Windows requires. Elsewhere it stays open, since closing ends
+    its lock."""
     if sys.platform == "win32":
         stream.close()
 
@@ -138,7 +139,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
     while True:
         with part.open("ab") as stream:
             lock(stream, wait=True)  # without locks two processes may write the same at a time
-            with suppress(FileNotFoundError):  # renamed by the process that had the lock
+            with suppress(FileNotFoundError):  # renamed by the process that held the lock
                 if os.path.samestat(os.fstat(stream.fileno()), part.stat()):
                     yield stream
                     return
@@ -174,9 +175,9 @@ def _evict(size: int) -> None:
 
 
 def _removed(path: str) -> bool:
-    """Remove a file that no process keeps. Whether it is gone."""
+    """Remove a file that no process keeps. Returns whether it was removed."""
     try:
-        if sys.platform == "win32":  # which removes no open file
+        if sys.platform == "win32":  # which cannot remove open files
             Path(path).unlink()
             return True
         with open(path, "rb") as stream:

@@ -1,7 +1,7 @@
-"""The configuration of each vendor's store, from its usual environment variables and files.
+"""Configuration of each vendor's store, from its usual environment variables and files.
 
-obstore reads the variables of AWS, Google and Azure itself, and the roles of their machines. What it does not read is
-added here: AWS's files with profiles, Azure's connection string, and all of Huawei's.
+obstore itself reads the variables of AWS, Google and Azure, and the roles of their machines. This module adds the rest:
+AWS's files with profiles, Azure's connection string, and everything for Huawei.
 """
 
 import configparser
@@ -18,13 +18,13 @@ Config = dict[str, Any]
 ENDPOINT = re.compile(r"https?://([^\s/@]+@)?([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/[^\s?#]*)?")
 AWS_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
             "aws_session_token": "session_token"}  # fmt: skip
-# Sources of credentials in AWS's environment, of which each takes precedence over the files
+# Environment variables with AWS credentials, which take precedence over the files
 AWS_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
                "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")  # fmt: skip
 AWS_INDIRECT = ("role_arn", "sso_session", "sso_start_url", "credential_process")
 AZURE_PARTS = {"AccountName": "account_name", "AccountKey": "account_key", "SharedAccessSignature": "sas_key",
                "BlobEndpoint": "endpoint"}  # fmt: skip
-# What to check where access is denied
+# Variables to check if access is denied
 VARIABLES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "obs": "OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY",
@@ -36,7 +36,7 @@ VARIABLES = {
 def s3(bucket: str) -> Config:
     """AWS, and other stores with its protocol by AWS_ENDPOINT_URL. Raises InputError for a profile without keys."""
     environment, profile = os.environ, _aws_profile()
-    config: Config = {"disable_bulk_delete": True}  # a request for many, which is not repeated after a reset
+    config: Config = {"disable_bulk_delete": True}  # bulk requests are not retried after a reset
     if not any(environment.get(name) for name in AWS_SOURCES):
         config |= {ours: profile[theirs] for theirs, ours in AWS_KEYS.items() if theirs in profile}
         if "access_key_id" not in config and (indirect := next((key for key in AWS_INDIRECT if key in profile), None)):
@@ -57,7 +57,7 @@ def s3(bucket: str) -> Config:
 
 
 def obs(bucket: str) -> tuple[Config, Any]:
-    """Huawei's OBS: configuration and credentials. It rejects addresses with the bucket in the path.
+    """Configuration and credentials of Huawei's OBS, which rejects addresses with the bucket in the path.
 
     Raises:
         InputError: A variable is missing.
@@ -76,7 +76,7 @@ def obs(bucket: str) -> tuple[Config, Any]:
         "endpoint": endpoint,
         "aws_endpoint_url_s3": endpoint,
         "virtual_hosted_style_request": True,
-        "region": labels[1] if labels[0] == "obs" and len(labels) > 2 else "region",  # it takes part in signatures
+        "region": labels[1] if labels[0] == "obs" and len(labels) > 2 else "region",  # part of signatures
         "disable_tagging": True,
         "disable_bulk_delete": True,
     }
@@ -96,19 +96,19 @@ def az() -> Config:
 
 
 def _check_endpoint(endpoint: str, title: str) -> None:
-    """Raise InputError for an endpoint that is no address of a server. title: of the variable."""
+    """Raise InputError for an endpoint that is not the address of a server. title: name of the variable."""
     if ENDPOINT.fullmatch(endpoint) is None:
         raise InputError(f"{title}: found '{shown(endpoint)[:80]}', needed such as https://host:9000")
 
 
 def _with_bucket(endpoint: str, bucket: str) -> str:
-    """The endpoint of a bucket as the first part of the host."""
+    """Endpoint with the bucket as the first part of the host."""
     scheme, _, rest = endpoint.rstrip("/").partition("://")
     return f"{scheme}://{rest}" if rest.startswith(f"{bucket}.") else f"{scheme}://{bucket}.{rest}"
 
 
 def _aws_profile() -> dict[str, str]:
-    """The values of the profile AWS_PROFILE, or `default`, in AWS's two files. Raises InputError if it is missing."""
+    """Values of the profile AWS_PROFILE, or `default`, in AWS's two files. Raises InputError if it is missing."""
     name = os.environ.get("AWS_PROFILE", "")
     values: dict[str, str] = {}
     for variable, place, prefix in (

@@ -1,4 +1,4 @@
-"""A user's path as a local one: the functions that all commands call for what they read."""
+"""Conversion of users' paths into local ones: functions that all commands call for their inputs."""
 
 import hashlib
 import os
@@ -19,23 +19,24 @@ from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
 from boxwright.remote.objects import RemoteObject, fetch, find, listing, local_object
 
 LABELS = (".txt", ".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".data", ".names")
-LARGE = 16 << 20  # bytes of a file of labels that is fetched only when it is read
+LARGE = 16 << 20  # bytes; larger label files are fetched only when they are read
 INSIDE = re.compile(r"(.*?\.(?:zip|tar))/(.+)", re.IGNORECASE)  # an archive, and a path in it
 WILDCARD = re.compile(r"[*?[{]")
-RECENT = 60  # s without a use, after which a data set is listed again
+RECENT = 60  # s after its last use, a data set is listed again
 
-_recent: dict[str, tuple[Path, float]] = {}  # data sets of this process: URI -> path, time of the last use
+_recent: dict[str, tuple[Path, float]] = {}  # data sets of this process: URI -> (path, time of last use)
 
 
 def local_path(path: str | Path) -> Path:
-    """A path for reading what the user named: `path` itself, or if it is an address, a path in the cache.
+    """Local path for reading `path`: `path` itself, or, for an address, a path in the cache.
 
-    An object is a file in a mirror (`mirrors.py`), a folder the mirror of its listing, and a run folder that of its
-    complete checkpoints. Content is fetched when `files.open_regular` or `files.local_file` reads it; a file of the web
-    is fetched here. The end of a pattern such as `s3://bucket/folder/*.jpg` is kept. Messages show the address.
+    An object becomes a file in a mirror (`mirrors.py`), a folder a mirror of its listing, and a run folder a mirror of
+    its complete checkpoints. Content is fetched when `files.open_regular` or `files.local_file` reads it; a file on the
+    web is fetched here. The wildcard part of a pattern such as `s3://bucket/folder/*.jpg` is kept. Messages show the
+    address.
 
     Raises:
-        InputError: There is nothing, access is denied, the server cannot be reached, or the extra `cloud` is missing.
+        InputError: It does not exist, access is denied, the server cannot be reached, or the extra `cloud` is missing.
     """
     if not is_remote(path):
         return local_name(path)
@@ -51,15 +52,14 @@ def local_path(path: str | Path) -> Path:
 
 
 def local_data(path: str | Path, title: str | None = None) -> Path:
-    """A folder or file of a data set or of images to predict, as a local path; an archive or shards become a folder.
+    """Local path of a data set or of images to predict; an archive or shards become a folder.
 
-    Of an address, small files of labels are fetched at once, since each alone would take the latency of the network,
-    and archives are fetched whole. A file of labels has with it what lies beside it. What was listed is not listed
-    again as long as it is in use.
+    For an address, small label files are fetched together, to save latency, and archives are fetched completely. The
+    mirror of a label file includes the objects beside it. Listings are reused as long as they are in use.
 
     Args:
         path: A local path, which may start with `~`, or an address.
-        title: What messages call an archive; None for `path`.
+        title: Name of an archive in messages; None for `path`.
 
     Raises:
         InputError: As `local_path`, or an archive is missing, damaged, or not safe.
@@ -75,7 +75,7 @@ def local_data(path: str | Path, title: str | None = None) -> Path:
 
 
 def forget() -> None:
-    """List each data set again when it is opened next."""
+    """Forget listings, so that data sets are listed again when they are opened next."""
     _recent.clear()
 
 
@@ -105,7 +105,7 @@ def _data(address: Address) -> Path:
 
 
 def _object(address: Address) -> RemoteObject | None:
-    """The object at an address; None for a folder. Raises InputError where there is no file on the web."""
+    """The object at an address; None for a folder. Raises InputError if there is no such file on the web."""
     found = find(address) if address.key or address.scheme in WEB else None
     if found is None and address.scheme in WEB:
         raise InputError(f"{address}: there is no such file")
@@ -113,7 +113,7 @@ def _object(address: Address) -> RemoteObject | None:
 
 
 def _pattern(address: Address) -> tuple[Address, str] | None:
-    """The folder that a pattern starts with, and the rest of it; None for an address without wildcards."""
+    """Split a pattern into its folder and the part with wildcards; None for an address without wildcards."""
     wildcard = WILDCARD.search(address.key)
     if wildcard is None or address.scheme in WEB:
         return None
@@ -122,11 +122,11 @@ def _pattern(address: Address) -> tuple[Address, str] | None:
 
 
 def _matching(address: Address, folder: Address, end: str) -> Path:
-    """The files that a pattern names; of shards one folder."""
+    """Mirror of the files that match a pattern; for shards, one folder."""
     objects = listing(folder)
     if not end.lower().endswith(SUFFIXES):
         return _folder(folder, objects) / end
-    loose = RANGE.sub("*", end)  # `as_folder` looks which are missing
+    loose = RANGE.sub("*", end)  # `as_folder` checks which are missing
     shards = [each for each in objects if fnmatchcase(each.uri[len(folder.uri) + 1 :], loose)]
     if not shards:
         raise InputError(f"{address}: there is no such archive")
@@ -134,7 +134,7 @@ def _matching(address: Address, folder: Address, end: str) -> Path:
 
 
 def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") -> Path:
-    """The folder of archives, which are fetched. pattern: of their names, if it names more than are there."""
+    """Fetch archives, and open them as a folder. pattern: of their names, if it may match more than exist."""
     files = {parse(each.uri).name: local_object(each, f"fetch {parse(each.uri)}") for each in objects}
     if len(files) == 1:
         return as_folder(next(iter(files.values())), title)
@@ -145,13 +145,13 @@ def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") ->
             (links / name).unlink(missing_ok=True)
             try:
                 os.symlink(file.absolute(), links / name)  # noqa: PTH211
-            except OSError:  # a privilege on Windows
+            except OSError:  # needs a privilege on Windows
                 link_or_copy(file, links / name)
     return as_folder(links / pattern if pattern else links, title)
 
 
 def _file(found: RemoteObject, address: Address) -> Path:
-    """One object. Those beside it that exported models consist of belong to it."""
+    """Local path of one object, together with the other files of an exported model beside it."""
     overlap.note_read(address)
     if address.scheme in WEB or address.name.lower().endswith(SUFFIXES):
         return local_object(found, f"fetch {address}")
@@ -170,11 +170,11 @@ def _folder(folder: Address, objects: list[RemoteObject]) -> Path:
 
 
 def _mirror(folder: Address, members: Mapping[str, RemoteObject]) -> Path:
-    """The tree of a mirror with these files, by their names below the folder."""
+    """Mirror with these files, by their names below the folder."""
     version = hashlib.sha256(repr(sorted(members.items())).encode("utf-8", "surrogateescape")).hexdigest()
 
     def described(name: str, found: RemoteObject) -> Member:
-        moved = "" if found.uri == f"{folder.uri}/{name}" else f"\n{found.uri}"  # a file of a checkpoint
+        moved = "" if found.uri == f"{folder.uri}/{name}" else f"\n{found.uri}"  # a checkpoint's file
         return Member(name, found.size, version=found.version + moved)
 
     source = Source("remote", folder.uri, version)

@@ -1,9 +1,9 @@
-"""Fetching for a forked process, in which obstore does not work: by a process of its own.
+"""Fetching for a forked process, in which obstore does not work, by a separate process.
 
-A loader worker that was forked from a process that has used obstore (it lists the data set) inherits it without its
-threads, and would wait for ever. It starts `python -m boxwright.remote.helper` instead, which fetches objects into the
-cache. A request is a line of JSON, a list of objects; the answer is a line, an error message or "". The helper ends
-when its input ends, so with the process that started it.
+A loader worker forked from a process that has used obstore (to list the data set) does not inherit obstore's threads,
+and would wait forever. It starts `python -m boxwright.remote.helper` instead, which fetches objects into the cache. A
+request is a line of JSON, a list of objects; the response is a line, an error message or "". The helper ends when its
+input ends, that is, with the process that started it.
 """
 
 import json
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from boxwright.errors import InputError
 from boxwright.remote.objects import RemoteObject, fetch
 
-_helpers: dict[int, "Helper"] = {}  # by process id, since a forked process inherits that of its parent
+_helpers: dict[int, "Helper"] = {}  # by process id, since a forked process inherits its parent's helper
 _lock = threading.Lock()
 
 
@@ -42,7 +42,7 @@ class Helper:
             except OSError:
                 answer = b""
         if not answer:
-            raise InputError("the process that fetches remote objects has died, perhaps for want of memory")
+            raise InputError("the process that fetches remote objects has died, probably out of memory")
         if message := json.loads(answer):
             raise InputError(message)
 

@@ -1,6 +1,6 @@
-"""Reading the members of a mirror (`mirrors.py`) that stand for remote objects.
+"""Read the members of a mirror (`mirrors.py`) that represent remote objects.
 
-Their content is fetched whole into the cache, but of a large TIFF only the ranges that are read.
+Their content is fetched completely into the cache; of a large TIFF, only the ranges that are read.
 """
 
 import errno
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 TIFF = (".tif", ".tiff")
-RANGED = 8 << 20  # bytes of a TIFF from which on it is read in ranges
-BLOCK = 1 << 17  # bytes that are read at least
-BLOCKS = 64  # that are kept of an open file
+RANGED = 8 << 20  # bytes; larger TIFFs are read in ranges
+BLOCK = 1 << 17  # bytes per read at least
+BLOCKS = 64  # kept per open file
 
 
 def remote_object(source: Source, member: Member) -> RemoteObject:
-    """The object that a member stands for; after its version follows its address, if that has another name."""
+    """The object that a member represents; its version may be followed by an address that differs from its path."""
     version, _, uri = member.version.partition("\n")
     return RemoteObject(uri or f"{source.address}/{member.name}", member.size, version)
 
@@ -54,11 +54,11 @@ def local_member(source: Source, member: Member) -> Path:
 
 
 def prefetch(paths: Iterable[str | Path], *, whole: bool = True) -> None:
-    """Fetch the objects that paths stand for, many at a time, since each alone takes the latency of the network.
+    """Fetch the objects that paths represent, many in parallel, to hide latency.
 
     Args:
-        paths: Those that stand for no object, or for a member that an archive lacks, are skipped.
-        whole: Whether they are read as a whole; else those that can be read in ranges are left out.
+        paths: Paths; those that do not represent objects, or members that an archive lacks, are ignored.
+        whole: Whether they are read completely; otherwise those that can be read in ranges are left out.
 
     Raises:
         InputError: One cannot be read.
@@ -88,12 +88,12 @@ def _has_ranges(wanted: RemoteObject) -> bool:
 
 
 def _os_error(error: InputError) -> OSError:
-    """The reason alone, since callers name the file."""
+    """OSError with the reason only, since callers name the file."""
     return OSError(errno.EIO, str(error).partition(": ")[2])
 
 
 class Ranges(io.RawIOBase):
-    """An object read in ranges, in blocks of which the last used are kept. Reading all of it fetches it into the cache.
+    """Object that is read in ranges, with an LRU cache of blocks. Reading all of it fetches it into the cache.
 
     Reading raises OSError if a range cannot be read.
     """
@@ -134,7 +134,7 @@ class Ranges(io.RawIOBase):
         return content
 
     def _content(self, count: int) -> bytes:
-        """`count` bytes from the position on; the missing blocks among them come by one request."""
+        """`count` bytes from the position on; missing blocks are fetched by one request."""
         if count <= 0:
             return b""
         first, last = self._position // BLOCK, (self._position + count - 1) // BLOCK

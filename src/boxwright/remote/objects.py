@@ -1,4 +1,4 @@
-"""Objects: what is there, fetching them into the cache, and writing them."""
+"""Objects: list them, fetch them into the cache, and write them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +11,18 @@ from boxwright.remote import cache
 from boxwright.remote.address import Address, parse
 from boxwright.remote.stores import errors, is_usable, library, store_of
 
-THREADS = 32  # requests at a time, most of whose time is latency
-CHUNK = 4 << 20  # bytes that are received at a time
-ATTEMPTS = 5  # to open a file that others remove from a cache that is too small
+THREADS = 32  # parallel requests, since most of their time is latency
+CHUNK = 4 << 20  # bytes received at a time
+ATTEMPTS = 5  # to open a file that other processes evict from a cache that is too small
 
 
 class RemoteObject(NamedTuple):
-    """An object as listed.
+    """A listed object.
 
     Attributes:
         uri: Its address.
-        size: Bytes.
-        version: Its ETag, else the time of its last change; "" if the server says neither.
+        size: Size in bytes.
+        version: Its ETag, else the time of its last change; "" if the server sends neither.
     """
 
     uri: str
@@ -31,12 +31,12 @@ class RemoteObject(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """Where it is in the cache, if it is there."""
+        """Its path in the cache, which may not exist."""
         return cache.place(f"{self.uri}\n{self.version}\n{self.size}", parse(self.uri).name)
 
 
 def find(address: Address) -> RemoteObject | None:
-    """The object at an address; None if there is none. Raises InputError if that cannot be found out."""
+    """The object at an address; None if there is none. Raises InputError if the store cannot be queried."""
     store, key = store_of(address)
     obstore = library()
     with errors(address):
@@ -51,8 +51,8 @@ def find(address: Address) -> RemoteObject | None:
 
 
 def listing(folder: Address) -> list[RemoteObject]:
-    """All objects below a folder, sorted by key, without the empty ones that stand for folders, as the consoles of
-    stores make them. Raises InputError if it cannot be listed."""
+    """All objects below a folder, sorted by key, without the empty objects that consoles of stores create for folders.
+    Raises InputError if it cannot be listed."""
     store, key = store_of(folder)
     obstore = library()
     found: list[RemoteObject] = []
@@ -72,8 +72,8 @@ def _folders_of(uri: str, start: int) -> Iterator[str]:
 
 
 def check_bucket(address: Address) -> None:
-    """Raise InputError if there is no such bucket, or access is denied. By a list, since the answer to HEAD has no
-    reason: a missing object and a missing bucket look the same."""
+    """Raise InputError if there is no such bucket, or access is denied. Uses a list request, since responses to HEAD do
+    not distinguish a missing object from a missing bucket."""
     store, key = store_of(address)
     obstore = library()
     with errors(address, "cannot be listed"):
@@ -85,14 +85,14 @@ def _described(uri: str, meta: Any) -> RemoteObject:
 
 
 def fetch(objects: Sequence[RemoteObject], title: str = "") -> None:
-    """Fetch those of the objects that are not in the cache, many at a time.
+    """Fetch the objects that are not in the cache, many in parallel.
 
     Args:
-        objects: As they were listed.
-        title: Of a progress bar; "" for none.
+        objects: Objects as listed.
+        title: Title of a progress bar; "" for none.
 
     Raises:
-        InputError: One cannot be read, has changed since, or is not as long as listed.
+        InputError: An object cannot be read, or has changed since it was listed.
     """
     missing = [each for each in dict.fromkeys(objects) if not cache.has(each.file)]
     if not missing:
@@ -133,7 +133,7 @@ def open_object(wanted: RemoteObject) -> BinaryIO:
         fetch([wanted])
         try:
             return wanted.file.open("rb")
-        except FileNotFoundError:  # removed since by another process
+        except FileNotFoundError:  # evicted by another process meanwhile
             continue
     raise InputError(f"{parse(wanted.uri)}: removed from the cache again and again; raise {cache.SIZE}")
 
@@ -149,7 +149,7 @@ def local_object(wanted: RemoteObject, title: str = "") -> Path:
 
 
 def read_range(wanted: RemoteObject, start: int, length: int) -> bytes:
-    """A part of an object. Raises InputError if it cannot be read."""
+    """Read a range of an object. Raises InputError if it cannot be read."""
     address = parse(wanted.uri)
     store, key = store_of(address)
     obstore = library()
@@ -158,7 +158,7 @@ def read_range(wanted: RemoteObject, start: int, length: int) -> bytes:
 
 
 def put(file: Path, address: Address) -> None:
-    """Write a file as an object; a reader sees the old or the new one. Raises InputError if it cannot be written."""
+    """Write a file as an object, atomically. Raises InputError if it cannot be written."""
     store, key = store_of(address)
     obstore = library()
     with errors(address, "cannot be written"):
@@ -174,7 +174,7 @@ def put_bytes(content: bytes, address: Address) -> None:
 
 
 def read_bytes(address: Address) -> bytes | None:
-    """The content of a small object that changes; None if there is none. Raises InputError if it cannot be read."""
+    """Content of a small object, not cached; None if there is none. Raises InputError if it cannot be read."""
     store, key = store_of(address)
     obstore = library()
     with errors(address):
@@ -187,7 +187,7 @@ def read_bytes(address: Address) -> bytes | None:
 
 
 def delete(addresses: Sequence[Address]) -> None:
-    """Delete objects, also such that are gone. Raises InputError if one cannot be deleted."""
+    """Delete objects; missing ones are ignored. Raises InputError if one cannot be deleted."""
     for address in addresses:
         store, key = store_of(address)
         obstore = library()

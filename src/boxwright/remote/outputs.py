@@ -1,4 +1,4 @@
-"""Results in an object store: the context manager that all commands use for what they write."""
+"""Outputs in an object store: the context manager that all commands use for their outputs."""
 
 import os
 import secrets
@@ -18,23 +18,23 @@ from boxwright.remote.objects import THREADS, check_bucket, find, listing, local
 
 FOLDER = "outputs"  # in the cache
 
-_places: dict[Path, Address] = {}  # path that a block of `local_output` writes to -> where it is sent
+_places: dict[Path, Address] = {}  # path that a `local_output` block writes to -> address that it is uploaded to
 
 
 @contextmanager
 def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
-    """A local path for what is written to `path`: `path` itself, or if it is an address, a path in the cache.
+    """Local path for writing `path`: `path` itself, or, for an address, a path in the cache.
 
-    What the block has written there, a folder, or a file with others of the same name beside it, is sent when the block
-    ends without an error. Objects of the same names are replaced.
+    The results of the block (a folder, or a file and files of the same name with other suffixes) are uploaded when the
+    block ends without an error. Existing objects of the same names are replaced.
 
     Args:
         path: A file or a folder.
         new: Whether `path` must be a new folder.
 
     Raises:
-        InputError: `path` is on the web or not new, cannot be reached, or was not sent completely; the results then
-            stay in the cache, at the place that the message says.
+        InputError: `path` is on the web or not new, cannot be reached, or was not uploaded completely; the results then
+            stay in the cache, in the folder named in the message.
     """
     if not is_remote(path):
         yield local_name(path)
@@ -45,7 +45,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     if new and (listing(address) or find(address)):
         raise InputError(f"{address}: is there already, needed a new or empty folder; remove it or name another")
     if not new:
-        check_bucket(address)  # before the work
+        check_bucket(address)  # fails before the work
     overlap.note_written(address)
     with temporary_folder(cache_folder() / FOLDER, NOT_WRITTEN) as folder:
         local = folder / address.name
@@ -67,8 +67,8 @@ def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
     """Fetch the results of an earlier run into a folder from `local_output`, for a command that continues them.
 
     Args:
-        folder: Nothing is fetched into one that stands for no address.
-        names: Of the files; those that are not there are passed over.
+        folder: The folder; nothing is fetched if it does not represent an address.
+        names: Names of the files; missing ones are ignored.
 
     Raises:
         InputError: One cannot be read.
@@ -80,10 +80,10 @@ def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
 
 
 def upload(folder: Path, address: Address, last: Path | None = None) -> None:
-    """Send the files of a folder, with their names below it. last: a file that is sent after all others.
+    """Upload the files of a folder, with their names below it. last: a file that is uploaded after all others.
 
     Raises:
-        InputError: One cannot be sent.
+        InputError: A file cannot be uploaded.
     """
     files = [Path(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names]
     first = sorted(file for file in files if file != last)

@@ -1,4 +1,4 @@
-"""What this process reads and writes in object stores, so that no result replaces what is read."""
+"""Addresses that this process reads and writes in object stores, so that no output replaces an input."""
 
 from boxwright.errors import InputError
 from boxwright.remote.address import Address
@@ -8,13 +8,13 @@ _written: set[str] = set()  # outputs
 
 
 def note_read(address: Address) -> None:
-    """A folder or an object that is read. Raises InputError if an output is, or lies in, it."""
+    """Register a folder or an object that is read. Raises InputError if an output is it, or lies in it."""
     _read.add(address.uri)
     _check()
 
 
 def note_written(address: Address) -> None:
-    """The place of an output. Raises InputError if it is, or lies in, what is read."""
+    """Register the address of an output. Raises InputError if it is an input, or lies in one."""
     _written.add(address.uri)
     try:
         _check()
@@ -24,12 +24,12 @@ def note_written(address: Address) -> None:
 
 
 def forget_written(address: Address) -> None:
-    """The output is complete."""
+    """Unregister an output that is complete."""
     _written.discard(address.uri)
 
 
 def check_object(address: Address) -> None:
-    """Raise InputError if an object that is about to be written was read."""
+    """Raise InputError if an object to be written has been read."""
     if address.uri in _read:
         raise InputError(f"{address}: is read, and would be replaced; choose another place for the results")
 

@@ -1,7 +1,7 @@
-"""Sending a run folder to an object store while it is trained in (`runs.py` says how it is stored there).
+"""Upload a run folder to an object store during training (`runs.py` describes how it is stored there).
 
-The run is trained in a folder of the cache. What is to be sent is linked from there when it is saved, and sent by a
-thread, so that training goes on. If sending fails, it is tried again at the next checkpoint and at the end.
+The run is trained in a folder of the cache. Saved files are hard-linked and uploaded by a thread, while training
+continues. If an upload fails, it is tried again at the next checkpoint and at the end.
 """
 
 import logging
@@ -30,52 +30,52 @@ from boxwright.remote.runs import CHECKPOINT, POINTER, STORED, RemoteRun, read_r
 logger = logging.getLogger(__name__)
 
 FOLDER = "runs"  # in the cache
-SENT = "sent.json"  # `run.json` as it was written last
-SMALL = 64 << 20  # bytes of a file that may grow while it is sent, so it is read first
+SENT = "sent.json"  # the last written `run.json`
+SMALL = 64 << 20  # bytes; smaller files may grow during the upload, so they are read first
 
 
 class RunUpload:
-    """A run folder in the cache, and where it is sent to.
+    """A run folder in the cache, and the address that it is uploaded to.
 
     Attributes:
         path: The run folder.
     """
 
     def __init__(self, folder: Path, address: Address, sent: RemoteRun | None, *, copied: bool) -> None:
-        """folder: of the cache, for this run. sent: what is there already. copied: whether `path` is a copy of that."""
+        """folder: in the cache, for this run. sent: the run at the address. copied: whether `path` is a copy of it."""
         self.path = folder / address.name
         self._folder, self._address = folder, address
-        self._content = sent.content if sent else None  # of run.json
+        self._content = sent.content if sent else None  # content of run.json
         self._checkpoints = dict(sent.checkpoints) if sent else {}  # name -> its folder in the store
-        self._tried: dict[bytes, dict[str, str]] = {}  # `run.json` that was sent without an answer -> its checkpoints
-        # of each checkpoint, when it was linked last
+        self._tried: dict[bytes, dict[str, str]] = {}  # `run.json` that was sent without a response -> its checkpoints
+        # state of each checkpoint when it was last linked
         self._states = {name: _state(self.path / name) for name in self._checkpoints} if copied else {}
-        self._files: dict[str, tuple[int, int]] = {}  # plain files as they were sent
-        self._linked: dict[str, Path | None] = {}  # checkpoints to be sent; None for those that were removed
+        self._files: dict[str, tuple[int, int]] = {}  # state of plain files when they were uploaded
+        self._linked: dict[str, Path | None] = {}  # checkpoints to upload; None for removed ones
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "run upload")
 
     def send(self) -> None:
-        """Send what has changed, in the background. Called when no checkpoint is being written."""
+        """Upload changes, in the background. Called when no checkpoint is being written."""
         self._link()
         self._pool.submit(self._try)
 
     def finish(self) -> None:
-        """Send everything that is not there yet, and wait for it. Raises InputError if that fails."""
+        """Upload all remaining changes, and wait. Raises InputError if that fails."""
         self._link()
         self._pool.submit(self._send).result()
         self._clean()
 
     def _try(self) -> None:
         try:
-            if self._linked:  # else sent together with an earlier one
+            if self._linked:  # otherwise uploaded together with an earlier one
                 self._send()
         except (InputError, OSError) as error:
             logger.warning("%s; it is sent with the next checkpoint", error)
 
     def _link(self) -> None:
-        """Link the files of new checkpoints, which may be replaced while they are sent."""
-        if not self.path.exists():  # the training was stopped by an error before it started
+        """Link the files of new checkpoints, which may be replaced during the upload."""
+        if not self.path.exists():  # an error stopped the training before it started
             return
         names = {each.name for each in self.path.iterdir() if re.fullmatch(CHECKPOINT, each.name)}
         with self._lock:
@@ -92,7 +92,7 @@ class RunUpload:
                     self._replace(name, target)
 
     def _replace(self, name: str, target: Path | None) -> None:
-        """Note what is to be sent of a checkpoint, in place of what was not sent yet."""
+        """Set the files to upload for a checkpoint, replacing pending ones."""
         if (old := self._linked.get(name)) is not None:
             shutil.rmtree(old, ignore_errors=True)
         self._linked[name] = target
@@ -107,14 +107,14 @@ class RunUpload:
                     put(file, self._address / folder.name / file.name)
             self._point(taken)
         except BaseException:
-            with self._lock:  # what was linked since replaces it
+            with self._lock:  # newer links replace it
                 self._linked = taken | self._linked
             raise
         for folder in filter(None, taken.values()):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _send_files(self) -> None:
-        """Send the files outside of checkpoints that have changed."""
+        """Upload changed files outside of checkpoints."""
         for file in _plain_files(self.path):
             name, status = file.relative_to(self.path).as_posix(), file.stat()
             if self._files.get(name) == (status.st_size, status.st_mtime_ns):
@@ -139,14 +139,14 @@ class RunUpload:
         put_bytes(content, self._address / POINTER)
         write_bytes(self._folder / SENT, content)
         self._tried.clear()
-        # a reader of the previous run.json may still want what it names
+        # readers of the previous run.json may still need its checkpoints
         named, self._content, self._checkpoints = {*self._checkpoints.values()}, content, current
         self._clean(named)
 
     def _clean(self, keep: Collection[str] = ()) -> None:
-        """Delete the folders of checkpoints that `run.json` does not name, also those of a run that was killed.
+        """Delete the folders of checkpoints that `run.json` does not name, including those of an interrupted run.
 
-        keep: Further folders that stay. That an object cannot be deleted is no fault of the run.
+        keep: Additional folders that stay. If an object cannot be deleted, only a warning is logged.
         """
         start = len(self._address.uri) + 1
         named = {*self._checkpoints.values(), *keep}
@@ -159,10 +159,10 @@ class RunUpload:
 
 @contextmanager
 def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[RunUpload]:
-    """The run folder at an address as a folder of the cache; with `resume`, with its files in it.
+    """Run folder in the cache for a run at an address; with `resume`, it has the run's files.
 
-    The copy that an interrupted run has left in the cache is used if the store has nothing newer. The folder is removed
-    when the block succeeds, after `RunUpload.finish`.
+    The copy that an interrupted run has left in the cache is used unless the store has a newer one. The folder is
+    removed when the block succeeds, after `RunUpload.finish`.
 
     Raises:
         InputError: There is a run already, or none to resume; another process trains in it; it cannot be read; it lies
@@ -175,7 +175,7 @@ def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[Run
         there = read_run(address)
         path, sent = folder / address.name, folder / SENT
         content = sent.read_bytes() if sent.is_file() else None
-        is_left = (path / "last").exists() and content == (there.content if there else None)  # by an interrupted run
+        is_left = (path / "last").exists() and content == (there.content if there else None)  # from an interrupted run
         if resume == "auto":
             resume = there is not None or is_left
         if there is not None and not resume:
@@ -218,13 +218,13 @@ def _download(run: RemoteRun, path: Path) -> None:
     for name, each in progress.track(members.items(), len(members), f"fetch {run.address}", "files"):
         target = path / name
         if not target.resolve().is_relative_to(path.resolve()):
-            raise InputError(f"{run.address}: holds '{name[-40:]}', which lies outside; copy the run anew")
+            raise InputError(f"{run.address}: holds '{name[-40:]}', which lies outside; copy the run again")
         make_folder(target.parent)
         shutil.copyfile(local_object(each), target)
 
 
 def _plain_files(run: Path) -> list[Path]:
-    """The files of a run but those of checkpoints, temporary ones and the lock."""
+    """Files of a run, except those of checkpoints, temporary files and the lock."""
     found = []
     for folder, folders, names in os.walk(run):
         if Path(folder) == run:
@@ -234,6 +234,6 @@ def _plain_files(run: Path) -> list[Path]:
 
 
 def _state(checkpoint: Path) -> tuple[int, int]:
-    """What changes when a checkpoint is replaced."""
+    """A value that changes when a checkpoint is replaced."""
     status = checkpoint.stat()
     return status.st_ino, status.st_mtime_ns

@@ -1,8 +1,8 @@
 """Run folders in an object store.
 
-Plain files have the names of a local run folder. A checkpoint is several objects, which are not replaced together, so
-each is written below a new name, `last-0123456789abcdef/`, and then `run.json`, which names the current folder of each
-checkpoint, is replaced. Whoever reads `run.json` therefore finds complete checkpoints only.
+Plain files have the same names as in a local run folder. A checkpoint consists of several objects, which cannot be
+replaced atomically. So each is written to a new folder, `last-0123456789abcdef/`, and then `run.json`, which names the
+current folder of each checkpoint, is replaced. Readers of `run.json` therefore only find complete checkpoints.
 """
 
 import json
@@ -17,7 +17,7 @@ from boxwright.remote.objects import RemoteObject, listing, read_bytes
 POINTER = "run.json"
 CHECKPOINT = r"(?:last|best|epoch-\d{4,})"
 STORED = re.compile(rf"(?P<name>{CHECKPOINT})-[0-9a-f]{{16}}")  # the folder of a checkpoint
-ATTEMPTS = 3  # to list a run that is being written
+ATTEMPTS = 3  # to list a run that is being updated
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class RemoteRun:
     """A run folder.
 
     Attributes:
-        address: Of the folder.
-        content: Of `run.json`.
-        checkpoints: Name, such as `last` -> the name of its folder.
+        address: Address of the folder.
+        content: Content of `run.json`.
+        checkpoints: Name, such as `last` -> name of its folder.
     """
 
     address: Address
@@ -49,12 +49,12 @@ class RemoteRun:
                     files[f"{first}/{rest}".rstrip("/")] = each
             if names.keys() <= seen:
                 return files
-            run = read_run(run.address) or run  # replaced since it was read
-        raise InputError(f"{self.address}: a checkpoint that {POINTER} names is missing; copy the run anew")
+            run = read_run(run.address) or run  # it may have been replaced since it was read
+        raise InputError(f"{self.address}: a checkpoint that {POINTER} names is missing; copy the run again")
 
 
 def find_run(address: Address) -> RemoteRun | None:
-    """The run folder at an address, or in which that of a checkpoint lies; None if there is none."""
+    """The run folder at an address, or that contains the checkpoint at an address; None if there is none."""
     if address.scheme in WEB:
         return None
     if (run := read_run(address)) is None and re.fullmatch(CHECKPOINT, address.name):
@@ -63,13 +63,13 @@ def find_run(address: Address) -> RemoteRun | None:
 
 
 def read_run(address: Address) -> RemoteRun | None:
-    """The run folder at an address; None if there is none. Raises InputError for a `run.json` that is not one."""
+    """The run folder at an address; None if there is none. Raises InputError if its `run.json` is invalid."""
     content = read_bytes(address / POINTER)
     return None if content is None else RemoteRun(address, content, _parsed(content, str(address / POINTER)))
 
 
 def written(checkpoints: dict[str, str]) -> bytes:
-    """The content of `run.json`."""
+    """Content of `run.json` for checkpoints."""
     return json.dumps({"checkpoints": checkpoints}, indent=1, sort_keys=True).encode()
 
 
@@ -81,5 +81,5 @@ def _parsed(content: bytes, title: str) -> dict[str, str]:
     for name, folder in checkpoints.items():
         match = STORED.fullmatch(folder) if isinstance(folder, str) else None
         if match is None or match["name"] != name:
-            raise InputError(f"{title}: checkpoints: found '{str(folder)[:40]}' for '{name[:20]}'; copy the run anew")
+            raise InputError(f"{title}: checkpoints: found '{str(folder)[:40]}' for '{name[:20]}'; copy the run again")
     return checkpoints

@@ -1,4 +1,4 @@
-"""Stores as obstore opens them, and its errors as one line."""
+"""Open stores by obstore, and convert its errors to one line."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from boxwright.version import __version__
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-# Retries are obstore's: server errors (5xx), resets and timeouts, with exponential backoff; a body that breaks off is
-# continued where it ended. The times are s.
+# obstore retries server errors (5xx), resets and timeouts, with exponential backoff, and continues interrupted bodies.
+# Times are in s.
 RETRIES: dict[str, Any] = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=60),
@@ -26,9 +26,9 @@ RETRIES: dict[str, Any] = {
 }
 CLIENT: dict[str, Any] = {
     "connect_timeout": timedelta(seconds=5),
-    "read_timeout": timedelta(seconds=30),  # without data
-    "timeout": timedelta(days=1),  # of a whole request, for objects of any size
-    "allow_http": True,  # of endpoints that are given as http://
+    "read_timeout": timedelta(seconds=30),  # s without data
+    "timeout": timedelta(days=1),  # for a whole request, with objects of any size
+    "allow_http": True,  # for endpoints that start with http://
     "user_agent": f"boxwright/{__version__}",
 }
 DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
@@ -36,12 +36,12 @@ DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expire
 NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 CODE = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 STATUS = re.compile(r"status code: ([0-9]{3})")
-METADATA_SERVICE = ("169.254.169.254", "metadata.google.internal")  # asked for credentials where none are configured
+METADATA_SERVICE = ("169.254.169.254", "metadata.google.internal")  # queried for credentials if none are configured
 NO_KEYS = ("Generic S3 error: Missing", "Generic GCS error: Missing", "Generic MicrosoftAzure error: Missing",
            "Generic MicrosoftAzure error: Account must be specified")  # fmt: skip
 
 _stores: dict[tuple[str, str], "ObjectStore"] = {}
-_used = False  # obstore in this process or, before a fork, in its parent: its threads do not exist after it
+_used = False  # obstore was used in this process or, before a fork, in its parent; forks do not copy its threads
 _forked = False
 
 
@@ -56,17 +56,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_usable() -> bool:
-    """Whether obstore works in this process: not after a fork of one that has used it, where it would wait for ever."""
+    """Whether obstore works in this process; in a fork of a process that has used it, it would wait forever."""
     return not _forked
 
 
 def library() -> ModuleType:
-    """obstore. Raises InputError if the extra `cloud` is not installed."""
+    """Import obstore. Raises InputError if the extra `cloud` is not installed."""
     return import_extra("obstore", "cloud")
 
 
 def store_of(address: Address) -> tuple["ObjectStore", str]:
-    """The store of an address and the key there. Opened once in each process.
+    """The store of an address, and the key in it. Each store is opened once per process.
 
     Raises:
         InputError: obstore (the extra `cloud`) is not installed, or the configuration is incomplete.
@@ -101,7 +101,7 @@ def _opened(address: Address) -> "ObjectStore":
 
 @contextmanager
 def errors(address: Address, doing: str = "cannot be read") -> Iterator[None]:
-    """Raise obstore's errors as InputErrors of one line, which hold nothing of what a server sent but codes."""
+    """Convert obstore's errors to InputErrors of one line, which contain nothing from the server except codes."""
     try:
         yield
     except InputError:
@@ -111,7 +111,7 @@ def errors(address: Address, doing: str = "cannot be read") -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("obstore") and not isinstance(error, ValueError | OSError):
             raise
-        if isinstance(error, OSError) and error.errno is not None:  # of the cache's disk
+        if isinstance(error, OSError) and error.errno is not None:  # from the cache's disk
             raise
         raise InputError(f"{address}: {doing} ({_reason(address, error)})") from error
 
@@ -138,7 +138,7 @@ def _reason(address: Address, error: Exception) -> str:
     if name in ("301", "307", "PermanentRedirect", "AuthorizationHeaderMalformed"):
         return f"{name}: the bucket is in another region; set AWS_REGION"
     if type(error).__name__ == "InvalidPathError":
-        return "a key with '//', '.' or '..' in it, which is no path; rename that object"
+        return "a key with '//', '.' or '..' in it, which is not a path; rename that object"
     if type(error).__name__ == "PreconditionError" or name == "412":
         return "it has changed since it was listed; start again"
     if "error sending request" in text or "timed out" in text.lower():

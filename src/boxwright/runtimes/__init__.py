@@ -1,7 +1,7 @@
-"""File formats of other runtimes: one module for each, found by its file name; `boxwright export --to NAME` writes it.
+"""File formats of other runtimes, one module each, found by module name; `boxwright export --to NAME` writes it.
 
-A module here holds `TARGET`, a `base.target.Target`: the suffix, how a file is written, and what runs it. What targets
-share is in `base`; readers and writers of file contents that several use are in `serialization`.
+Each module defines `TARGET`, a `base.target.Target`: the suffix, functions that write a file, and its runtimes. Shared
+code is in `base`, readers and writers of file contents in `serialization`.
 """
 
 import importlib
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """The export targets, sorted. Imports none of them."""
+    """Names of the export targets, sorted. Imports none of them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 

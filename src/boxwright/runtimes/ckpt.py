@@ -1,4 +1,4 @@
-"""MindSpore's .ckpt under the names of its zoo, which hold numbers and no graph."""
+"""MindSpore's .ckpt with the names of its zoo: weights without a graph."""
 
 from boxwright.runtimes.base.target import Target
 from boxwright.weights import mindspore

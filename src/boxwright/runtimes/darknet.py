@@ -1,4 +1,4 @@
-"""Darknet's .weights, which hold numbers and no graph, and the .cfg, which holds the graph."""
+"""Darknet's .weights, which hold weights without a graph, and the .cfg, which holds the graph."""
 
 import logging
 from pathlib import Path
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def write(path: Path, model: nn.Module, recipe: Recipe) -> None:
-    """Write the numbers, and beside them the .cfg; a line in the log says why where Darknet cannot run the network."""
+    """Write the weights, and beside them the .cfg; if Darknet cannot run the network, a log line says why."""
     darknet.write(path, model)
     try:
         text = _cfg(path, model, recipe)
@@ -37,7 +37,7 @@ def write(path: Path, model: nn.Module, recipe: Recipe) -> None:
 
 
 def _cfg(weights: Path, model: nn.Module, recipe: Recipe) -> str:
-    """The text of the .cfg for the recipe's classes and canvas: as it was read, or made of the network.
+    """Text of the .cfg for the recipe's classes and canvas: as it was read, or generated from the network.
 
     Raises:
         InputError: Why Darknet cannot run the network.
@@ -52,7 +52,7 @@ def _cfg(weights: Path, model: nn.Module, recipe: Recipe) -> str:
 
 
 def cfg_of(model: Network, recipe: Recipe) -> tuple[str, list[int]]:
-    """The text of the .cfg of a network that came without one, and the numbers of its outputs in the order of heads.
+    """Generate the .cfg of a network that has none. Returns it, and the indices of the outputs in the order of heads.
 
     Raises:
         InputError: Why Darknet cannot run the network.
@@ -66,7 +66,7 @@ def cfg_of(model: Network, recipe: Recipe) -> tuple[str, list[int]]:
 
 
 def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """The keys of the [yolo] of each raw output; none for a classifier."""
+    """Keys of the [yolo] section of each raw output; empty for a classifier."""
     config = recipe.model
     if config.task == "classify":
         return []
@@ -75,7 +75,7 @@ def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     elif isinstance(model, AnchorDetector):
         more = [{"scale_x_y": scale} for scale in model.scale_xy] or [{} for _ in model.strides]
     else:
-        raise InputError("its outputs are no maps of cells with anchors")
+        raise InputError("its outputs are not maps of cells with anchors")
     pairs: list[tuple[float, float]] = list(config.anchors)  # type: ignore[attr-defined]
     listed = list(dict.fromkeys(pairs))  # Darknet assigns objects to the first of equal anchors only
     found = []
@@ -94,7 +94,7 @@ def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
 
 @torch.inference_mode()
 def _check_outputs(text: str, order: list[int], weights: Path, model: Network, recipe: Recipe) -> None:
-    """Raise InputError where the network of the text, with the numbers of the file, has other outputs than `model`."""
+    """Raise InputError if the network of the text, with the weights of the file, has other outputs than `model`."""
     config = darknet_cfg.Config(cfg=text, classes=plan(text).classes)
     twin = models.build(config).eval()
     twin.load_state_dict(darknet.read(weights, twin, recipe.model_copy(update={"model": config})), strict=False)

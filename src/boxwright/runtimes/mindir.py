@@ -1,6 +1,6 @@
 """MindIR files, which MindSpore writes and runs on the CPU (extra `mindspore`).
 
-MindSpore compiles a network from the source text of its `construct`, so that is what is written
+MindSpore compiles a network from the source text of its `construct`, which is generated here
 (`serialization/mindir_operations.py`).
 """
 
@@ -27,10 +27,10 @@ AVX2 = 0x7  # dnnl_cpu_isa_avx2 in oneDNN's dnnl_types.h
 
 
 def write(graph: Graph, path: Path, metadata: str) -> None:
-    """Write `graph` as one MindIR that carries `metadata`, atomically.
+    """Write `graph` as one MindIR file with `metadata`, atomically.
 
-    No axis may vary. Raises InputError where the extra is not installed, for an operation that has no counterpart here,
-    and where the file cannot be written.
+    No axis may vary. Raises InputError if the extra is not installed, for an operation without a counterpart in MindIR,
+    and if the file cannot be written.
     """
     mindspore = _mindspore()
     construct = Construct(mindspore.ops, graph)
@@ -43,10 +43,10 @@ def write(graph: Graph, path: Path, metadata: str) -> None:
         written = Path(folder, "x.mindir")  # MindSpore adds this suffix to any other name
         cell = construct.cell(mindspore)
         with warnings.catch_warnings():
-            # of MindSpore about Python's threads
+            # MindSpore's warning about Python's threads
             warnings.filterwarnings("ignore", "getName", DeprecationWarning)
             mindspore.export(cell, *inputs, file_name=str(written), file_format="MINDIR", custom_func=add_metadata)
-        if not written.is_file():  # beyond 1 GB it makes a folder of several files
+        if not written.is_file():  # above 1 GB MindSpore writes a folder of several files
             raise InputError(f"{path}: MindSpore writes a model of this size as several files; needed less than 1 GB")
         tmp.write_bytes(written.read_bytes())
 
@@ -63,16 +63,16 @@ class MindSpore(Runtime):
 
     def run(self, inputs: Inputs) -> list[Tensor]:
         tensor = _mindspore().Tensor
-        found = self.cell(*(tensor(given.contiguous().numpy()) for given in inputs))
-        # one output comes without a tuple; copied, for MindSpore may use the memory again
-        outputs = found if isinstance(found, tuple) else (found,)
+        result = self.cell(*(tensor(tensor_in.contiguous().numpy()) for tensor_in in inputs))
+        # a single output is not in a tuple; copied, since MindSpore may reuse the memory
+        outputs = result if isinstance(result, tuple) else (result,)
         return [torch.from_numpy(output.asnumpy().copy()) for output in outputs]
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | None]:
-    """The loaded model, and the metadata's text where the file has any.
+    """Open a file. Returns the loaded model, and the text of its metadata if it has any.
 
-    Raises InputError for a file that is no MindIR, and one with other operators than our exports have.
+    Raises InputError for a file that is not a MindIR, or has operators that our exports do not use.
     """
     options.reject_unsupported("mindspore", "bfloat16", "compile")
     model, content = _read(file)
@@ -80,12 +80,12 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | Non
     shape = tuple(model.graph.input[0].tensor[0].dims)
     check_input(file, shape)
     mindspore = _mindspore()
-    with tempfile.TemporaryDirectory() as folder:  # what was checked, with no other files beside it
+    with tempfile.TemporaryDirectory() as folder:  # only the checked content, with no other files beside it
         copy = Path(folder) / "model.mindir"
         copy.write_bytes(content)
         try:
             cell = mindspore.nn.GraphCell(mindspore.load(str(copy)))
-        except Exception as error:  # RuntimeError, ValueError, and what comes of making text of their messages
+        except Exception as error:  # RuntimeError, ValueError, and errors from decoding their messages
             raise InputError(f"{file}: not a model that MindSpore can run ({first_line(error)})") from error
     return MindSpore(cell, shape), _text(model)
 
@@ -96,7 +96,7 @@ def _text(model: Any) -> str | None:
 
 
 def _mindspore() -> Any:
-    """MindSpore, without AVX-512, for which oneDNN falls back to reference code, some hundred times slower (2.10)."""
+    """Import MindSpore, without AVX-512, for which oneDNN uses reference code, about a hundred times slower (2.10)."""
     mindspore = import_extra("mindspore", "mindspore")
     library = Path(str(mindspore.__file__)).parent / "lib" / "libdnnl.so.3"
     if library.is_file():
@@ -105,7 +105,7 @@ def _mindspore() -> Any:
 
 
 def _read(file: Path) -> tuple[Any, bytes]:
-    """The file as the protobuf message that it is, and its bytes."""
+    """The file as a protobuf message, and its bytes."""
     _mindspore()
     messages = import_extra("mindspore.train.mind_ir_pb2", "mindspore")
     decode_error = import_extra("google.protobuf.message", "mindspore").DecodeError
@@ -121,7 +121,7 @@ def _read(file: Path) -> tuple[Any, bytes]:
 
 
 def _reject_others(model: Any, file: Path) -> None:
-    """Raises InputError where the graph, or one that it calls, has an operator beyond PRIMITIVES."""
+    """Raise InputError if the graph, or one that it calls, has an operator that is not in PRIMITIVES."""
     graphs = [model.graph, *model.functions]
     kinds = {primitive.op_type for primitive in model.primitives} | {
         node.op_type for graph in graphs for node in graph.node
@@ -129,10 +129,10 @@ def _reject_others(model: Any, file: Path) -> None:
     others = {kind for kind in kinds if not kind.startswith("REF::")} - PRIMITIVES
     if others or model.functions or model.preprocessor.op:
         found = ", ".join(sorted(others)) or "a graph that calls others"
-        raise InputError(f"{file}: holds {found}, which no file of ours does, so it is not run; export it again")
+        raise InputError(f"{file}: holds {found}, which no export does, so it is not run; export it again")
     weights = (weight for graph in graphs for weight in graph.parameter)
     if any(field.name == "external_data" for weight in weights for field, _ in weight.ListFields()):
-        raise InputError(f"{file}: has weights in other files, which no file of ours has; export it again")
+        raise InputError(f"{file}: has weights in other files, which no export has; export it again")
 
 
 TARGET = Target(

@@ -1,7 +1,7 @@
-"""OM files for Ascend devices, which CANN's compiler `atc` makes of ONNX files.
+"""OM files for Ascend devices, which CANN's compiler `atc` makes from ONNX files.
 
-Such a file runs on a device only, so the ONNX file is what is compared with PyTorch. Neither CANN nor a device was at
-hand when this was written: the command is the one of CANN's documentation.
+Such a file only runs on a device, so the ONNX file is compared with PyTorch instead. Neither CANN nor a device was
+available for tests: the command follows CANN's documentation.
 """
 
 import shutil
@@ -14,12 +14,12 @@ from boxwright.extras import first_line
 from boxwright.runtimes.base.target import Compiler, Target
 from boxwright.runtimes.serialization import onnx_file
 
-# --framework=5 says that the file is ONNX (CANN's ATC instructions)
+# --framework=5 means ONNX (CANN's ATC documentation)
 COMMAND = "atc --framework=5 --model={model} --output={output} --soc_version={chip}"
 
 
 def check_chip(chip: str | None) -> None:
-    """Raise InputError where the name of the chip is not given, or atc is not installed."""
+    """Raise InputError if the name of the chip is missing, or atc is not installed."""
     if chip is None:
         raise InputError("--to om: needs --chip, for example Ascend310P3; `npu-smi info` on the device names it")
     if shutil.which("atc") is None:
@@ -28,7 +28,7 @@ def check_chip(chip: str | None) -> None:
 
 
 def run_atc(onnx: Path, path: Path, chip: str) -> None:
-    """Compile the file `onnx` into `path`, which ends in .om. Raises InputError where atc rejects it."""
+    """Compile the file `onnx` into `path`, which ends in .om. Raises InputError if atc rejects it."""
     places = {"model": onnx, "output": path.with_suffix(""), "chip": chip}  # atc adds the suffix
     command = [word.format(**places) for word in COMMAND.split()]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")

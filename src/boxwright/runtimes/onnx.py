@@ -17,7 +17,7 @@ from boxwright.runtimes.base.target import Target
 from boxwright.runtimes.serialization import onnx_file
 from boxwright.runtimes.serialization.onnx_file import OnnxFile
 
-if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
+if TYPE_CHECKING:  # optional dependency, imported when it is needed
     from onnxruntime import InferenceSession
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
@@ -32,7 +32,7 @@ class OnnxRuntime(Runtime):
     def __init__(self, session: "InferenceSession", streams: int) -> None:
         self.session = session
         self.inputs = [(entry.name, TYPES[entry.type]) for entry in session.get_inputs()]
-        shape = session.get_inputs()[0].shape  # of an axis that varies: its name
+        shape = session.get_inputs()[0].shape  # for an axis that varies, its name
         super().__init__(tuple(side if isinstance(side, int) else None for side in shape), streams)
 
     def run(self, inputs: Inputs) -> list[Tensor]:
@@ -44,9 +44,9 @@ class OnnxRuntime(Runtime):
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[OnnxRuntime, str | None]:
-    """The session, and the metadata's text where the file has any.
+    """Open a file. Returns the session, and the text of its metadata if it has any.
 
-    Raises InputError for a file that is no ONNX model and one with operators that ONNX Runtime does not know.
+    Raises InputError for a file that is not an ONNX model, or has operators that ONNX Runtime does not support.
     """
     options.reject_unsupported("onnxruntime", "bfloat16", "compile")
     streams = options.streams()
@@ -56,7 +56,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OnnxRuntime, str | N
     if not inputs or len(inputs[0].shape) != 4 or any(entry.type not in TYPES for entry in inputs):
         raise wrong_input(file)
     batch = inputs[0].shape[0]
-    if isinstance(batch, int) and options.streams(batch) < streams:  # a file for several images: fewer streams
+    if isinstance(batch, int) and options.streams(batch) < streams:  # a file with a larger batch: fewer streams
         streams = options.streams(batch)
         session = _session(model, streams)
     return OnnxRuntime(session, streams), model.text
@@ -65,16 +65,16 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OnnxRuntime, str | N
 def _session(model: OnnxFile, streams: int) -> "InferenceSession":
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors; what it warns of are its own optimizations
-    # With the calling threads, which help, as many as torch has: OMP_NUM_THREADS is heeded by both.
+    options.log_severity_level = 3  # errors only; its warnings concern its own optimizations
+    # Together with the calling threads, as many as torch has, so that OMP_NUM_THREADS applies to both.
     options.intra_op_num_threads = torch.get_num_threads() - streams + 1
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Done with a part, its threads keep their cores for a while; the other streams want them.
+    # Threads would spin for a while after their work and occupy cores that other streams need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if streams > 1 else "1")
     try:
-        # what it would fall back to is the same, with a message of its own on stdout
+        # the fallback is the same provider, with an additional message on stdout
         return runtime.InferenceSession(model.content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:  # a dozen classes of its own, which have only this in common
+    except Exception as error:  # its exceptions have no other common base class
         raise InputError(f"{model.file}: not a model that ONNX Runtime can run ({first_line(error)})") from error
 
 

@@ -1,8 +1,8 @@
 """OpenVINO's files, .xml and .bin (extra `openvino`), and ONNX files in OpenVINO.
 
-A file is made from the ONNX file of the same graph: OpenVINO's PyTorch front end gives the same network (YOLOv3-tiny:
-the same differences from PyTorch to the last digit, equally fast) in nine times the time, and would need a translation
-of its own for every operator of ours.
+A file is converted from the ONNX file of the same graph: OpenVINO's PyTorch front end gives the same network
+(YOLOv3-tiny: identical differences from PyTorch, equally fast) in nine times the time, and would need a separate
+translation of each of our operators.
 """
 
 import functools
@@ -28,14 +28,13 @@ from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
 from boxwright.runtimes.base.target import Target
 from boxwright.runtimes.serialization import onnx_file
 
-if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
+if TYPE_CHECKING:  # optional dependency, imported when it is needed
     from openvino import CompiledModel, Core, InferRequest, Model
 
 TYPES = {"f32", "f16", "u8"}
-# With which OpenVINO's own begins. Anything else would be offered to the reader of TensorFlow's files as well, which
-# prints by itself.
+# First byte of OpenVINO's own files. OpenVINO also tries its TensorFlow reader on other files, which prints messages.
 START = b"<"
-ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"  # of the environment: instructions that oneDNN may use
+ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"  # environment variable: instructions that oneDNN may use
 
 
 class OpenVino(Runtime):
@@ -57,16 +56,16 @@ class OpenVino(Runtime):
         request = self.free.get()
         try:
             request.infer(dict(enumerate(arrays)), share_inputs=True)
-            # copied: the request's memory is used again
+            # copied, since the request's memory is reused
             return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
         finally:
             self.free.put(request)
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenVino, str | None]:
-    """The compiled model, and the metadata's text where the file has any.
+    """Open a file. Returns the compiled model, and the text of its metadata if it has any.
 
-    Raises InputError for a file that is no model and one with operators that OpenVINO does not know.
+    Raises InputError for a file that is not a model, or has operators that OpenVINO does not support.
     """
     options.reject_unsupported("openvino", "compile")
     model, text = _read(file)
@@ -82,23 +81,23 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenVino, str | None
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY",
         "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # as many as torch: OMP_NUM_THREADS is heeded by both
-        # on a processor with 16-bit arithmetic OpenVINO would use it unasked, and answer differently than elsewhere
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # as many as torch, so that OMP_NUM_THREADS applies to both
+        # OpenVINO would use 16-bit arithmetic by default on processors that have it, and results would differ
         "INFERENCE_PRECISION_HINT": "bf16" if options.bfloat16 else "f32",
     }
     try:
         compiled = core().compile_model(model, "CPU", settings)
         return OpenVino(compiled, streams), text
-    except Exception as error:  # RuntimeError, or what comes of making text of its message
+    except Exception as error:  # RuntimeError, or an error from decoding its message
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
 
 
 def core() -> "Core":
-    """OpenVINO's core: one for the process, never let go. Raises InputError where OpenVINO is not installed.
+    """OpenVINO's core: one per process, never released. Raises InputError if OpenVINO is not installed.
 
-    Its CPU plugin gives the thread a stack for signals, and at its end puts back the one before. Of two cores that end
-    in the order they began, the second puts back the first one's, which is unmapped by then: the next signal (a worker
-    of a data loader ends) is written to that memory, whoever has it now.
+    Its CPU plugin sets a signal stack for the thread, and restores the previous one when it is destroyed. If two cores
+    are destroyed in the order of their creation, the second restores the first one's stack, which is unmapped by then,
+    and the next signal (such as from a data loader's worker) corrupts memory.
     """
     return _core(import_extra("openvino", "openvino"))
 
@@ -107,8 +106,8 @@ def core() -> "Core":
 def _core(runtime: ModuleType) -> "Core":
     made = runtime.Core()
     if limit := os.environ.pop(ISA_LIMIT, None):
-        # Of the plugin's kernels some heed it and others do not, and they do not go together ("bad combination"). It is
-        # read with the first convolution, and so set again after one.
+        # Only some of the plugin's kernels respect the limit, and they cannot be combined with others ("bad
+        # combination"). It is read at the first convolution, so it is set again after one.
         try:
             made.compile_model(_convolution(), "CPU")
         finally:
@@ -125,7 +124,7 @@ def _convolution() -> "Model":
 
 
 def _read(file: Path) -> tuple["Model", str | None]:
-    """The model and its metadata. OpenVINO is given the checked bytes, so it opens no other file the model names."""
+    """The model and its metadata. OpenVINO gets the checked bytes, so it opens no other files."""
     runtime = core()
     if file.suffix == ".onnx":
         found = onnx_file.read(file)
@@ -140,15 +139,15 @@ def _read(file: Path) -> tuple["Model", str | None]:
 def _parsed(runtime: "Core", file: Path, *content: bytes) -> "Model":
     try:
         return runtime.read_model(*content)
-    except Exception as error:  # RuntimeError, or what comes of making text of its message
+    except Exception as error:  # RuntimeError, or an error from decoding its message
         raise InputError(f"{file}: not a model that OpenVINO can read ({first_line(error)})") from error
 
 
 def write(graph: Graph, path: Path, metadata: str, *, half: bool = False) -> None:
     """Write `graph` with `metadata` to `path` (.xml) and its .bin, atomically.
 
-    half: weights as float16; a CPU still computes in float32. Raises InputError where OpenVINO or ONNX is not
-    installed, or the files cannot be written.
+    half: weights as float16; a CPU still computes in float32. Raises InputError if OpenVINO or ONNX is not installed,
+    or the files cannot be written.
     """
     import_extra("openvino", "openvino")  # before the work
     with tempfile.TemporaryDirectory() as folder:
@@ -158,9 +157,9 @@ def write(graph: Graph, path: Path, metadata: str, *, half: bool = False) -> Non
 
 
 def read(file: Path) -> "Model":
-    """The model in an ONNX file. What is constant is computed at once, so that tools find the biases of its layers.
+    """Read the model in an ONNX file. Constants are folded, so that tools find the biases of its layers.
 
-    Not by `convert_model`, which reports its use to its makers.
+    Does not use `convert_model`, which sends telemetry.
     """
     model = core().read_model(file)
     passes = importlib.import_module("openvino.passes")
@@ -171,15 +170,15 @@ def read(file: Path) -> "Model":
 
 
 def save(model: "Model", path: Path, metadata: str, *, half: bool = False) -> None:
-    """Write a model that is in memory to `path` (.xml) and its .bin, atomically.
+    """Write a model to `path` (.xml) and its .bin, atomically.
 
-    Raises InputError where they cannot be written.
+    Raises InputError if they cannot be written.
     """
     model.set_rt_info(metadata, [KEY])
     with files.atomic_write_group(path) as tmp:
         try:
             importlib.import_module("openvino").save_model(model, tmp, compress_to_fp16=half)
-        except RuntimeError as error:  # for all that fails in writing; it removes what was written
+        except RuntimeError as error:  # raised for all failures in writing; OpenVINO removes the files
             reason = str(error).partition("\n")[0]
             raise InputError(f"{tmp}: cannot be written by OpenVINO ({reason}); is the disk full?") from error
 

@@ -1,6 +1,6 @@
-"""Archives of torch.export (.pt2), which need no boxwright to be run elsewhere.
+"""Archives of torch.export (.pt2), which run elsewhere without boxwright.
 
-Such a file is a list of operators, which `exported_program` runs here, without PyTorch's own reader.
+Such a file contains a list of operators, which `exported_program` runs without PyTorch's own reader.
 """
 
 import io
@@ -22,21 +22,21 @@ from boxwright.runtimes.serialization.archive import Archive
 def write(graph: Graph, path: Path, metadata: str) -> None:
     """Write `graph` as an exported program, with `metadata` as its extra file `boxwright`, atomically.
 
-    Raises InputError where the file cannot be written.
+    Raises InputError if the file cannot be written.
     """
     program = exported(graph)
-    for module in program.graph_module.modules():  # the loops have graphs of their own
+    for module in program.graph_module.modules():  # loops have separate graphs
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # lines of Python that it came from: the machine's paths
-    buffer = io.BytesIO()  # PyTorch ends the process where a file that it writes cannot grow
+            node.meta.pop("stack_trace", None)  # contains paths of this machine
+    buffer = io.BytesIO()  # in memory, since PyTorch aborts the process if the disk is full
     torch.export.save(program, buffer, extra_files={KEY: metadata})
     files.write_bytes(path, buffer.getbuffer())
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str | None]:
-    """The program, and the metadata's text where the file has any.
+    """Open a file. Returns the program, and the text of its metadata if it has any.
 
-    Raises InputError for a file that is no such program, and one that holds what no export does.
+    Raises InputError for a file that is not such a program, or has content that no export has.
     """
     options.reject_unsupported("torch for programs", "bfloat16", "compile")
     content = _read(file)
@@ -46,7 +46,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str 
 
 
 def _read(file: Path) -> Archive:
-    return archive.read(file, exported_program.ENTRIES, 1)  # PyTorch compresses nothing in it
+    return archive.read(file, exported_program.ENTRIES, 1)  # PyTorch does not compress these files
 
 
 TARGET = Target(

@@ -1,7 +1,7 @@
-"""TorchScript files, which need no boxwright to be run elsewhere.
+"""TorchScript files, which run elsewhere without boxwright.
 
-TorchScript is a language of its own, with classes, native ones among them, and with calls that write files, which
-PyTorch's interpreter runs without asking: such a file is only opened for whoever trusts it.
+TorchScript is a programming language with classes, also native ones, and calls that write files, which PyTorch's
+interpreter executes. Such a file is therefore only opened if the user trusts it.
 """
 
 import io
@@ -25,22 +25,22 @@ from boxwright.runtimes.base.torch_runtime import ProgramRuntime
 from boxwright.runtimes.serialization import archive
 from boxwright.runtimes.serialization.archive import Archive
 
-SHAPE = f"{KEY}.shape"  # a trace does not know the shape of its input; this extra file does, as JSON
+SHAPE = f"{KEY}.shape"  # extra file with the shape of the input as JSON, which a trace does not store
 TRUST = (
     "TorchScript runs whatever program is in the file; add --trust-file (Python: trust=True) if you know who made it, "
     "or export the network to pt2 or onnx"
 )
 ENTRIES = re.compile(r"[\w./-]+")
-GROWTH = 10  # PyTorch compresses nothing but lines of code
+GROWTH = 10  # PyTorch compresses only source lines
 
 
 def write(graph: Graph, path: Path, metadata: str) -> None:
     """Write `graph` as TorchScript, with `metadata` as its extra file `boxwright`, atomically.
 
-    A trace: sizes of axes that do not vary are fixed in it. Raises InputError where the file cannot be written.
+    It is a trace: sizes of axes that do not vary are fixed. Raises InputError if the file cannot be written.
     """
     with warnings.catch_warnings(), torch.no_grad():
-        # of PyTorch about its own deprecated part, and about shapes that a trace fixes, which is what is wanted
+        # warnings about deprecation, and about shapes that a trace fixes, which is intended
         warnings.filterwarnings("ignore", "`torch.jit.*` is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         example = tuple(graph.inputs.values())
@@ -50,14 +50,14 @@ def write(graph: Graph, path: Path, metadata: str) -> None:
         torch.jit.save(program, buffer, _extra_files={KEY: metadata, SHAPE: json.dumps(_shape(graph))})
     with files.atomic_write(path) as tmp, zipfile.ZipFile(buffer) as written, zipfile.ZipFile(tmp, "w") as stripped:
         for entry in written.infolist():
-            if not entry.filename.endswith(".debug_pkl"):  # where its lines come from: the machine's paths
+            if not entry.filename.endswith(".debug_pkl"):  # contains paths of this machine
                 stripped.writestr(entry, written.read(entry))
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str | None]:
-    """The program, and the metadata's text where the file has any.
+    """Open a file. Returns the program, and the text of its metadata if it has any.
 
-    Raises InputError for a file that is no such program, and one that is not trusted.
+    Raises InputError for a file that is not such a program, or is not trusted.
     """
     options.reject_unsupported("torch for programs", "bfloat16", "compile")
     content = _read(file)
@@ -67,7 +67,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str 
         return _load(content), content.metadata
     except InputError:
         raise
-    except Exception as error:  # whatever its parts raise for what they do not understand
+    except Exception as error:  # any exception of PyTorch's reader
         raise InputError(
             f"{file}: not a program that PyTorch {torch.__version__} can run ({first_line(error)})"
         ) from error
@@ -78,7 +78,8 @@ def _read(file: Path) -> Archive:
 
 
 def _load(content: Archive) -> ProgramRuntime:
-    """PyTorch is given a new archive of what Python's reader finds, so that both see the same metadata and shape."""
+    """Load a program. PyTorch gets a new archive of the entries that Python's reader found, so that both agree on
+    metadata and shape."""
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as checked:
         for name, entry in content.entries.items():
@@ -97,7 +98,7 @@ def _load(content: Archive) -> ProgramRuntime:
 
 
 def _shape(graph: Graph) -> list[int | None]:
-    """Of the first input, None for an axis that varies."""
+    """Shape of the first input; None for an axis that varies."""
     name, example = next(iter(graph.inputs.items()))
     return [None if axis in graph.varying.get(name, {}) else side for axis, side in enumerate(example.shape)]
 

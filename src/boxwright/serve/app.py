@@ -31,11 +31,11 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(slots=True)
 class State:
-    """What the routes share.
+    """State that the routes share.
 
     Attributes:
-        models: By name.
-        metrics: Of the server.
+        models: Models by name.
+        metrics: Metrics of the server.
         bodies: Reads the requests.
         timeout: Seconds for a request, from its head to its answer.
         token: Bearer token; None for none.
@@ -53,7 +53,7 @@ class State:
         return not self.draining and all(model.ready for model in self.models.values())
 
     def deadline(self) -> float:
-        """Of a request that arrives now, in seconds of the event loop."""
+        """Deadline of a request that arrives now, in seconds of the event loop."""
         return asyncio.get_running_loop().time() + self.timeout
 
 
@@ -76,7 +76,7 @@ def create_app(state: State) -> ASGI:
 def _add_prediction(app: FastAPI, state: State) -> None:
     @app.post("/predict")
     async def predict(request: Request) -> Response:
-        """An image, as the body or as the file of a form -> its detections or classes, or with draw=1 a JPEG."""
+        """Predict an image, from the body or a form's file. Returns detections or classes, or with draw=1 a JPEG."""
         deadline, query = state.deadline(), request.query_params
         if unknown := query.keys() - set(QUERY):
             raise RequestError(400, f"query: found '{min(unknown)[:40]}', needed some of {', '.join(QUERY)}")
@@ -90,7 +90,7 @@ def _add_prediction(app: FastAPI, state: State) -> None:
             query.getlist("class") or None,
             _number(query.get("top_k"), "top_k", int),
         )
-        model.batcher.check_room()  # before the body is read
+        model.batcher.check_room()  # before reading the body
         content_type = request.headers.get("content-type", "")
         async with state.bodies.read(request, deadline) as body:
             if content_type.lower().startswith("multipart/"):
@@ -193,7 +193,7 @@ def _json(tree: JsonObject, status: int = 200, headers: Mapping[str, str] | None
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    """The response for an exception of a route. One that is no known error is logged by uvicorn, with its traceback."""
+    """Response for an exception of a route. uvicorn logs unexpected exceptions with their traceback."""
     match error:
         case RequestError():
             status, line, headers = error.status, error.line, error.headers
@@ -204,7 +204,7 @@ async def _error_response(request: Request, error: Exception) -> Response:
         case HTTPException():
             status, line, headers = error.status_code, one_line(str(error.detail)), dict(error.headers or {})
         case ClientDisconnect():
-            status, line, headers = 400, "the client is gone", {}
+            status, line, headers = 400, "the client has disconnected", {}
         case PredictionError():
             status, line, headers = 500, one_line(str(error)), {}
         case _:
@@ -220,10 +220,10 @@ class _Gate:
         self.authorization = None if state.token is None else f"bearer {state.token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a lifespan or a web socket, which uvicorn does not send here
+        if scope["type"] != "http":  # lifespan or web socket, which uvicorn does not send here
             raise RuntimeError(f"found {scope['type']}, needed http")
         scope["state"] = {"model": ""}
-        # HEAD is answered as GET, and uvicorn, which has the other scope, leaves the body out.
+        # HEAD is handled as GET; uvicorn, which has the original scope, omits the body.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -241,8 +241,8 @@ class _Gate:
             await response(scope, receive, answer)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1 or self.authorization is None:
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(values) != 1 or self.authorization is None:
             return False
-        scheme, _, token = given[0].partition(b" ")
+        scheme, _, token = values[0].partition(b" ")
         return hmac.compare_digest(scheme.lower() + b" " + token.strip(), self.authorization)

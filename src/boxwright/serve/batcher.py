@@ -21,11 +21,11 @@ from boxwright.serve.metrics import ModelMetrics
 from boxwright.tasks import PostprocessArgs, RawOutputs
 from boxwright.tasks.base import Result, with_image
 
-SMOOTHING = 0.1  # weight of the newest batch in the mean time of an image; the mean of about the last ten
+SMOOTHING = 0.1  # weight of the newest batch in the moving average of the time per image, over about ten batches
 
 
 class TooLargeError(InputError):
-    """An image has more pixels, or a request more images, than the server takes."""
+    """An image has more pixels, or a request more images, than the server accepts."""
 
 
 class PredictionError(Exception):
@@ -36,7 +36,7 @@ class BusyError(Exception):
     """The queue is full, or the batcher is closed.
 
     Attributes:
-        retry_after: Seconds until the images that wait now are done, at least 1.
+        retry_after: Estimated seconds until the waiting images are done, at least 1.
     """
 
     def __init__(self, retry_after: int = 1) -> None:
@@ -46,13 +46,13 @@ class BusyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a batcher takes.
+    """Limits of a batcher.
 
     Attributes:
-        max_batch: Images that the network works on at a time, at least 1.
-        max_wait: Seconds that an image waits for others to fill a batch.
-        queue: Images that may wait, at least 1.
-        max_pixels: Of an image.
+        max_batch: Largest batch size, at least 1.
+        max_wait: Seconds that an image waits for more images to fill a batch.
+        queue: Largest number of waiting images, at least 1.
+        max_pixels: Largest number of pixels of an image.
     """
 
     max_batch: int = 8
@@ -71,21 +71,21 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """An image that waits. Its future raises InputError for an image that cannot be read."""
+    """A waiting image. Its future raises InputError if the image cannot be read."""
 
     image: Image
     args: PostprocessArgs
     draw: bool
     future: "Future[Answer]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.perf_counter)
-    pixels: int = 0  # by its header
+    pixels: int = 0  # according to its header
 
 
 class Batcher:
     """A queue in front of a predictor, and the threads that work on it.
 
-    Each thread takes a batch, decodes its images, runs the network, and postprocesses each image alone, so that a
-    result has the same bits in any batch as long as the network's outputs have them.
+    Each thread takes a batch, decodes its images, runs the network, and postprocesses each image alone, so that results
+    do not depend on the batch, bit by bit, if the network's outputs do not.
     """
 
     def __init__(self, predictor: AnyPredictor, limits: Limits, metrics: ModelMetrics) -> None:
@@ -94,7 +94,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._seconds = 0.0  # a batch takes, divided by its images; 0 before the first
+        self._seconds = 0.0  # moving average of a batch's time per image; 0 before the first
         self._stack = ExitStack()
         pool, self._parallel, self._each = self._stack.enter_context(workers(predictor))
         if predictor.runtime is not None and predictor.runtime.pool is not None:
@@ -102,11 +102,11 @@ class Batcher:
         self._threads = [pool.submit(self._work) for _ in range(self._parallel)]
 
     def __len__(self) -> int:
-        """How many images wait."""
+        """Number of waiting images."""
         return len(self._waiting)
 
     def check_room(self, count: int = 1) -> None:
-        """Raise BusyError if `count` images have no room now, TooLargeError if they never have."""
+        """Raise BusyError if the queue has no room for `count` images now, TooLargeError if it never has."""
         if count > self.limits.queue:
             raise TooLargeError(f"found {count} images, needed at most {self.limits.queue} at a time")
         if self._closed or len(self._waiting) + count > self.limits.queue:
@@ -122,14 +122,14 @@ class Batcher:
         return [job.future for job in jobs]
 
     def cancel(self, futures: "Sequence[Future[Answer]]") -> None:
-        """Take those images of `submit` that still wait out of the queue."""
+        """Remove the images of `submit` that are still waiting from the queue."""
         canceled = [future.cancel() for future in futures]
         if any(canceled):
             with self._changed:
                 self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
 
     def close(self) -> None:
-        """Reject new images, work on those that wait, and end the threads."""
+        """Reject new images, process the waiting ones, and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -152,7 +152,7 @@ class Batcher:
                 self._seconds += weight * (seconds - self._seconds)
 
     def _take(self) -> list[Job]:
-        """The next batch, without jobs that were canceled; empty once closed and nothing waits."""
+        """The next batch, without canceled jobs; empty if the batcher is closed and the queue is empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -186,7 +186,7 @@ class Batcher:
         start = time.perf_counter()
         try:
             raw = self.predictor.forward([image for _, image in pairs])
-        except Exception as error:  # of a runtime
+        except Exception as error:  # any exception of a runtime
             for job, _ in pairs:
                 _fail(job, error)
             return
@@ -203,13 +203,13 @@ class Batcher:
                 job.future.set_result(answer)
 
     def _read(self, job: Job) -> PreparedImage | None:
-        """None if the image cannot be read, which its future raises."""
+        """Read an image. Returns None if it cannot be read; its future has the exception then."""
         try:
             prepared = self.predictor.preprocess(job.image, keep_image=job.draw)
         except InputError as error:
             job.future.set_exception(error)
             return None
-        except Exception as error:  # of a decoder, or out of memory
+        except Exception as error:  # any exception of a decoder, or out of memory
             _fail(job, error)
             return None
         return prepared if job.draw else prepared._replace(image=None)

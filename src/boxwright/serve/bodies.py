@@ -1,4 +1,4 @@
-"""Reading the bodies of requests, within limits of size and time."""
+"""Read the bodies of requests, within limits of size and time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,18 +8,18 @@ from starlette.requests import Request
 
 from boxwright.serve.request_error import RequestError
 
-CLOSE = {"connection": "close"}  # where the rest of a body is not read
+CLOSE = {"connection": "close"}  # for responses before the whole body was read
 HINTS = {408: ", or raise --timeout", 413: ", or raise --max-mb"}  # the options of `serve`
-TOTAL = 8  # bodies of the largest size that are in memory
+TOTAL = 8  # memory limit of all bodies, in bodies of the largest size
 
 
 class Bodies:
     """Reads bodies.
 
     Args:
-        limit: Bytes of one; all that are in memory at a time have at most TOTAL times as many.
-        needed: What a body is, for messages.
-        hints: HTTP status -> the end of its message.
+        limit: Bytes of one body; all bodies in memory have at most TOTAL times as many.
+        needed: Description of a body, for messages.
+        hints: HTTP status -> end of its message.
     """
 
     def __init__(self, limit: int, needed: str = "an image", hints: Mapping[int, str] = HINTS) -> None:
@@ -28,7 +28,7 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request, deadline: float) -> AsyncIterator[bytearray]:
-        """The body of a request; it counts as one in memory until the block ends.
+        """Body of a request; it counts as in memory until the block ends.
 
         Raises RequestError: it is empty (400), slower than `deadline` in seconds of the event loop (408), too large
         (413), compressed (415), or there are too many others (503).

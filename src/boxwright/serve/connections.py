@@ -1,4 +1,4 @@
-"""uvicorn's server, socket and connections, with the limits that it lacks: idle connections, slow heads, and a stop
+"""uvicorn's server, socket and connections with additional limits (idle connections, slow request heads) and a shutdown
 without lost requests."""
 
 import asyncio
@@ -19,18 +19,18 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BACKLOG = 256  # connections that the system accepts before the server does
+BACKLOG = 256  # connections that wait in the system to be accepted
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte
-IDLE_SECONDS = 60.0  # between requests; clients that reuse connections may find them closed, so not a few
+IDLE_SECONDS = 60.0  # between requests; not short, since clients reuse connections
 MAX_CONNECTIONS = 900  # below 1024, the usual limit of open files
-LINGER_SECONDS = 0.5  # that an idle connection stays open when the server stops, for a request that is on its way
+LINGER_SECONDS = 0.5  # that an idle connection stays open during shutdown, for a request that is already in transit
 
 
 class Connection(H11Protocol):
     """A connection that is closed if no complete head of a request arrives in time, or an answer is not read."""
 
     _timer: asyncio.TimerHandle | None = None
-    _in_head = True  # and the timer is that of the head
+    _in_head = True  # the timer is for the head
     _stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -48,18 +48,18 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self._in_request():
             self._stop_timer()
-        elif not self._in_head:  # of a head, or of a body whose request has its answer
+        elif not self._in_head:  # data of a head, or of the body of a request that is already answered
             self._in_head = True
             self._expect_head(HEAD_SECONDS)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._in_request():  # else the next one was there already
+        if not self._in_request():  # otherwise the next request has already arrived
             self._in_head = False
             self._expect_head(LINGER_SECONDS if self._stopping else IDLE_SECONDS)
 
     def shutdown(self) -> None:
-        """Called when the server stops: finishes the request, and waits a moment for one that is on its way."""
+        """Called when the server stops: finish the current request, or wait briefly for one in transit."""
         self._stopping = True
         if self._in_request():
             super().shutdown()
@@ -74,7 +74,7 @@ class Connection(H11Protocol):
         self._timer = self.loop.call_later(seconds, self._expire)
 
     def _expire(self) -> None:
-        if self.transport.get_write_buffer_size():  # a client that does not read its answer
+        if self.transport.get_write_buffer_size():  # the client does not read its response
             self.transport.abort()
         else:
             self.transport.close()
@@ -86,13 +86,13 @@ class Connection(H11Protocol):
 
 
 class Drained(Protocol):
-    """What is told that the server is about to stop."""
+    """State with a `draining` flag, which is set when the server is about to stop."""
 
     draining: bool
 
 
 class Server(uvicorn.Server):
-    """Stops gracefully on SIGTERM and Ctrl-C, at once on a second one; sets `state.draining` first."""
+    """Server that stops gracefully on SIGTERM and Ctrl-C, at once on a second signal; sets `state.draining` first."""
 
     def __init__(self, config: uvicorn.Config, state: Drained) -> None:
         super().__init__(config)
@@ -100,9 +100,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Instead of uvicorn's, which raises the signal again when everything is done, and so ends in failure.
+        """Replacement of uvicorn's, which raises the signal again at the end, so that the exit status is not 0.
 
-        Not by the event loop, which has no signals on Windows: uvicorn looks at its flags ten times a second.
+        Event loops have no signals on Windows, so handlers set uvicorn's flags, which it polls ten times per second.
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
 
 
 def server_config(app: ASGI, grace: int) -> uvicorn.Config:
-    """For `app`. grace: seconds that requests have to finish when the server stops."""
+    """Configuration of uvicorn for `app`. grace: seconds that requests have to finish when the server stops."""
     return uvicorn.Config(
         app,
         http=Connection,
@@ -133,14 +133,14 @@ def server_config(app: ASGI, grace: int) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=round(2 * IDLE_SECONDS),  # `Connection` closes before
+        timeout_keep_alive=round(2 * IDLE_SECONDS),  # `Connection` closes earlier
         timeout_graceful_shutdown=grace,
     )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Not `socket.create_server`, which leaves the protocol at 0: for such sockets asyncio does
-    not disable Nagle's algorithm, so each answer would wait 40 ms for the client's delayed acknowledgment."""
+    """Listening socket. `socket.create_server` leaves the protocol at 0, for which asyncio does not disable Nagle's
+    algorithm, so each response would wait 40 ms for the client's delayed acknowledgment."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
@@ -149,7 +149,7 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(host, port, error) from error
     try:
-        if sys.platform != "win32":  # where it would share a port that is in use
+        if sys.platform != "win32":  # on Windows this would share a port that is in use
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)

@@ -1,4 +1,4 @@
-"""The file of a multipart body."""
+"""Parse the file in a multipart body."""
 
 import logging
 
@@ -7,9 +7,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from boxwright.serve.request_error import RequestError
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs every malformed form; the answer says it
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs each malformed form; the response says it
 
-MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES = 16, 16, 8192  # of a multipart body; of a part
+MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES = 16, 16, 8192  # parts per body; headers and header bytes per part
 
 
 def file_of_multipart(body: bytes | bytearray, content_type: str) -> bytes:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2, over REST, with its extension for binary tensor data.
 
 A model has the tensors of a complete exported file, so that one client works with `boxwright serve` and with Triton:
-`images` (N, h, w, C) UINT8 -> a task's `graph_outputs`, for a detector `boxes` (N, K, 4), `scores` (N, K), `labels`
-(N, K). K is the largest number of results of an image; rows without a result have label -1 and zeros.
+`images` (N, h, w, C) UINT8 -> the task's `graph_outputs`, for a detector `boxes` (N, K, 4), `scores` (N, K), `labels`
+(N, K). K is the largest number of results per image; padding rows have label -1 and zeros.
 """
 
 import json
@@ -21,9 +21,9 @@ from boxwright.version import __version__
 
 VERSION = "1"  # of each model
 HEADER_LENGTH = "inference-header-content-length"
-MAX_JSON = 8 << 20  # bytes; as numbers in JSON an image of 416 x 416 px takes 2 MB
+MAX_JSON = 8 << 20  # bytes; as JSON numbers, an image of 416 x 416 px takes 2 MB
 INPUT = "images"
-PARAMETERS = ("threshold", "iou", "top_k")  # of a request, as of a predictor's call
+PARAMETERS = ("threshold", "iou", "top_k")  # parameters of a request, as in a predictor's call
 TYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
 
 
@@ -33,9 +33,9 @@ class InferRequest:
 
     Attributes:
         images: uint8 (h, w, C) each.
-        args: Of PARAMETERS, those that are given.
-        outputs: Name -> whether it is binary; of the outputs in the order of the response.
-        id: Repeated in the response; None for none.
+        args: The PARAMETERS of the request.
+        outputs: Name -> whether it is binary, for the outputs in the order of the response.
+        id: Id that is repeated in the response; None for none.
     """
 
     images: list[Array]
@@ -67,7 +67,7 @@ def model_metadata(model: Model) -> JsonObject:
 
 
 def parse(body: bytearray, header_length: str | None, model: Model) -> InferRequest:
-    """Parse the body of an infer request. Raises RequestError (400 or 413) for one that is invalid or does not fit."""
+    """Parse the body of an infer request. Raises RequestError (400 or 413) if it is invalid or too large."""
     length = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or int(header_length[:20]) > length:
@@ -117,7 +117,7 @@ def response(model: Model, request: InferRequest, answers: Sequence[Answer]) -> 
 
 
 def _padded(answers: Sequence[Answer], names: Sequence[str]) -> dict[str, Array]:
-    """The outputs by name, of N answers with up to K rows: (N, K) or (N, K, 4)."""
+    """Outputs by name, (N, K) or (N, K, 4), of N answers with up to K rows."""
     arrays: dict[str, Array] = {}
     for name in names:
         columns = [getattr(answer.result, name).numpy(force=True) for answer in answers]
@@ -175,7 +175,7 @@ def _outputs(requested: object, binary: bool, model: Model) -> dict[str, bool]:
         if name not in names:
             raise _invalid(f"outputs: found '{str(name)[:40]}', needed some of {', '.join(names)}")
         parameters = _parameters(entry, "outputs.parameters")
-        if parameters.get("classification"):  # of Triton; a client that asks for it reads texts
+        if parameters.get("classification"):  # Triton's extension; its clients expect strings
             raise _invalid(f"outputs: found classification of {name}, which is not supported; leave it out")
         outputs[name] = bool(parameters.get("binary_data", binary))
     return outputs
@@ -202,7 +202,7 @@ def _object(value: object, name: str) -> dict[str, Any]:
 
 
 def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Of a request or tensor; some clients write null for none."""
+    """Parameters of a request or tensor; some clients write null for none."""
     found = owner.get("parameters")
     return {} if found is None else _object(found, name)
 

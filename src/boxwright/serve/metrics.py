@@ -43,7 +43,7 @@ class ModelMetrics:
     Attributes:
         batch_images: Images in a batch.
         queue_seconds: From the arrival of an image until a thread takes it.
-        network_seconds: Of a batch in the network, without decoding and postprocessing.
+        network_seconds: Time of a batch in the network, without decoding and postprocessing.
     """
 
     batch_images: Histogram = field(default_factory=lambda: Histogram(IMAGES))

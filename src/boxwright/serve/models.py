@@ -1,4 +1,4 @@
-"""The models of a server by name, and running images through them."""
+"""Models of a server by name, and prediction of images with them."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +27,8 @@ class Model:
     """A predictor with its queue.
 
     Attributes:
-        name: In URLs.
-        predictor: Loaded; used by the batcher's threads only.
+        name: Name in URLs.
+        predictor: The predictor; only used by the batcher's threads.
         batcher: Its queue.
         ready: Whether it is warmed up.
     """
@@ -40,11 +40,11 @@ class Model:
 
     @property
     def channels(self) -> int:
-        """Of an image: 3, RGB, or the number of bands."""
+        """Channels per image: 3 for RGB, or the number of bands."""
         return self.predictor.recipe.model.input_channels
 
     def warm_up(self) -> None:
-        """Run as many blank images as the threads take at a time; the first batches take longer than later ones."""
+        """Run one blank image and a full batch of them, since the first batches take longer."""
         blank = np.full((WARM_UP_SIDE, WARM_UP_SIDE, self.channels), 128, np.uint8)
         batcher = self.batcher
         count = min(batcher.limits.queue, batcher.limits.max_batch)
@@ -60,7 +60,7 @@ class Model:
         classes: Sequence[str] | None = None,
         top_k: int | None = None,
     ) -> PostprocessArgs:
-        """As `Predictor.args`. Raises InputError also for what a complete file cannot do."""
+        """As `Predictor.args`. Also raises InputError for settings that a complete file does not support."""
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k: found {top_k}, needed 1 or more")
         args = self.predictor.args(threshold, iou, classes, top_k)
@@ -71,12 +71,12 @@ class Model:
     async def predict(
         self, images: Sequence[Image], args: PostprocessArgs, deadline: float, *, draw: bool = False
     ) -> list[Answer]:
-        """The answers of all images. If it is canceled, those that still wait are not run.
+        """Predict images and return their answers. If it is canceled, images that are still waiting are not run.
 
         Raises:
             BusyError: The queue is full.
             InputError: An image cannot be read, or is too large.
-            RequestError: It takes longer than until `deadline`, in seconds of the event loop.
+            RequestError: It is not done by `deadline`, in seconds of the event loop.
         """
         futures = self.batcher.submit(images, args, draw=draw)
         try:
@@ -89,9 +89,9 @@ class Model:
 
 
 def named_paths(weights: Iterable[str]) -> dict[str, str]:
-    """The models of a command line, `NAME=PATH` or `PATH`, by name: that of the file or of the run.
+    """Parse the models of a command line, `NAME=PATH` or `PATH`; the default name is that of the file or of the run.
 
-    Raises InputError for a name that is taken twice or has other characters than names in URLs should have.
+    Raises InputError for a duplicate name, or a name with characters that URLs should not have.
     """
     paths: dict[str, str] = {}
     for entry in weights:
@@ -109,10 +109,10 @@ def named_paths(weights: Iterable[str]) -> dict[str, str]:
 def load_for_serving(
     path: str, recipe: str | Path | Recipe | None, device: str, overrides: Overrides, backend: str, max_batch: int
 ) -> AnyPredictor:
-    """As `load`, fast for batches. Raises InputError as `load`.
+    """As `load`, optimized for batches. Raises InputError as `load`.
 
-    Streams share the images where the network's bits do not depend on the number of threads. In PyTorch they do, so
-    there all cores work on one image, as `predict` does for a single one.
+    Exported files run batches in streams. In PyTorch, the last bits depend on the number of threads, so all cores work
+    on one image, as `predict` does for a single one.
     """
     batch = max_batch if is_exported(path) else 1
     return load(path, recipe, device, overrides, backend, RuntimeOptions(batch, fuse=True))

@@ -1,4 +1,4 @@
-"""The exception for a request that is not answered."""
+"""Exception for a request that is answered with an error."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,8 @@ class RequestError(Exception):
 
     Attributes:
         status: The HTTP status, from 400 on.
-        line: For the user, at most 200 characters.
-        headers: Of the response.
+        line: Message for the user, at most 200 characters.
+        headers: Headers of the response.
     """
 
     def __init__(self, status: int, line: str, headers: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Running a server: models are loaded, then it listens, then they are warmed up."""
+"""Run a server: models are loaded, then it listens, then the models are warmed up."""
 
 import asyncio
 import ipaddress
@@ -19,14 +19,14 @@ from boxwright.serve.models import Model
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a server listens and what it takes.
+    """Settings of a server.
 
     Attributes:
         host: Name or address to listen on.
-        port: 0 for any free one.
-        limits: Of each model.
-        timeout: Seconds for a request, from its head to its answer.
-        max_body: Bytes of a body.
+        port: Port; 0 for any free one.
+        limits: Limits of each model.
+        timeout: Seconds for a request, from its head to its response.
+        max_body: Largest body in bytes.
         token: Bearer token that requests need; None for none.
     """
 
@@ -39,7 +39,7 @@ class Settings:
 
 
 def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
-    """Serve predictors by name until SIGTERM or Ctrl-C; requests that were taken are answered first.
+    """Serve predictors by name until SIGTERM or Ctrl-C; accepted requests are answered first.
 
     Raises:
         InputError: It cannot listen there, or a model cannot be run.
@@ -68,9 +68,9 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
     if faults:
         raise InputError(faults[0])
     if server.force_exit:
-        log.info("stopped at once; requests that waited are not answered")
+        log.info("stopped at once; waiting requests were not answered")
     else:
-        log.info("stopped; all requests that were taken are answered")
+        log.info("stopped; all accepted requests were answered")
 
 
 def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> None:
@@ -78,7 +78,7 @@ def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> 
     try:
         for model in models.values():
             model.warm_up()
-    except Exception as error:  # of a runtime
+    except Exception as error:  # any exception of a runtime
         faults.append(f"{model.name}: cannot be run ({error})")
         server.should_exit = True
     else:
@@ -90,7 +90,7 @@ def _in_url(host: str) -> str:
 
 
 def _reach(host: str, token: str | None) -> str:
-    """Who can send requests."""
+    """Description of who can send requests."""
     if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         return "this machine only; --host 0.0.0.0 for others"
     return "other machines too" + (", with the token" if token else ", WITHOUT a token: set BOXWRIGHT_TOKEN")

@@ -1,7 +1,7 @@
-"""The files of a table while it is written: parts in a folder beside it, and in the end one file.
+"""Files of a table while it is written: parts in a folder beside it, and in the end one file.
 
     detections-00003-of-00016.parquet    a finished shard; `detections.parquet` where the images are not divided
-    detections-00003-of-00016.parts/     its parts until then, each written atomically
+    detections-00003-of-00016.parts/     its parts until it is finished, each written atomically
     .detections-00003-of-00016.lock      locked while a process works on it
 
 A process that is killed loses the images since its last part. The next one reads which images are in the finished file
@@ -39,9 +39,9 @@ else:
     pq = import_extra("pyarrow.parquet", "parquet")
 
 SUFFIX = ".parquet"
-PART_IMAGES, PART_SECONDS = 256, 30.0  # a part is written as soon as it has so many, or is so old
-GROUP_ROWS = 1 << 17  # of a row group, which is held in memory
-KEY = b"boxwright"  # of the metadata of a file
+PART_IMAGES, PART_SECONDS = 256, 30.0  # a part is written as soon as it has that many images or is that old
+GROUP_ROWS = 1 << 17  # rows of a row group, which is held in memory
+KEY = b"boxwright"  # key of our metadata in a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ class Shard:
 
 
 def path_of(folder: Path, shard: Shard | None) -> Path:
-    """The finished file of a shard. shard: None for that of all images."""
+    """Path of the finished file of a shard. shard: None for all images."""
     name = "detections" if shard is None else f"detections-{shard.index:05d}-of-{shard.count:05d}"
     return folder / f"{name}{SUFFIX}"
 
 
 def parts_of(folder: Path, shard: Shard | None) -> Path:
-    """The folder of the parts."""
+    """Path of the folder of the parts of a shard."""
     return path_of(folder, shard).with_suffix(".parts")
 
 
@@ -82,11 +82,11 @@ class Table:
     """The table of a shard in a folder.
 
     Attributes:
-        folder: It exists.
-        shard: None if the images are not divided.
-        settings: Of the run.
-        done: Name -> digest of the images in it, without those that could not be read.
-        errors: Names of those.
+        folder: The folder, which exists.
+        shard: The shard; None if the images are not divided.
+        settings: Settings of the run.
+        done: Name -> digest of the images in the table, without those that could not be read.
+        errors: Names of the images that could not be read.
     """
 
     folder: Path
@@ -101,7 +101,7 @@ class Table:
 
     @property
     def head(self) -> JsonObject:
-        """As in `head_of`."""
+        """Head of the files, as in `head_of`."""
         head: JsonObject = {"run": self.settings.run, "crs": self.settings.crs}
         return head if self.shard is None else head | {"shard": self.shard.index, "shards": self.shard.count}
 
@@ -126,7 +126,7 @@ class Table:
         self.errors -= self.done.keys()
 
     def write_parts(self, batches: Iterable["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
-        """Write parts, and yield each batch, which holds the rows of an image. Raises InputError as `atomic_write`."""
+        """Write parts, and yield each batch, which holds the rows of one image. Raises InputError as `atomic_write`."""
         make_folder(self.parts)
         number = 1 + max((int(path.stem) for path in self.parts.glob(f"*{SUFFIX}") if path.stem.isdecimal()), default=0)
         rows: list[pa.RecordBatch] = []
@@ -141,7 +141,7 @@ class Table:
             write(self.parts / f"{number:06d}{SUFFIX}", rows, self.head)
 
     def finish(self, moved: Iterable[str] = ()) -> None:
-        """Put all parts into the finished file. moved: images to leave out, which belong to other shards now."""
+        """Merge all parts into the finished file. moved: images to leave out, which belong to other shards now."""
         files, moved = self.files(), set(moved)
         if files != [self.file] or moved:
             write(self.file, _latest(files, moved), self.head, bounds_of(files, self.settings.crs))
@@ -149,7 +149,7 @@ class Table:
 
 
 def _latest(files: list[Path], moved: set[str]) -> Iterator["pa.RecordBatch"]:
-    """The rows of all files without `moved`, and of each image those of the last file that has it."""
+    """Rows of all files without `moved`; for each image, those of the last file that has it."""
     last: dict[str, int] = {}
     stale = [set(moved) for _ in files]
     for number, path in enumerate(files):
@@ -166,7 +166,7 @@ def _latest(files: list[Path], moved: set[str]) -> Iterator["pa.RecordBatch"]:
 
 @contextmanager
 def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
-    """Lock a shard for this process. Raises InputError where another one works on it."""
+    """Lock a shard for this process. Raises InputError if another process works on it."""
     path = folder / f".{path_of(folder, shard).stem}.lock"
     try:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -183,7 +183,7 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
 
 
 def read(path: Path, columns: list[str] | None = None) -> Iterator["pa.RecordBatch"]:
-    """The rows of a file of ours, in bounded memory. Raises InputError where it cannot be read."""
+    """Rows of a file that we have written, in bounded memory. Raises InputError if it cannot be read."""
     try:
         with open_regular(path) as stream, pq.ParquetFile(stream) as file:
             yield from file.iter_batches(columns=columns)
@@ -192,7 +192,7 @@ def read(path: Path, columns: list[str] | None = None) -> Iterator["pa.RecordBat
 
 
 def head_of(path: Path) -> JsonObject:
-    """What a file of ours says of itself: `run`, `crs`, and of a shard `shard` and `shards`.
+    """Head of a file that we have written: `run`, `crs`, and for a shard `shard` and `shards`.
 
     Raises InputError for any other file.
     """
@@ -216,7 +216,7 @@ def write(
         path: The file.
         batches: Its rows.
         head: As in `head_of`.
-        bounds: Of all geometries, from `bounds_of`; None if there are none, or for a part.
+        bounds: Bounds of all geometries, from `bounds_of`; None if there are none, or for a part.
 
     Raises:
         InputError: It cannot be written.
@@ -232,7 +232,7 @@ def write(
 
 
 def _groups(batches: Iterable["pa.RecordBatch"]) -> Iterator["pa.Table"]:
-    """Tables of at least `GROUP_ROWS` rows, but the last."""
+    """Tables of at least `GROUP_ROWS` rows, except the last."""
     rows: list[Any] = []
     count = 0
     for batch in batches:

@@ -30,17 +30,17 @@ WKB = np.dtype([("order", "u1"), ("type", "<u4"), ("rings", "<u4"), ("points", "
 
 
 def columns() -> list[tuple[str, Any]]:
-    """The additional columns: the polygon, and its bounding box, by which readers skip parts of a file."""
+    """Additional columns: the polygon, and its bounding box, by which readers skip parts of a file."""
     return [("geometry", pa.binary()), ("bbox", pa.struct([(edge, pa.float64()) for edge in EDGES]))]
 
 
 def usable(georeference: Georeference | None, size: tuple[int, int]) -> Georeference | None:
-    """The georeference of a scene of `size` (height, width) px; None for one that leads to no place on the Earth."""
+    """The georeference of a scene of `size` (height, width) px; None if its coordinates are not on the Earth."""
     return georeference if is_georeferenced(georeference, size) else None
 
 
 def values(boxes: Array | None, georeference: Georeference | None, count: int) -> list[list[Any]]:
-    """The values of `columns`. boxes: (N, 4) xyxy px of the scene, float64; count: of rows, N if there are boxes."""
+    """Values of `columns`. boxes: (N, 4) xyxy px of the scene, float64; count: number of rows, N if there are boxes."""
     if boxes is None or georeference is None:
         return [[None] * count, [None] * count]
     polygons = rings(boxes, georeference)
@@ -58,11 +58,11 @@ def to_wkb(polygons: Array) -> list[bytes]:
 
 
 def metadata(crs: str, bounds: Sequence[float] | None) -> str:
-    """The value of the key `geo` of a file.
+    """Value of the key `geo` of a file.
 
     Args:
         crs: As in `Georeference`.
-        bounds: Of all geometries, as `EDGES`; None if there are none.
+        bounds: Bounds of all geometries, as `EDGES`; None if there are none.
 
     Raises:
         InputError: There is no such system.

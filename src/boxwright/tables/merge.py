@@ -1,4 +1,4 @@
-"""The files of all shards as one."""
+"""Merge the files of all shards into one."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ else:
     pc = import_extra("pyarrow.compute", "parquet")
 
 FILE = re.compile(r"detections-(\d{5})-of-(\d{5})\.parquet")
-LISTED = 8  # missing shards that a message names
+LISTED = 8  # maximum number of missing shards in a message
 
 
 def merge_shards(folder: str | Path, out: str | Path) -> str:
@@ -29,7 +29,7 @@ def merge_shards(folder: str | Path, out: str | Path) -> str:
 
     Args:
         folder: The `--out` of all shards.
-        out: The file.
+        out: The merged file.
 
     Returns:
         A summary for the user.
@@ -64,7 +64,7 @@ def _all_shards(folder: Path) -> list[Shard]:
         raise InputError(f"{folder}: holds no shard, needed the folder of `boxwright predict --shard 1/N --out`")
     counts = sorted({count for count, _ in found})
     if len(counts) > 1:
-        raise InputError(f"{folder}: holds shards of {counts[0]} and of {counts[1]}, needed those of one division")
+        raise InputError(f"{folder}: holds shards of {counts[0]} and of {counts[1]}, needed shards of one run")
     shards = [Shard(index, counts[0]) for index in range(1, counts[0] + 1)]
     present = {index for _, index in found}
     if missing := [str(shard.index) for shard in shards if shard.index not in present]:
@@ -80,7 +80,7 @@ def _all_shards(folder: Path) -> list[Shard]:
 
 
 def _common_head(paths: Sequence[Path], shards: Sequence[Shard]) -> JsonObject:
-    """What all files say of themselves. Raises InputError where they differ, or a file is not the shard of its name."""
+    """Head that all files share. Raises InputError if heads differ, or a file is not the shard that its name says."""
     heads = [head_of(path) for path in paths]
     for path, head, shard in zip(paths, heads, shards, strict=True):
         if (head.get("shard"), head.get("shards")) != (shard.index, shard.count):

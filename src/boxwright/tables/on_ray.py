@@ -1,8 +1,7 @@
-"""Rows of a table by Ray: actors on this machine or on a cluster hold the network, and call `predict_rows`.
+"""Rows of a table by Ray: actors on this machine or on a cluster load the network, and call `predict_rows`.
 
-Ray Data hands blocks of images to actors, holds back when rows are not taken (back-pressure), starts actors again that
-died, and gives their blocks to others. The process that writes the table takes the rows of each block once, so nothing
-is in it twice.
+Ray Data sends blocks of images to actors, with back-pressure, restarts actors that died, and sends their blocks to
+other actors. The process that writes the table receives the rows of each block once, so there are no duplicates.
 """
 
 import logging
@@ -33,14 +32,14 @@ else:
     pc = import_extra("pyarrow.compute", "parquet")
 
 ADDRESS = re.compile(r"local|auto|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
-BLOCK = 64  # images that an actor takes at a time, and predicts again if it dies
-BLOCKS_EACH = 4  # at least, so that actors end at the same time
-ATTEMPTS = 4  # at a block: an image on which actors die must not keep them busy for ever
+BLOCK = 64  # images that an actor processes at a time, and that are repeated if it dies
+BLOCKS_EACH = 4  # at least this many blocks per actor, so that actors end at about the same time
+ATTEMPTS = 4  # per block: an image that crashes actors must not occupy them forever
 OBJECT_STORE = 128 << 20  # bytes of shared memory; rows are small
 
 
 def check_address(address: str) -> str:
-    """`address`. Raises InputError for what is none."""
+    """Return `address`. Raises InputError if it is not valid."""
     if ADDRESS.fullmatch(address):
         return address
     raise InputError(f"--ray: found '{address[:60]}', needed local, auto, or HOST:PORT of a head node")
@@ -52,17 +51,17 @@ def predict_on_ray(
     """`predict_rows` on Ray, with the images in any order.
 
     Args:
-        predictor: From `load`; each actor loads the same file, so all machines need it under the same path, as the
-            images.
+        predictor: From `load`; each actor loads the same file, so all machines need it, and the images, under the same
+            paths.
         sources: As in `predict_rows`.
         settings: As in `predict_rows`.
         address: `local` starts Ray on this machine, with as many CPUs as PyTorch has threads; `auto` or an address
             connects to a cluster.
-        device: Of the actors: `cpu`; `cuda`, one GPU each; `auto`: cuda where the cluster has GPUs.
+        device: Device of the actors: `cpu`; `cuda`, one GPU each; `auto`: cuda if the cluster has GPUs.
 
     Raises:
-        InputError: Ray is not installed or cannot be reached, the network cannot be loaded there, or actors die on the
-            same images again and again.
+        InputError: Ray is not installed or cannot be reached, the network cannot be loaded there, or the same images
+            repeatedly crash actors.
     """
     assert predictor.origin is not None
     with _connected(address) as ray:
@@ -71,8 +70,8 @@ def predict_on_ray(
         if device.startswith("cuda") and not gpus:
             raise InputError(f"--device {device}: the Ray cluster has no GPU; use cpu or auto")
         workers = max(1, gpus or int(resources.get("CPU", 1)))
-        most = BLOCK if settings.tiling is None else 1  # a scene takes as long as many images
-        size = max(1, min(most, -(-len(sources) // (BLOCKS_EACH * workers))))
+        largest = BLOCK if settings.tiling is None else 1  # a scene takes as long as a block of images
+        size = max(1, min(largest, -(-len(sources) // (BLOCKS_EACH * workers))))
         blocks = [to_block(sources[start : start + size]) for start in range(0, len(sources), size)]
         attempts = ray.remote(num_cpus=0)(_Attempts).remote()
         arguments = predictor.origin.arguments(predictor.recipe, torch.device("cuda" if gpus else "cpu"))
@@ -89,7 +88,7 @@ def predict_on_ray(
         try:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for batch in _each_image(table):
-                    missing.remove(batch["image"][0].as_py())  # a KeyError for an image that comes twice
+                    missing.remove(batch["image"][0].as_py())  # KeyError for a duplicate image
                     yield batch
         except ray.exceptions.RayError as error:
             raise _as_input_error(error) from error
@@ -98,7 +97,7 @@ def predict_on_ray(
 
 
 class _Attempts:
-    """How often each block was begun: Ray gives it to another actor as long as actors die on it."""
+    """Ray actor that counts how often each block was started: Ray retries a block when its actor dies."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -109,16 +108,16 @@ class _Attempts:
 
 
 class _Actor:
-    """A network in a process of its own."""
+    """A network in a separate process."""
 
     def __init__(self, arguments: tuple[Any, ...], settings: Settings, attempts: Any) -> None:
-        """arguments: of `load`. attempts: a handle of `_Attempts`."""
+        """arguments: arguments of `load`. attempts: a handle of `_Attempts`."""
         tune_malloc()
         cv2.setNumThreads(torch.get_num_threads())  # Ray gives PyTorch as many as the actor has CPUs
         self.predictor, self.settings, self.attempts = load(*arguments), settings, attempts
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        """The rows of a block. Raises InputError where too many actors have died on it."""
+        """Rows of a block. Raises InputError if too many actors have died while processing it."""
         import ray
 
         sources = of_block(block)
@@ -133,7 +132,7 @@ class _Actor:
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    """Ray as in `ray_cluster.session`, without log lines. What it prints, as that a worker died, goes to stderr."""
+    """Ray as in `ray_cluster.session`, without log lines. Its messages, such as that a worker died, go to stderr."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
@@ -148,7 +147,7 @@ def _connected(address: str) -> Iterator[Any]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Leave out what Ray's native code prints; what fails is an exception."""
+    """Suppress what Ray's native code prints; failures are raised as exceptions."""
     sys.stderr.flush()
     saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -161,7 +160,7 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _each_image(table: "pa.Table") -> Iterator["pa.RecordBatch"]:
-    """The rows of each image, which follow each other."""
+    """Rows of each image, which are consecutive."""
     (batch,) = table.combine_chunks().to_batches() or [None]
     if batch is None:
         return
@@ -173,7 +172,7 @@ def _each_image(table: "pa.Table") -> Iterator["pa.RecordBatch"]:
 
 
 def _as_input_error(error: Exception) -> InputError:
-    """The message of an InputError that an actor raised, or what Ray says."""
+    """InputError with the message of one that an actor raised, or with Ray's message."""
     found = re.search(r"boxwright\.errors\.InputError: (.*)", str(error))
     if found:
         return InputError(found[1])

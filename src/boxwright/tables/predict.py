@@ -24,7 +24,7 @@ from boxwright.tasks import PostprocessArgs
 if TYPE_CHECKING:
     import pyarrow as pa
 
-READERS = 16  # threads that read the ends of files, which hide the latency of network file systems
+READERS = 16  # threads that read both ends of files, to hide the latency of network file systems
 
 Rows = Callable[[AnyPredictor, Sequence[Source], Settings], Iterator["pa.RecordBatch"]]
 
@@ -42,8 +42,8 @@ def predict_table(
 ) -> Summary:
     """Predict many images, and write `detections.parquet`, or the file of a shard.
 
-    Images that are in the table already, from an earlier call that may have been killed, are skipped; those that could
-    not be read are tried again.
+    Images that an earlier call, even if killed, has predicted are skipped; images that could not be read are tried
+    again.
 
     Args:
         predictor: A detector.
@@ -52,11 +52,11 @@ def predict_table(
         args: From the predictor's task; None for the recipe's.
         shard: The share of the images to predict; None for all.
         tiling: Predict scenes, window by window; None for whole images.
-        titles: Path -> what the table calls it; None: the paths.
-        rows: Makes the rows: `predict_rows`, or the same on other machines.
+        titles: Path -> its name in the table; None: the paths.
+        rows: Function that computes the rows: `predict_rows`, or an equivalent on other machines.
 
     Returns:
-        The summary of the images that were predicted now; those that cannot be read are in `Summary.failed`.
+        Summary of the images that were predicted by this call; images that cannot be read are in `Summary.failed`.
 
     Raises:
         InputError: A source does not exist, an image has changed since it was predicted, the folder holds a run of
@@ -79,9 +79,9 @@ def predict_table(
         pending = [source for source in own if source.name not in table.done]
         if crs is not None:
             _check_crs(pending, crs)
-        run.enter(folder, settings, shards)  # no `table.json` of a rejected run, which would reject the right one
+        run.enter(folder, settings, shards)  # only after the checks, so that a rejected run leaves no `table.json`
         batches = table.write_parts(rows(predictor, pending, table.settings)) if pending else iter(())
-        first = list(islice(batches, 1))  # what takes its time to start is not part of the rate
+        first = list(islice(batches, 1))  # exclude start-up from the throughput
         done = len(own) - len(pending)
         counts, failed = _counted(track(chain(first, batches), len(own), "predict", start=done))
         table.finish(table.errors & {source.name for source in found} - {source.name for source in own})
@@ -92,7 +92,7 @@ def predict_table(
 
 
 def _notes(done: int, count: int, others: Set[str]) -> tuple[str, ...]:
-    """What the summary says of earlier calls. others: images in the table that are not among the sources."""
+    """Notes of the summary about earlier calls. others: images in the table that are not among the sources."""
     notes = [f"{done} of {count} images were in the table already"] if done else []
     if others:
         found = pluralize(len(others), "image[s] of the table")
@@ -101,7 +101,7 @@ def _notes(done: int, count: int, others: Set[str]) -> tuple[str, ...]:
 
 
 def _sources(files: Sequence[Path], titles: Mapping[str, str]) -> list[Source]:
-    """The images with their digests, in the order of their names, without duplicates."""
+    """Images with their digests, sorted by name, without duplicates."""
     paths = [str(file) for file in files]
     with ThreadPoolExecutor(READERS) as pool:
         read = prefetch_map(pool, paths, lambda path: Source.of(path, titles.get(path, titled(path))), 4 * READERS)
@@ -110,7 +110,7 @@ def _sources(files: Sequence[Path], titles: Mapping[str, str]) -> list[Source]:
 
 
 def _check_unchanged(sources: Sequence[Source], table: Table) -> None:
-    """Raise InputError for an image in the table whose file is another one now."""
+    """Raise InputError for an image in the table whose file has changed."""
     for source in sources:
         if table.done.get(source.name, source.digest) != source.digest:
             raise InputError(
@@ -119,7 +119,7 @@ def _check_unchanged(sources: Sequence[Source], table: Table) -> None:
 
 
 def _counted(batches: Iterator["pa.RecordBatch"]) -> tuple[dict[str, int], dict[str, str]]:
-    """The detections by class, and why images cannot be read. batches: of an image each."""
+    """Number of detections by class, and why images cannot be read. batches: one per image."""
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
     for batch in batches:
@@ -130,7 +130,7 @@ def _counted(batches: Iterator["pa.RecordBatch"]) -> tuple[dict[str, int], dict[
 
 
 def _crs(files: Sequence[Path]) -> str | None:
-    """The coordinate reference system of the first scene, by name, that has a usable one.
+    """Coordinate reference system of the first scene, by name, that has a usable one.
 
     It is the same in all shards, which have the same sources.
     """
@@ -145,15 +145,15 @@ def _check_crs(sources: Sequence[Source], crs: str) -> None:
         if (system := _system(source.path)) not in (None, crs):
             raise InputError(
                 f"{source.name}: its coordinate reference system is {system}, that of the table {crs}; predict scenes "
-                "of each system into a folder of their own"
+                "of each system into a separate folder"
             )
 
 
 def _system(path: str | Path) -> str | None:
-    """The coordinate reference system of a scene; None for one that has none or cannot be read."""
+    """Coordinate reference system of a scene; None if it has none or cannot be read."""
     try:
         georeference, size = georeference_of(path)
-    except InputError:  # becomes a row
+    except InputError:  # reported as a row
         return None
     usable = geometry.usable(georeference, size)
     return None if usable is None else usable.crs

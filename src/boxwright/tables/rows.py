@@ -1,7 +1,7 @@
 """Images -> rows of a table: the one function that a plain run, Ray and Spark call.
 
-An image with N detections has N rows, best score first; one without, or one that cannot be read, has a single row
-without a box, so each image that was predicted is in the table.
+An image with N > 0 detections has N rows, best score first; an image without detections, or that cannot be read, has
+one row without a box, so each image that was predicted is in the table.
 """
 
 import os
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
     Attributes:
         path: The file.
-        name: What the table calls it.
+        name: Its name in the table.
         digest: 16 hex digits of its file name, size and first and last 4 KiB.
     """
 
@@ -44,15 +44,15 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, path: str, name: str | None = None) -> Self:
-        """name: None for the path."""
-        # a byte that is no UTF-8 becomes an escape, as in JSON
+        """Source of an image. name: None for the path."""
+        # invalid UTF-8 becomes an escape, as in JSON
         text = (path if name is None else name).encode("utf-8", "backslashreplace").decode()
         return cls(path, text, image_digest(path, "sample").hex()[:DIGITS])
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How images become rows; with the weights, what makes two runs the same.
+    """Settings that, with the weights, determine the rows of images.
 
     Attributes:
         run: Fingerprint of weights and settings, 16 hex digits (`tables.run.fingerprint`).
@@ -68,7 +68,7 @@ class Settings:
 
 
 def schema(crs: str | None = None) -> "pa.Schema":
-    """The columns of a table. crs: as in `Settings`."""
+    """Columns of a table. crs: as in `Settings`."""
     columns: list[tuple[str, Any]] = [
         ("image", pa.string()),
         *((edge, pa.float32()) for edge in ("x1", "y1", "x2", "y2")),  # px
@@ -86,19 +86,19 @@ def schema(crs: str | None = None) -> "pa.Schema":
 def predict_rows(predictor: AnyPredictor, sources: Sequence[Source], settings: Settings) -> Iterator["pa.RecordBatch"]:
     """Predict images, and yield the rows of each.
 
-    On a CPU each image runs alone, so its rows have the same bits whatever the others are, as long as each image has
-    the same number of threads.
+    On a CPU each image runs alone, so its rows do not depend on other images, bit by bit, as long as the number of
+    threads per image is the same.
 
     Args:
         predictor: A detector.
         sources: The images, in any number.
-        settings: How.
+        settings: Settings of the run.
 
     Yields:
-        One batch of rows an image, in the order of the images, with the columns of `schema`.
+        One batch of rows per image, in the order of the images, with the columns of `schema`.
 
     Raises:
-        InputError: pyarrow is not installed, or the network cannot be run. Images that cannot be read are rows.
+        InputError: pyarrow is not installed, or the network cannot be run. Images that cannot be read become rows.
     """
     if settings.tiling is None:
         alone = 1 if predictor.device.type == "cpu" else predictor.recipe.predict.batch
@@ -115,7 +115,7 @@ def predict_rows(predictor: AnyPredictor, sources: Sequence[Source], settings: S
 def _scene(
     predictor: AnyPredictor, source: Source, settings: Settings, tiling: Tiling
 ) -> tuple[Prediction | InputError, Georeference | None]:
-    """The detections of a scene, or why there are none, and its georeference where it has a usable one."""
+    """Detections of a scene, or why it cannot be read, and its georeference if it is usable."""
     args = settings.args
     iou = None if args.nms == predictor.recipe.predict.nms else args.nms.iou
     try:
@@ -129,17 +129,17 @@ def _scene(
 def _rows(
     source: Source, result: Prediction | InputError, georeference: Georeference | None, settings: Settings
 ) -> "pa.RecordBatch":
-    found = None if isinstance(result, InputError) or not len(result) else result
-    count = 1 if found is None else len(found)
+    prediction = None if isinstance(result, InputError) or not len(result) else result
+    count = 1 if prediction is None else len(prediction)
     nothing = [None] * count
-    edges = [nothing] * 4 if found is None else found.boxes.numpy().T
+    edges = [nothing] * 4 if prediction is None else prediction.boxes.numpy().T
     error = str(result).replace(source.path, source.name) if isinstance(result, InputError) else None
     values = [
         [source.name] * count,
         *edges,
-        nothing if found is None else found.scores.numpy(),
-        nothing if found is None else found.labels.numpy().astype("int32"),
-        nothing if found is None else found.class_names,
+        nothing if prediction is None else prediction.scores.numpy(),
+        nothing if prediction is None else prediction.labels.numpy().astype("int32"),
+        nothing if prediction is None else prediction.class_names,
         [error] * count,
         [source.digest] * count,
         [settings.run] * count,
@@ -147,7 +147,7 @@ def _rows(
     ]
     columns = schema(settings.crs)
     if settings.crs is not None:
-        boxes = None if found is None else found.boxes.double().numpy()
+        boxes = None if prediction is None else prediction.boxes.double().numpy()
         values += geometry.values(boxes, georeference, count)
     arrays = [pa.array(value, column.type) for value, column in zip(values, columns, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=columns)

@@ -1,4 +1,4 @@
-"""What makes two runs the same: weights and settings, their fingerprint, and the file `table.json` of a folder."""
+"""Identity of runs: weights and settings, their fingerprint, and the file `table.json` of a folder."""
 
 import hashlib
 from pathlib import Path
@@ -22,14 +22,14 @@ MAX_SHOWN = 30  # characters of a value in a message
 def settings_of(
     predictor: AnyPredictor, args: PostprocessArgs | None = None, tiling: Tiling | None = None, crs: str | None = None
 ) -> Settings:
-    """Settings with their fingerprint. args: None for the recipe's; the others as in `Settings`."""
+    """Settings with their fingerprint. args: None for the recipe's; other arguments as in `Settings`."""
     args = predictor.args() if args is None else args
     run = fingerprint(describe(predictor, args, tiling, crs))
     return Settings(run, args, tiling, crs)
 
 
 def describe(predictor: AnyPredictor, args: PostprocessArgs, tiling: Tiling | None, crs: str | None) -> JsonObject:
-    """Everything that determines the rows of an image, but the last bits, as JSON values."""
+    """Everything that determines the rows of an image, except the last bits, as JSON values."""
     recipe, options = predictor.recipe, predictor.origin.runtime_options if predictor.origin else None
     data = recipe.data.model_dump(mode="json", include={"names", "canvas", "bands", "range", "percentiles"})
     names = recipe.data.names
@@ -48,7 +48,7 @@ def describe(predictor: AnyPredictor, args: PostprocessArgs, tiling: Tiling | No
 
 
 def weights_digest(predictor: AnyPredictor) -> str:
-    """SHA-256 of the numbers of a network, or of an exported file."""
+    """SHA-256 of the weights of a network, or of an exported file."""
     source = None if predictor.runtime is None else predictor.runtime.source
     if source is None:
         return fingerprint_of_weights(predictor.model)
@@ -63,15 +63,15 @@ def weights_digest(predictor: AnyPredictor) -> str:
 
 
 def fingerprint(settings: JsonObject) -> str:
-    """16 hex digits. settings: from `describe`."""
+    """Fingerprint of `settings` from `describe`, 16 hex digits."""
     return hashlib.sha256(json_text.dumps(settings).encode()).hexdigest()[:DIGITS]
 
 
 def enter(folder: Path, settings: JsonObject, shards: int | None) -> None:
-    """Write `table.json` into a folder for tables, or compare it with the one that is there.
+    """Write `table.json` into a folder for tables, or compare it with the existing one.
 
     Args:
-        folder: It exists.
+        folder: The folder, which exists.
         settings: From `describe`.
         shards: Number of shards; None for a table that is not divided.
 
@@ -102,12 +102,12 @@ def check(folder: Path, settings: JsonObject, shards: int | None) -> bool:
 
 
 def _difference(now: JsonObject, there: Any) -> str:
-    """What differs first between two settings."""
+    """First difference between two settings."""
     there = there if isinstance(there, dict) else {}
     for key, value in now.items():
         if there.get(key) != value:
             if key == "weights":
                 return "other weights"
-            shown = [shortened(json_text.dumps(one), MAX_SHOWN) for one in (there.get(key), value)]
+            shown = [shortened(json_text.dumps(setting), MAX_SHOWN) for setting in (there.get(key), value)]
             return f"{key} {shown[0]}, found {shown[1]}"
     return "other settings"

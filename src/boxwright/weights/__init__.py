@@ -1,8 +1,8 @@
-"""Load weights into a model from a file, and report what fitted.
+"""Load weights from a file into a model, and report what was loaded.
 
-Kinds of file: safetensors and torch state dicts (.pt, .pth) with our names or those of `weights/names`,
-Darknet's .weights and cut backbones (*.conv.N), MindSpore's .ckpt. A run folder, or its best/ or last/, stands for the
-best checkpoint in it.
+Kinds of file: safetensors and torch state dicts (.pt, .pth) with our names or those of `weights/names`, Darknet's
+.weights and truncated backbones (*.conv.N), MindSpore's .ckpt. For a run folder, or its best/ or last/, the best
+checkpoint in it is used.
 """
 
 import re
@@ -28,8 +28,8 @@ __all__ = ["Report", "build", "kind_of", "load", "read", "renamed", "stored_reci
 
 
 def build(path: str | Path, recipe: Recipe) -> Network:
-    """The network of `recipe` with the numbers in `path`. Its shapes are compared with the file's before it takes
-    memory: the recipe may be as untrusted as the file.
+    """Build the network of `recipe` with the weights in `path`. Its shapes are compared with the file's before memory
+    is allocated, since the recipe may be as untrusted as the file.
 
     Raises InputError for an unreadable file and for one that does not fit.
     """
@@ -43,37 +43,37 @@ def build(path: str | Path, recipe: Recipe) -> Network:
 
 
 def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool = False) -> Report:
-    """Fill `model`, built from `recipe.model`, with the numbers in `path`.
+    """Load the weights in `path` into `model`, which was built from `recipe.model`.
 
-    transfer: take all that fits and leave the rest as it is; without it everything has to fit. In the MindSpore zoo's
-    words: `transfer_train` with `filter_weight`, and `pretrained_backbone`, are transfer; `resume` is not.
-    Weights of RGB fill a network of other channels as `nn/channels.py` says.
-    Raises InputError, the model untouched, for an unreadable file and for one that does not fit.
+    transfer: load the tensors that fit and leave the rest unchanged; without it everything has to fit. In the MindSpore
+    zoo's terms, `transfer_train` with `filter_weight`, and `pretrained_backbone`, are transfer; `resume` is not.
+    Weights for RGB are adapted to a network with other channels (`nn/channels.py`).
+    Raises InputError for an unreadable file and for one that does not fit; the model is unchanged then.
     """
     file = locate(Path(path))
     tensors, unexpected = read(model, file, recipe, transfer)
     tensors = widen_tensors(tensors, model.state_dict(), recipe.model.input_channels)
     report = fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
     anchors = getattr(recipe.model, "anchors", None)
-    if kind_of(file) == "darknet" and anchors and not report.fresh:  # equal shapes with any anchors
+    if kind_of(file) == "darknet" and anchors and not report.fresh:  # shapes do not depend on the anchors
         report = replace(report, assumed=f"anchors {' '.join(f'{w:g}x{h:g}' for w, h in anchors)}")
     return report
 
 
 def stored_recipe(path: str | Path) -> Recipe | None:
-    """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
+    """Recipe that a checkpoint (or the best one in a run folder) was trained with; None if the file stores none."""
     file = locate(Path(path))
     return checkpoint.read_recipe(file) if kind_of(file) == "safetensors" else None
 
 
 def with_names_of(path: str | Path, recipe: Recipe) -> Recipe:
-    """`recipe` with the class names that a file of mmdetection stores; see `meta.with_own_names`."""
+    """`recipe` with the class names stored in a file of mmdetection; see `meta.with_own_names`."""
     file = locate(Path(path))
     return with_own_names(recipe, torch_files.contents(file)) if kind_of(file) == "torch" else recipe
 
 
 def read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by the names of `model`, of which only names and shapes are used, and entries that it does not have."""
+    """Tensors by the names of `model`, of which only names and shapes are used, and entries that the model lacks."""
     kind, foreign = kind_of(file), names.of(recipe.model)
     unexpected: list[str] = []
     if kind == "darknet":
@@ -91,7 +91,7 @@ def read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[
 
 
 def renamed(model: nn.Module, contents: Contents, file: Path, recipe: Recipe) -> dict[str, Tensor]:
-    """The tensors of a file by the names of `model`, of which only names are used."""
+    """Tensors of a file by the names of `model`, of which only names are used."""
     foreign, tensors = names.of(recipe.model), contents.tensors
     if foreign.is_foreign(tensors) or not tensors.keys() & model.state_dict().keys():
         tensors = _translated(foreign, tensors, file)
@@ -106,7 +106,7 @@ def _translated(foreign: names.ForeignNames[ModelConfig], tensors: dict[str, Ten
 
 
 def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recipe) -> None:
-    """Raise InputError for the zoo's weights of a Darknet recipe or vice versa: equal shapes, another padding."""
+    """Raise InputError for the zoo's weights with a Darknet recipe or vice versa: same shapes, different padding."""
     if (kind, padding) in {("darknet", "same"), ("mindspore", "symmetric")}:
         right = (
             "symmetric padding (recipes *_darknet)" if kind == "darknet" else "the padding 'same' (the zoo's recipes)"
@@ -118,7 +118,7 @@ def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recip
 
 
 def kind_of(file: Path) -> str:
-    """safetensors, torch, darknet or mindspore: by content where that is certain, else by suffix."""
+    """Kind of a file: safetensors, torch, darknet or mindspore; by content if that is certain, else by suffix."""
     with require(file).open("rb") as stream:
         start = stream.read(9)
     if start.startswith(b"PK\x03\x04"):

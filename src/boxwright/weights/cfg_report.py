@@ -1,4 +1,4 @@
-"""What `import` reports of a .weights file and its .cfg."""
+"""Report of `import` about a .weights file and its .cfg."""
 
 from pathlib import Path
 from typing import cast
@@ -17,12 +17,12 @@ from boxwright.weights.fit import Report
 from boxwright.weights.shapes import without_memory
 
 PROBE = 64  # px of the random image on which two networks are compared
-TOLERANCE = 1e-4  # of the largest number: what float32 in another order of sums may differ
-Scale = tuple[tuple[float, ...], Tensor]  # of a map: stride, scale_xy and anchors; and its numbers
+TOLERANCE = 1e-4  # relative to the largest value; float32 sums in another order differ by less
+Scale = tuple[tuple[float, ...], Tensor]  # (stride, scale_xy and anchors) of a map, and its values
 
 
 def lines(file: str | Path, model: nn.Module, recipe: Recipe, report: Report) -> list[str]:
-    """Lines about `model`, which was filled from `file`."""
+    """Lines of the report about `model`, whose weights were loaded from `file`."""
     config = cast(darknet_cfg.Config, recipe.model)
     plan = config.plan
     state = model.state_dict()
@@ -38,7 +38,7 @@ def lines(file: str | Path, model: nn.Module, recipe: Recipe, report: Report) ->
 
 
 def published(model: nn.Module, config: ModelConfig) -> str:
-    """The shipped recipe of Darknet's whose network, with the same numbers, gives the same outputs; "" for none."""
+    """Name of the shipped *_darknet recipe whose network gives the same outputs with these weights; "" for none."""
     own = [shape for layer in darknet.layers(model) for _, shape in layer]
     for name in recipes.names():
         other = recipes.load(name).model if name.endswith("_darknet") else None
@@ -53,7 +53,7 @@ def published(model: nn.Module, config: ModelConfig) -> str:
 
 
 def _copy(model: nn.Module, twin: nn.Module) -> None:
-    """Give `twin` the numbers of `model`, in the order of .weights files."""
+    """Copy the weights of `model` to `twin`, in the order of .weights files."""
     source, target = model.state_dict(), twin.state_dict()
     for layer, other in zip(darknet.layers(model), darknet.layers(twin), strict=True):
         for (name, _), (to, _) in zip(layer, other, strict=True):
@@ -62,7 +62,7 @@ def _copy(model: nn.Module, twin: nn.Module) -> None:
 
 @torch.inference_mode()
 def _scales(model: nn.Module) -> list[Scale]:
-    """The raw outputs for a random image, a detector's coarse first, with what decodes them."""
+    """Raw outputs for a random image, a detector's coarse scale first, with the parameters that decode them."""
     image = torch.rand((1, 3, PROBE, PROBE), generator=torch.Generator().manual_seed(0))
     was_training = model.training
     raw = model.eval()(image)

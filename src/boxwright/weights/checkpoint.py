@@ -1,7 +1,7 @@
 """Our own checkpoints: safetensors whose metadata holds the resolved recipe. Also torch state dicts with our names.
 
-A safetensors file is the length of its header in eight bytes, the header as JSON, and the numbers of one tensor after
-the other.
+A safetensors file consists of the length of its header in eight bytes, the header as JSON, and the tensors' data, one
+after the other.
 """
 
 import json
@@ -29,20 +29,20 @@ DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-MAX_HEADER = 16 << 20  # bytes; a thousand tensors take some 100 kB, and a recipe what its class names take
+MAX_HEADER = 16 << 20  # bytes; a thousand tensors take about 100 kB, a recipe the size of its class names
 
 
 def save(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
-    """Write the model's state and its recipe; whole or not at all.
+    """Write the model's state and its recipe, atomically.
 
-    Equal networks with equal recipes give equal bytes, which safetensors' own writer does not promise: it puts the
-    metadata in an order that differs from process to process.
+    Equal networks with equal recipes give equal bytes, unlike safetensors' own writer, whose metadata order differs
+    between processes.
     """
     write(path, model.state_dict(), recipe.tree())
 
 
 def write(path: str | Path, state: Mapping[str, Tensor], tree: Mapping[str, object]) -> None:
-    """As `save`, from the tensors and the recipe as plain values."""
+    """As `save`, with tensors by name and the recipe as plain values."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors = dict(sorted(state.items(), key=lambda item: (-item[1].itemsize, item[0])))  # wide ones first: aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt", RECIPE_KEY: json.dumps(tree)}}
@@ -59,7 +59,7 @@ def write(path: str | Path, state: Mapping[str, Tensor], tree: Mapping[str, obje
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], Recipe | None]:
-    """The tensors by our names, and the recipe where the file (or the best one of a run folder) stores one."""
+    """Tensors by our names, and the recipe if the file (or the best one of a run folder) stores one."""
     file = locate(Path(path))
     return read_tensors(file), None if torch_files.is_torch(file) else read_recipe(file)
 
@@ -76,13 +76,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_recipe(file: Path) -> Recipe | None:
-    """The recipe in a safetensors file; None where it was written by others and has none."""
+    """Recipe in a safetensors file; None if it has none, as in files of other programs."""
     tree = read_tree(file)
     return None if tree is None else untrusted(tree, f"{file}: stored recipe")
 
 
 def read_tree(file: Path) -> Any:
-    """As `read_recipe`, all values as they are stored, unchecked."""
+    """As `read_recipe`, with all values as stored, unchecked."""
     try:
         _check_header(require(file))
         with safetensors.safe_open(file, "pt") as stream:
@@ -95,7 +95,7 @@ def read_tree(file: Path) -> Any:
 
 
 def _check_header(file: Path) -> None:
-    """Raises InputError for a header that would take long to read."""
+    """Raise InputError for a header that is too large."""
     with open_regular(file) as stream:
         size = int.from_bytes(stream.read(8), "little")
     if size > MAX_HEADER:
@@ -107,5 +107,5 @@ def _check_header(file: Path) -> None:
 
 def _not_safetensors(file: Path, error: Exception) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{file}: went away while it was read; try again")
+        return InputError(f"{file}: was removed while it was read; try again")
     return InputError(f"{file}: cannot be read as safetensors ({str(error).partition(chr(10))[0]}); truncated?")

@@ -1,11 +1,11 @@
-"""Darknet's .weights files: a header, then the numbers of every layer in the order of the network.
+"""Darknet's .weights files: a header, then the weights of every layer in the order of the network.
 
 A convolution is stored as biases, [scales, means, variances where it has batch norm,] weights (out, in, k, k), all
-little-endian float32; a fully connected layer has its weights (out, in) behind the biases. The models here declare
-their modules in that order, so walking them gives the file.
+little-endian float32; a fully connected layer has its weights (out, in) after the biases. The models here declare
+their modules in that order, so iterating over modules gives the order of the file.
 
-Darknet adds 1e-5 to a variance before it takes the root. Where a model adds another number, variances change by the
-difference on their way, so that the sums stay the same, and with them the outputs.
+Darknet adds 1e-5 to a variance before taking the square root. If a model has another epsilon, variances are changed by
+the difference when they are read or written, so that outputs stay the same.
 """
 
 import re
@@ -31,12 +31,12 @@ from boxwright.weights.shapes import without_memory
 NORM_ORDER = ("bias", "weight", "running_mean", "running_var")
 Layer = list[tuple[str, torch.Size]]  # (name, shape) of its tensors, in file order
 TRANSPOSED = 1000  # a major or minor version above means fully connected weights (in, out)
-HIGHEST = 2000  # no version is as high
+HIGHEST = 2000  # versions are below this
 
 
 @dataclass(frozen=True)
 class Header:
-    """Version, and how many training images the network has seen."""
+    """Header: version, and number of training images that the network has seen."""
 
     major: int = 0
     minor: int = 2
@@ -58,9 +58,9 @@ class Header:
 
 
 def layers(model: nn.Module) -> list[Layer]:
-    """The layers of `model` that have numbers, in file order; a convolution without bias is followed by its batch norm.
+    """Layers of `model` that have weights, in file order; a convolution without bias is followed by its batch norm.
 
-    Those of .cfg files that are none are known by their classes (`nn/darknet_layers.py`).
+    Other kinds of layers of .cfg files are recognized by their classes (`nn/darknet_layers.py`).
     """
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     kinds = nn.Conv2d | nn.BatchNorm2d | Connected | Shortcut
@@ -86,12 +86,12 @@ def layers(model: nn.Module) -> list[Layer]:
 
 
 def count(plan: list[Layer]) -> int:
-    """Numbers that these layers take in a file."""
+    """Count of numbers that these layers take in a file."""
     return sum(shape.numel() for layer in plan for _, shape in layer)
 
 
 def read_header(stream: BinaryIO, path: Path) -> Header:
-    """Read the header and leave `stream` at the first weight."""
+    """Read the header; `stream` is then at the first weight."""
     start = stream.read(12)
     if len(start) < 12:
         raise InputError(f"{path}: holds {len(start)} bytes, a Darknet header takes 16 or 20; the file is truncated")
@@ -106,18 +106,18 @@ def read_header(stream: BinaryIO, path: Path) -> Header:
 
 
 def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False) -> dict[str, Tensor]:
-    """The tensors of a .weights file under the model's names.
+    """Tensors of a .weights file by the model's names.
 
     Args:
         path: The file.
         model: Built from `recipe.model`.
-        recipe: Says for which classes, and from which classifier the backbone comes.
-        transfer: The file may also be a cut backbone, which ends after any convolution, or hold another number of
-            classes; its heads then have the shapes of its own classes. Or it is the classifier that the backbone comes
-            from, whose last layer is then left out.
+        recipe: Recipe of the model, with its classes and the classifier that its backbone comes from.
+        transfer: The file may also be a truncated backbone, which ends after any convolution; or have another number of
+            classes, with heads of the corresponding shapes; or be the classifier that the backbone comes from, whose
+            last layer is left out.
 
     Raises:
-        InputError: When the file is truncated, too long, or of another network.
+        InputError: The file is truncated, too long, or of another network.
     """
     plan = layers(model)
     with require(path).open("rb") as stream:
@@ -143,9 +143,9 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
 
 
 def write(path: str | Path, model: nn.Module, *, header: Header | None = None, convolutions: int | None = None) -> None:
-    """Write `model` as .weights, or a cut backbone of its first `convolutions`; whole or not at all.
+    """Write `model` as .weights, or only its first `convolutions` as a truncated backbone, atomically.
 
-    Raises InputError for a network with numbers that such a file has no place for.
+    Raises InputError for a network with parameters that the format cannot store.
     """
     state, plan = model.state_dict(), layers(model)
     for name, more in _epsilons(model).items():
@@ -164,7 +164,7 @@ def write(path: str | Path, model: nn.Module, *, header: Header | None = None, c
 
 
 def _epsilons(model: nn.Module) -> dict[str, float]:
-    """By how much a model's epsilon is above Darknet's, by the name of the variance it is added to."""
+    """Difference of a model's epsilon from Darknet's, by the name of the variance that it is added to."""
     norms = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.BatchNorm2d))
     return {f"{name}.running_var": each.eps - EPS for name, each in norms if each.eps != EPS}
 
@@ -179,9 +179,9 @@ def _cut_up(numbers: Tensor, plan: list[Layer]) -> dict[str, Tensor]:
 
 
 def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, transfer: bool) -> list[Layer]:
-    """The convolutions that a file of `found` numbers holds; with transfer also a backbone, or other classes.
+    """Layers that a file of `found` numbers holds; with transfer also a backbone only, or other classes.
 
-    A file that does not fit a model of other channels is one of RGB.
+    If a file does not fit a model with other channels, it is treated as one for RGB.
     """
     needed = count(plan)
     if found == needed:
@@ -204,44 +204,44 @@ def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, tr
 
 
 def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer]:
-    """The first layers of `plan`, which take `found` numbers."""
+    """The first layers of `plan`, which take `found` numbers together."""
     left, needed = found, count(plan)
     for done, layer in enumerate(plan):
         size = count([layer])
         if left < size:
-            few = f"{needed - found:,} too few"
+            shortfall = f"{needed - found:,} too few"
             if left:
-                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
+                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {shortfall}"
                 raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not done:
-                raise InputError(f"{line}; it ends behind its header, so it is truncated")
+                raise InputError(f"{line}; it ends after its header, so it is truncated")
             if not transfer:
                 behind = _place(plan, done - 1)
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} behind {behind} "
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {shortfall} after {behind} "
                     "(--transfer loads it)"
                 )
             return plan[:done]
         left -= size
-    raise InputError(f"{line}; {left:,} are left over behind {_place(plan, -1)}, so it is of another network")
+    raise InputError(f"{line}; {left:,} are left over after {_place(plan, -1)}, so it is of another network")
 
 
 def _place(plan: list[Layer], number: int) -> str:
-    """A layer in a message; those of a .cfg have Darknet's numbers in their names."""
+    """Description of a layer for messages; layers of a .cfg have Darknet's numbers in their names."""
     match = re.match(r"layers\.(\d+)\.", plan[number][0][0])
     return f"layer {match[1]} of the .cfg" if match else f"convolution {number % len(plan) + 1} of {len(plan)}"
 
 
 def _classes(found: int, config: ModelConfig) -> int | None:
-    """The number of classes with which the network takes `found` numbers, which is linear in the classes."""
+    """Number of classes with which the network has `found` weights, a linear function of the classes."""
     try:
         with_1, with_2 = (count(_of_classes(config, classes)) for classes in (1, 2))
-    except InputError:  # a .cfg whose classes cannot be set
+    except InputError:  # classes of this .cfg cannot be set
         return None
     classes, odd = divmod(found - with_1, with_2 - with_1)
     return classes + 1 if 0 <= classes < MAX_CLASSES and not odd else None
 
 
 def _of_classes(config: ModelConfig, classes: int) -> list[Layer]:
-    """The convolutions of the network of a model's `config` for other classes."""
+    """Layers of the network of a model's `config` for another number of classes."""
     return layers(without_memory(config.model_copy(update={"classes": classes})))

@@ -1,4 +1,4 @@
-"""Where weights lie on the disk."""
+"""Locations of weights on the disk."""
 
 import time
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from pathlib import Path
 from boxwright.errors import InputError
 from boxwright.files import local_file, open_regular
 
-OLD = ".boxwright-old"  # what follows the name of a checkpoint folder while the new one takes its place
-PATIENCE = 0.2  # s; a checkpoint folder that is replaced is away for less than a millisecond
+OLD = ".boxwright-old"  # suffix of an old checkpoint folder while the new one replaces it
+PATIENCE = 0.2  # s; a checkpoint folder is absent for less than a millisecond when it is replaced
 
 
 def locate(path: Path) -> Path:
-    """`path` itself, or for a folder the checkpoint in it: best/ before last/, the average before the plain model."""
+    """`path` itself, or the checkpoint in a folder: best/ before last/, EMA weights before the plain model."""
     _wait_for(path)
     if not path.is_dir():
         return _local(path)
@@ -27,7 +27,7 @@ def locate(path: Path) -> Path:
 
 
 def _local(path: Path) -> Path:
-    """`path`, or the file in the cache that libraries can open for a remote one."""
+    """`path`, or the local cached copy of a remote file, which libraries can open."""
     try:
         return local_file(path)
     except FileNotFoundError:  # `require` reports it
@@ -37,7 +37,7 @@ def _local(path: Path) -> Path:
 
 
 def require(path: Path) -> Path:
-    """`path` when it is a file that holds something and may be read."""
+    """Return `path` if it is a readable file that is not empty; otherwise raise InputError."""
     _wait_for(path.parent)
     try:
         with open_regular(path) as stream:
@@ -54,7 +54,7 @@ def require(path: Path) -> Path:
 
 
 def check_not_overwritten(written: Iterable[Path], read: Iterable[Path]) -> None:
-    """Raises InputError where a file that is about to be written is one of those that are read, by whatever name."""
+    """Raise InputError if a file to be written is one of the files that are read, also under another name."""
     there = [path for path in read if path.exists()]
     for target in written:
         if target.exists() and (same := next((path for path in there if target.samefile(path)), None)):
@@ -62,6 +62,6 @@ def check_not_overwritten(written: Iterable[Path], read: Iterable[Path]) -> None
 
 
 def _wait_for(folder: Path) -> None:
-    """Until a run that goes on has put the new checkpoint where the old one has just stepped aside."""
+    """Wait while a running training replaces the checkpoint."""
     if not folder.exists() and folder.with_name(folder.name + OLD).exists():
         time.sleep(PATIENCE)

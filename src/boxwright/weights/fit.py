@@ -1,4 +1,4 @@
-"""Copy tensors into a model by name and shape, and report what fitted."""
+"""Copy tensors into a model by name and shape, and report what was copied."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from boxwright.errors import InputError
 
-# Buffers made from the recipe. A file of ours holds them too, which shows when it was made with another recipe.
+# Buffers determined by the recipe. Our files also hold them, which shows if they were written with another recipe.
 FROM_RECIPE = {"mean", "std"}
-# What foreign files have no counterpart of; the counter only matters to a batch norm with momentum=None.
+# Entries that other projects' files may lack; the counter only matters for batch norm with momentum=None.
 OPTIONAL = FROM_RECIPE | {"num_batches_tracked"}
-# Number types that PyTorch computes with everywhere; the others are packed or quantized.
+# Types that PyTorch computes with on every device; other types are packed or quantized.
 PLAIN = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
@@ -24,16 +24,16 @@ MAX_SHOWN = 4  # names in a message
 
 @dataclass(frozen=True)
 class Report:
-    """What happened to each tensor.
+    """Result of loading, for each tensor.
 
     Attributes:
         path: The file.
-        matched: Copied.
-        missing: In the model, not in the file.
-        unexpected: In the file, not in the model.
-        mismatched: In both, in different shapes, or a mean or std unlike the recipe's. With transfer, missing and
-            mismatched ones keep their values.
-        assumed: What the file does not say, and the recipe does.
+        matched: Tensors that were copied.
+        missing: Tensors of the model that are not in the file.
+        unexpected: Tensors of the file that are not in the model.
+        mismatched: Tensors with different shapes, or a mean or std unlike the recipe's. With transfer, missing and
+            mismatched tensors keep their values.
+        assumed: Settings taken from the recipe because the file does not store them.
     """
 
     path: str
@@ -45,11 +45,11 @@ class Report:
 
     @property
     def fresh(self) -> tuple[str, ...]:
-        """Tensors of the model that were not filled."""
+        """Tensors of the model that were not loaded."""
         return self.missing + self.mismatched
 
     def fresh_parts(self) -> list[str]:
-        """`fresh`, abbreviated: `layer.*` where nothing below `layer` was filled, `*` for numbers of blocks."""
+        """`fresh`, abbreviated: `layer.*` if nothing below `layer` was loaded, `*` for numbers of blocks."""
         found: dict[str, None] = {}
         for name in self.fresh:
             pieces = name.split(".")
@@ -77,9 +77,9 @@ def is_optional(name: str) -> bool:
 def fit(
     model: nn.Module, tensors: dict[str, Tensor], path: str, *, transfer: bool, unexpected: Sequence[str] = ()
 ) -> Report:
-    """Copy `tensors` into the model where name and shape agree; numbers take the model's type.
+    """Copy `tensors` into the model if name and shape match, converted to the model's types.
 
-    Raises InputError before anything is copied: where `compare` does, and when a number is not finite.
+    Raises InputError before anything is copied: as `compare`, and if a value is not finite.
     """
     report = compare(model, tensors, path, transfer=transfer, unexpected=unexpected)
     own = model.state_dict()
@@ -95,11 +95,11 @@ def fit(
 def compare(
     model: nn.Module, tensors: dict[str, Tensor], path: str, *, transfer: bool, unexpected: Sequence[str] = ()
 ) -> Report:
-    """What `fit` would do, for a model whose parameters may take no memory yet.
+    """Report of what `fit` would do, for a model whose parameters need not have memory yet.
 
-    unexpected: further entries of the file that have no place in the model, for the report.
-    Raises InputError when something does not fit and `transfer` is False, when nothing fits at all, and for a tensor of
-    another type than `PLAIN`.
+    unexpected: additional entries of the file that are not in the model, for the report.
+    Raises InputError if something does not fit and `transfer` is False, if nothing fits at all, and for a tensor whose
+    type is not in `PLAIN`.
     """
     own = model.state_dict()
     for name, tensor in tensors.items():
@@ -153,6 +153,6 @@ def _hint(report: Report) -> str:
     return f"it holds {_first(found, 1)}, the model needs {_first(report.missing, 1)}" if found else "it holds nothing"
 
 
-def _first(names: Sequence[str], most: int = MAX_SHOWN) -> str:
-    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:most]]
-    return ", ".join(shown) + (", ..." if len(names) > most else "")
+def _first(names: Sequence[str], limit: int = MAX_SHOWN) -> str:
+    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:limit]]
+    return ", ".join(shown) + (", ..." if len(names) > limit else "")

@@ -1,5 +1,5 @@
-"""What a file of weights is, and which shipped recipes it fits: by names, shapes and counts of its tensors, and by the
-text of the configuration that mmdetection stores, which is searched and never executed."""
+"""Identification of weights files, and of shipped recipes that they fit: by names, shapes and counts of their tensors,
+and by the text of the configuration that mmdetection stores, which is searched and never executed."""
 
 import re
 from pathlib import Path
@@ -18,18 +18,18 @@ from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
 from boxwright.weights.shapes import without_memory
 from boxwright.weights.torch_files import Contents
 
-VERSION_1 = re.compile(r"type['\"]?\s*[=:]\s*['\"]DCN(v1)?['\"]")  # of deformable layers
+VERSION_1 = re.compile(r"type['\"]?\s*[=:]\s*['\"]DCN(v1)?['\"]")  # deformable convolution v1
 MAX_SHOWN = 3  # names in a message
 OFFSETS = ("backbone.layer2.0.conv2.conv_offset.weight", "backbone.layer2.0.conv2_offset.weight")
 
 
 class Identified(NamedTuple):
-    """A file of weights.
+    """An identified file of weights.
 
     Attributes:
-        what: Its origin, in a few words.
-        fits: The recipes that it fits as a whole, with its own class names and number of classes.
-        skipped: Names of objects in it that were not built.
+        what: Short description of its origin.
+        fits: Recipes that it fits completely, with its own class names and number of classes.
+        skipped: Names of objects in the file that were not built.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Identified(NamedTuple):
 
 
 def identify(path: str | Path) -> Identified:
-    """Look into a file of any kind that is read. Raises InputError where it cannot be read."""
+    """Identify a file of any supported kind. Raises InputError if it cannot be read."""
     file = locate(Path(path))
     kind = weights.kind_of(file)
     if kind in ("darknet", "mindspore"):
@@ -55,7 +55,7 @@ def identify(path: str | Path) -> Identified:
     contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
     what, suffix = _origin(contents)
     shipped = [each for each in _shipped() if each.name.endswith(suffix)]
-    for depths in ((None,), (101, 152)):  # a recipe of the depth, or else one of 50 with another
+    for depths in ((None,), (101, 152)):  # a recipe with the file's depth, or else one of 50 with the depth changed
         chosen = [adapted(each, contents, depth) for each in shipped for depth in depths]
         fits = tuple(each for each in chosen if each is not None and _fits_tensors(file, contents, each))
         if fits or not suffix:
@@ -64,9 +64,9 @@ def identify(path: str | Path) -> Identified:
 
 
 def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
-    """The only shipped recipe that a file fits, and what the file is, in words.
+    """The only shipped recipe that a file fits, and a description of the file.
 
-    Raises InputError where several fit, or none does.
+    Raises InputError if several recipes fit, or none.
     """
     found = identify(path)
     what = found.what
@@ -85,8 +85,8 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
 
 
 def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Recipe | None:
-    """`recipe` with the classes of a file of another project, the kind of its deformable layers, and a depth of ResNet;
-    None where the file's own configuration contradicts it."""
+    """`recipe` with the classes and the kind of deformable layers of another project's file, and the depth of the
+    ResNet; None if the file's own configuration contradicts it."""
     if meta.contradiction(recipe, contents):
         return None
     changes: dict[str, object] = {}
@@ -116,7 +116,7 @@ def _shipped() -> list[Recipe]:
 
 
 def _origin(contents: Contents) -> tuple[str, str]:
-    """In words, and how the names of recipes for it end."""
+    """Description of the origin, and the suffix of the names of its recipes."""
     tensors = contents.tensors
     if mmdetection.is_faster_rcnn(tensors) or mmdetection.is_yolov3(tensors):
         network = "YOLOv3" if mmdetection.is_yolov3(tensors) else "Faster R-CNN"
@@ -130,7 +130,7 @@ def _origin(contents: Contents) -> tuple[str, str]:
 
 
 def _classes(contents: Contents) -> int:
-    """How many classes a detector of another project has; 0 where that is not known."""
+    """Number of classes of another project's detector; 0 if unknown."""
     tensors = contents.tensors
     for name in ("roi_head.bbox_head.fc_cls.weight", "roi_heads.box_predictor.cls_score.weight"):
         if name in tensors and tensors[name].ndim == 2:
@@ -142,7 +142,7 @@ def _classes(contents: Contents) -> int:
 
 
 def _of_other_classes(file: Path, recipe: Recipe) -> list[Recipe]:
-    """`recipe` with the number of classes of a file of MindSpore's zoo, if the file fits it then."""
+    """`recipe` with the number of classes of a file of the MindSpore zoo, if the file fits it then."""
     plan = without_memory(recipe.model)
     own = plan.state_dict()
     try:
@@ -151,14 +151,14 @@ def _of_other_classes(file: Path, recipe: Recipe) -> list[Recipe]:
         return []
     others = [each for name, each in tensors.items() if name in own and each.shape != own[name].shape]
     rows = min((each.shape[0] for each in others if each.ndim), default=0)  # of the last layer
-    # a head of three anchors, a box head with the background, a classifier
+    # head with three anchors, box head with background, classifier
     counts = [count for count in (rows // 3 - 5, rows - 1, rows) if count > 0]
     changed = [recipe.with_overrides({"model.classes": count, "data.names": []}) for count in counts]
     return [each for each in changed if _fits(file, each)][:1]
 
 
 def _fits(file: Path, recipe: Recipe) -> bool:
-    """Whether a file whose reading depends on the network fills it."""
+    """Whether a file fits completely, for formats whose reader needs the network."""
     plan = without_memory(recipe.model)
     try:
         tensors, unexpected = weights.read(plan, file, recipe, transfer=False)

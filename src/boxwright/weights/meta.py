@@ -1,4 +1,5 @@
-"""What mmdetection stores beside weights: class names, and the configuration as text, searched and never executed."""
+"""Metadata that mmdetection stores beside weights: class names, and the configuration as text, which is searched and
+never executed."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ TORCHVISION = "rpn.head.cls_logits.weight"  # in both versions of its Faster R-C
 
 
 def with_own_names(recipe: Recipe, contents: Contents) -> Recipe:
-    """`recipe` with the class names in a file, unless it has names of the user's, and as many."""
+    """`recipe` with the class names in a file, if their number matches and the user has not set names."""
     shipped = recipe.data.names in ((), recipes.class_names("coco"))
     if not contents.classes or (recipe.model.classes == len(contents.classes) and not shipped):
         return recipe
@@ -23,12 +24,12 @@ def with_own_names(recipe: Recipe, contents: Contents) -> Recipe:
 
 
 def contradiction(recipe: Recipe, contents: Contents) -> str:
-    """What a file's origin and its own configuration say against `recipe`, which no tensor shows; "" for nothing."""
+    """Contradiction between `recipe` and a file's origin or configuration that tensors do not show; "" for none."""
     return _other_origin(recipe, contents.tensors) or _other_style(recipe, contents)
 
 
 def _other_origin(recipe: Recipe, tensors: Mapping[str, Tensor]) -> str:
-    """Networks of these projects have equal shapes, and see the boxes of others with other features."""
+    """As `contradiction`, for the origin: networks of these projects have the same shapes but different features."""
     roi = getattr(recipe.model, "roi", None)
     if roi is None:
         return ""

@@ -6,9 +6,9 @@ The file is a protobuf message (mindspore/ccsrc/utils/checkpoint.proto):
     Value        1: tag (the name)   2: TensorProto (3: MapTensorProto, hash tables; rejected)
     TensorProto  1: dims, repeated   2: tensor_type, for example Float32   3: tensor_content, little-endian
 
-A tensor above 512 MiB is cut into several Values of one tag, each with the whole tensor's dims; contents are joined.
-A scalar has no dims, in old files [0]. With crc_check the file ends in `crc_num` and ten bytes, the big-endian CRC-32
-of all before. Checked both ways against MindSpore 2.7.
+A tensor above 512 MiB is split into several Values with the same tag, each with the full tensor's dims; contents are
+concatenated. A scalar has no dims, in old files [0]. With crc_check the file ends in `crc_num` and ten bytes, the
+big-endian CRC-32 of everything before. Reading and writing were checked against MindSpore 2.7.
 """
 
 import math
@@ -29,18 +29,18 @@ from boxwright.weights import names
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
 
-# The bytes of one number; BFloat16, which numpy lacks, is read as its 16 bits.
+# NumPy types; BFloat16, which NumPy lacks, is read as 16-bit integers.
 NUMPY = {
     "Float64": "<f8", "Float32": "<f4", "Float16": "<f2", "BFloat16": "<i2", "Bool": "?",
     "Int64": "<i8", "Int32": "<i4", "Int16": "<i2", "Int8": "i1", "UInt8": "u1", "Uint8": "u1",
 }  # fmt: skip
-PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of a training cell; the last is MindYOLO's average
+PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of training cells; the last is MindYOLO's EMA
 OPTIMIZER = (
     "moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate",
     "epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense",
 )  # fmt: skip
-CONSTANTS = {"stride", "anchors", "anchor_grid"}  # MindYOLO stores what its head derives from its configuration
-# Limits of what is read: MindSpore's own files have some 5,000 entries of 2 fields, and tensors of 4 dimensions
+CONSTANTS = {"stride", "anchors", "anchor_grid"}  # derived values that MindYOLO stores
+# Limits for reading: MindSpore's own files have about 5,000 entries of 2 fields, and tensors of 4 dimensions
 MAX_ENTRIES, MAX_FIELDS, MAX_DIMS = 50_000, 16, 8
 SLICE = 512 * 1024 * 1024  # bytes of one Value when writing, as MindSpore does
 CRC_MARK = b"crc_num"
@@ -49,9 +49,9 @@ Piece = tuple[list[int], str, memoryview]  # dims, type and content of one Value
 
 
 def table(model: nn.Module, recipe: Recipe) -> dict[str, str]:
-    """MindSpore's name (without a training cell's prefix) -> the name here, in the order of the network.
+    """Map of MindSpore's names (without a training cell's prefix) to ours, in the order of the network.
 
-    Raises InputError for a network that MindSpore's model zoo does not have.
+    Raises InputError for a network that is not in MindSpore's model zoo.
     """
     foreign, result = names.of(recipe.model), {}
     for own in model.state_dict():
@@ -66,13 +66,13 @@ def table(model: nn.Module, recipe: Recipe) -> dict[str, str]:
 def read(
     path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a .ckpt under the model's names, and the entries that the model does not have.
+    """Tensors of a .ckpt by the model's names, and the entries that the model does not have.
 
-    Optimizer state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
-    cell or of an average is dropped; weights that MindSpore keeps as (in, out) are turned. Entries of the zoo's
-    classifier fill the backbone, where the model says how.
-    Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or (unless
-    for transfer) stores other anchors than the recipe's.
+    Optimizer state and unused layers of the zoo's network are skipped; the prefix of a training cell or of an EMA is
+    removed; weights that MindSpore stores as (in, out) are transposed. Entries of the zoo's classifier are loaded into
+    the backbone if the model defines their names.
+    Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or stores
+    other anchors than the recipe's (except for transfer).
     """
     ours, foreign = table(model, recipe), names.of(recipe.model)
     tensors: dict[str, Tensor] = {}
@@ -93,7 +93,7 @@ def read(
 
 
 def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[ModelConfig]) -> str | None:
-    """Our name for an entry: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
+    """Our name for an entry: by its name without a training cell's prefix, else as part of the zoo's classifier."""
     for prefix in PREFIXES:
         if tag.startswith(prefix) and tag[len(prefix) :] in ours:
             return ours[tag[len(prefix) :]]
@@ -102,7 +102,7 @@ def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[ModelC
 
 
 def _check_anchors(stored: Tensor, foreign: names.ForeignNames[ModelConfig], path: Path) -> None:
-    """stored: MindYOLO's (S, 1, A, 1, 1, 2) pairs of width and height px, small to large."""
+    """Compare anchors. stored: MindYOLO's (S, 1, A, 1, 1, 2) pairs of width and height px, small to large."""
     anchors = torch.tensor(foreign.anchors, dtype=torch.float32).flatten()
     if not torch.equal(stored.flatten().float(), anchors):
         raise InputError(
@@ -112,7 +112,7 @@ def _check_anchors(stored: Tensor, foreign: names.ForeignNames[ModelConfig], pat
 
 
 def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "") -> None:
-    """Write `model` as .ckpt under MindSpore's names, each after `prefix`; whole or not at all."""
+    """Write `model` as .ckpt under MindSpore's names, each preceded by `prefix`, atomically."""
     state, foreign = model.state_dict(), names.of(recipe.model)
     with atomic_write(path) as tmp, tmp.open("wb") as stream:
         for theirs, own in table(model, recipe).items():
@@ -123,7 +123,7 @@ def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "
 
 
 def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all entries but the optimizer's. Sizes are checked against the file before memory is taken."""
+    """(name, tensor) of all entries except the optimizer's. Sizes are checked before memory is allocated."""
     mapped = np.memmap(require(path), np.uint8, "r")
     view = _without_crc(memoryview(mapped.data), path)
     found: dict[str, list[Piece]] = {}
@@ -194,7 +194,7 @@ def _without_crc(view: memoryview, path: Path) -> memoryview:
     return view[:end]
 
 
-# The wire format of protobuf: a key (field number and wire type) and a value, again and again.
+# The wire format of protobuf: a sequence of keys (field number and wire type) and values.
 
 
 def _fields(message: memoryview, path: Path, limit: int) -> Iterator[tuple[int, int | memoryview]]:
@@ -223,7 +223,7 @@ def _fields(message: memoryview, path: Path, limit: int) -> Iterator[tuple[int, 
 
 
 def _varint(message: memoryview, at: int, path: Path) -> tuple[int, int]:
-    """Seven bits a byte, low ones first; a set top bit means that another byte follows. At most ten bytes."""
+    """Seven bits per byte, low bits first; a set top bit means that another byte follows. At most ten bytes."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
@@ -244,7 +244,7 @@ def _packed(numbers: memoryview, path: Path) -> Iterator[int]:
 
 
 def _value(tag: str, shape: tuple[int, ...], content: bytes) -> list[bytes]:
-    """One Value of a Checkpoint, as pieces to write one after the other."""
+    """One Value of a Checkpoint, as byte strings to write one after the other."""
     dims = b"".join(b"\x08" + _number(side) for side in shape)
     tensor = dims + b"\x12" + _number(len(b"Float32")) + b"Float32" + b"\x1a" + _number(len(content))
     name = tag.encode()

@@ -1,10 +1,10 @@
 """Pickles of training frameworks, read without executing anything in them: mmengine's and mmcv's checkpoints, torch's
-old form, which is no zip, and Detectron2's bare pickles of numpy arrays.
+old format, which is not a zip, and Detectron2's bare pickles of numpy arrays.
 
-PyTorch's own restricted reader (`weights_only`) rejects the first and last, and takes the memory that the old form
-declares. Here names in a pickle stand for functions of this file, which describe tensors and arrays, or for an inert
-class in place of objects that are not needed. Descriptions become tensors later, one by one, checked against what the
-file holds.
+PyTorch's own restricted reader (`weights_only`) rejects the first and last, and allocates the memory that the old
+format declares. Here names in a pickle are mapped to functions of this file, which describe tensors and arrays, or to
+an inert class for objects that are not needed. Descriptions become tensors later, one by one, checked against the
+file's content.
 """
 
 import io
@@ -22,14 +22,14 @@ from torch import Tensor
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 
-MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch's old form (torch/serialization.py)
+MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch's old format (torch/serialization.py)
 STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
     "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
     "Bool": torch.bool, "Untyped": torch.uint8,
 }  # fmt: skip
 NUMPY = re.compile(r"[<>|=]?(?:f[248]|[iu][1248]|b1)")
-# Objects of a training beside its weights: they become inert ones.
+# Objects that training frameworks store beside weights; replaced by inert ones.
 SKIPPED = re.compile(
     r"(?:mmengine|mmcv|mmdet|detectron2|fvcore|omegaconf|yacs|argparse|pathlib|datetime)(?:\.\w+)* \w+"
     r"|(?:builtins|__builtin__) getattr|torch (?:Size|device|\w*(?:float|int|complex)\d+\w*|bool)"
@@ -44,7 +44,7 @@ BUILT = re.compile(
 
 @dataclass(slots=True)
 class Storage:
-    """The numbers of some tensors. content: once read; the tensors share it, since there may be many of one storage."""
+    """Storage of one or more tensors. content: filled when it is read, and shared by the tensors."""
 
     dtype: torch.dtype
     key: str
@@ -54,7 +54,7 @@ class Storage:
 
 @dataclass(slots=True)
 class TensorEntry:
-    """A tensor that is not made yet."""
+    """Description of a tensor that is not built yet."""
 
     storage: object
     offset: object
@@ -64,7 +64,7 @@ class TensorEntry:
 
 @dataclass(slots=True)
 class ArrayEntry:
-    """A numpy array that is not made yet. state: (version, shape, type, Fortran's order, bytes)."""
+    """Description of a numpy array that is not built yet. state: (version, shape, type, Fortran order, bytes)."""
 
     state: Any = None
 
@@ -74,7 +74,7 @@ class ArrayEntry:
 
 @dataclass(slots=True)
 class ArrayType:
-    """The type of an array. code: as `f4`."""
+    """Type of an array. code: such as `f4`."""
 
     code: object
     order: object = "="
@@ -88,11 +88,11 @@ class RejectedError(Exception):
 
 
 class Reader(pickle._Unpickler):
-    """Of one pickle in `stream`, in Python: C's takes memory for any number that a memo has.
+    """Unpickler in pure Python; the C version allocates memory for any memo index in the file.
 
     Attributes:
         skipped: Names that became inert objects.
-        storages: By key, in the order of their first mention.
+        storages: Storages by key, in the order of their first use.
     """
 
     def __init__(self, stream: io.BytesIO) -> None:
@@ -101,7 +101,7 @@ class Reader(pickle._Unpickler):
         self.storages: dict[str, Storage] = {}
 
         class Table(dict[object, object]):
-            """Of this reader only, so that nothing in a file changes a class for the next one."""
+            """Class of this reader only, so that a file cannot change a class for the next one."""
 
         class Inert:
             def __init__(self, *args: object) -> None:
@@ -142,7 +142,7 @@ class Reader(pickle._Unpickler):
         return self.inert
 
     def persistent_load(self, pid: tuple[Any, ...]) -> Storage:
-        """pid: ("storage", type, key, device, count) or, in the old form, with a view, None, behind."""
+        """Storage of a tensor. pid: ("storage", type, key, device, count), in the old format also a view, None."""
         word, dtype, key, _, numel, *view = pid
         if word != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int or numel < 0 or any(view):
             raise ValueError("an unknown kind of storage")
@@ -150,10 +150,10 @@ class Reader(pickle._Unpickler):
 
 
 def read(file: Path) -> tuple[object, tuple[str, ...]]:
-    """What a file holds, with `TensorEntry` and `ArrayEntry` in place of tensors, and the names of what was skipped.
+    """Content of a file, with `TensorEntry` and `ArrayEntry` instead of tensors, and the names of skipped objects.
 
-    Raises InputError for a pickle that names anything else than `BUILT` and `SKIPPED`; for damaged files whatever
-    Python raises.
+    Raises InputError for a pickle with names that neither `BUILT` nor `SKIPPED` matches; for damaged files, any
+    exception of Python's unpickler.
     """
     with open_regular(file) as stream:
         is_zip = stream.read(4) == b"PK\x03\x04"
@@ -180,7 +180,7 @@ def _read_zip(file: Path) -> tuple[object, tuple[str, ...]]:
 
 
 def _read_pickles(content: bytes) -> tuple[object, tuple[str, ...]]:
-    """A bare pickle, or torch's old form: magic number, version, system, content, keys, and the storages."""
+    """Read a bare pickle, or torch's old format: magic number, version, system, content, keys, and the storages."""
     stream = io.BytesIO(content)
     reader = Reader(stream)
     tree = reader.load()
@@ -200,8 +200,8 @@ def _read_pickles(content: bytes) -> tuple[object, tuple[str, ...]]:
 
 
 def tensor_of(entry: object) -> object:
-    """The tensor that an entry describes; anything else as it is. Raises ValueError where it needs more numbers than
-    there are, or other ones than plain."""
+    """Build the tensor that an entry describes; anything else is returned unchanged. Raises ValueError if it needs more
+    numbers than its storage has, or is not of a plain type."""
     if isinstance(entry, ArrayEntry):
         return _array(entry)
     if not isinstance(entry, TensorEntry):

@@ -1,4 +1,4 @@
-"""A network whose parameters take no memory: to compare it with a file, or where a runtime computes its outputs."""
+"""Networks whose parameters take no memory: to compare them with a file, or if a runtime computes their outputs."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,17 +12,17 @@ from boxwright.nn.network import Network
 
 
 def without_memory(config: ModelConfig) -> Network:
-    """The network of a model's `config` whose parameters have shapes and no memory; other buffers are as always.
+    """Build the network of a model's `config` with parameters that have shapes but no memory; buffers are as usual.
 
-    What PyTorch's own context `torch.device("meta")` does, too, but that empties the buffers of numbers, and takes two
-    seconds for what it imports; accelerate's `init_empty_weights` allocates each parameter before it frees it.
+    PyTorch's `torch.device("meta")` also drops the values of buffers, and takes two seconds for its imports;
+    accelerate's `init_empty_weights` allocates each parameter before it frees it.
     """
     with _Empty():
         return models.build(config)
 
 
 class _Empty(TorchFunctionMode):
-    """`torch.empty`, of which parameters are made, takes no memory, and nothing is written into tensors without."""
+    """Make `torch.empty`, which creates parameters, take no memory, and skip in-place operations on such tensors."""
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""Recipes stored in files of weights, in exported files, or beside them: only as trusted as their maker."""
+"""Recipes stored in weights, in exported files, or beside them, which are only as trusted as their author."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -8,26 +8,26 @@ from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
 from boxwright.recipe import DataConfig, EvaluateConfig, PredictConfig, Recipe, from_tree
 
-MAX_CANVAS_PIXELS = 1 << 24  # px: what the first layers make of so many takes some 2 GB
-MAX_BATCH_PIXELS = 1 << 23  # px of all its canvases
+MAX_CANVAS_PIXELS = 1 << 24  # px; activations of the first layers then take about 2 GB
+MAX_BATCH_PIXELS = 1 << 23  # px of all canvases of a batch
 BOUNDS = (("data", "workers", 0), ("evaluate", "batch", 1 << 16), ("predict", "batch", 1 << 16))
 
 C = TypeVar("C", EvaluateConfig, PredictConfig)
 
 
 def untrusted(tree: Mapping[str, object], source: str) -> Recipe:
-    """What is taken of a stored recipe: its name, the model, the canvas, the bands and their ranges, the classes and
-    how they are laid out, the share of validation images, thresholds, temperatures and NMS. Folders, processes and
-    training settings are this machine's and keep their defaults; batches are cut to what `MAX_BATCH_PIXELS` holds,
-    which changes no result.
+    """Recipe with the settings that are taken from a stored one: name, model, canvas, bands and their ranges, classes,
+    kind of data set, fraction of validation images, thresholds, temperatures and NMS. Folders, processes and training
+    settings depend on the machine and keep their defaults; batches are limited to `MAX_BATCH_PIXELS`, which does not
+    change results.
 
-    source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
-    and for a canvas beyond `MAX_CANVAS_PIXELS`.
+    source: origin of `tree`, for messages. Raises InputError if any part of `tree` is invalid, also a part that is not
+    used, and for a canvas beyond `MAX_CANVAS_PIXELS`.
     """
     stored = from_tree(_bounded(tree) if isinstance(tree, Mapping) else tree, source)
     canvas = stored.data.canvas
     height, width = canvas.size
-    layers = max(1, stored.model.input_channels / RGB)  # a px of other channels takes as much more
+    layers = max(1, stored.model.input_channels / RGB)  # pixels with more channels take more memory
     for place, pixels in (("size", height * width), ("short_side", canvas.short_side**2)):
         if pixels * layers > MAX_CANVAS_PIXELS:
             raise InputError(
@@ -52,7 +52,7 @@ def untrusted(tree: Mapping[str, object], source: str) -> Recipe:
 
 
 def _bounded(tree: Mapping[str, object]) -> Mapping[str, object]:
-    """tree with the numbers of somebody else's machine within the bounds of recipes: none of them is taken as it is."""
+    """Clamp untrusted settings to `BOUNDS`."""
     found: JsonObject = dict(tree)
     for section, key, limit in BOUNDS:
         values = found.get(section)
@@ -62,5 +62,5 @@ def _bounded(tree: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _limited(config: C, pixels: float) -> C:
-    """config with batches of canvases of so many `pixels`."""
+    """config with the batch limited for canvases of `pixels` px."""
     return config.model_copy(update={"batch": min(config.batch, max(1, int(MAX_BATCH_PIXELS // pixels)))})

@@ -1,5 +1,5 @@
 """Flat state dicts in files of torch (.pt, .pth) and in Detectron2's pickles (.pkl). Nothing in them is executed, and
-none takes more memory than it has bytes."""
+reading takes no more memory than the file's size."""
 
 import io
 import itertools
@@ -18,33 +18,33 @@ from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.weights import restricted
 
-# What state dicts name. PyTorch's reader with weights_only calls some thirty more, all harmless but for their memory:
-# a bytearray of so many bytes, a quantized tensor of a shape.
+# Names in state dicts. PyTorch's reader with weights_only allows about thirty more, which are harmless except for the
+# memory that they may take: a bytearray of a given length, a quantized tensor of a given shape.
 NAMED = re.compile(
     r"collections (?:OrderedDict|Counter)|(?:builtins|__builtin__) set"
     r"|torch (?:\w+Storage|Size|device|(?:b?float|u?int|q?u?int|complex)\d+\w*|bool)|torch\.storage \w+Storage"
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
-MAX_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
-MAX_HISTORY = 128 << 20  # bytes of one of mmengine's, which holds each loss of up to a million steps
-MAX_OPERATIONS = 4_000_000  # of a pickle; each takes some 200 bytes while they are looked at
-MAX_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
+MAX_PICKLE = 8 << 20  # bytes; a thousand tensors take about 100 kB
+MAX_HISTORY = 128 << 20  # bytes of a pickle of mmengine, which holds each loss of up to a million steps
+MAX_OPERATIONS = 4_000_000  # of a pickle; each takes about 200 bytes while it is checked
+MAX_NESTED = 16  # levels of nested tuples; a tensor has 2, and each container around it adds one or two
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
 
 
 SUFFIXES = {".pt", ".pth", ".pkl"}
-Operation = tuple[pickletools.OpcodeInfo, Any, int | None]  # of a pickle, as pickletools.genops gives them
+Operation = tuple[pickletools.OpcodeInfo, Any, int | None]  # of a pickle, as pickletools.genops yields them
 PREFIXES = ("module.", "d2_model.", "teacher.")  # of wrappers: DistributedDataParallel, mmdetection's
 
 
 class Contents(NamedTuple):
-    """What a file of torch holds.
+    """Content of a file of torch.
 
     Attributes:
-        tensors: Names to tensors on the CPU.
-        classes: Names of the classes, as mmdetection stores them; () where there are none.
+        tensors: Tensors on the CPU by name.
+        classes: Class names, as mmdetection stores them; () if there are none.
         config: The configuration as text, as mmdetection stores it; it is only searched.
-        version: Of mmdetection, where it is stored.
+        version: Version of mmdetection, if it is stored.
         skipped: Names of objects beside the tensors that were not built.
     """
 
@@ -60,12 +60,12 @@ def is_torch(file: Path) -> bool:
 
 
 def read(file: Path) -> dict[str, Tensor]:
-    """Names to tensors on the CPU. Raises InputError for what is no flat state dict."""
+    """Tensors on the CPU by name. Raises InputError if the file is not a flat state dict."""
     return contents(file).tensors
 
 
 def contents(file: Path) -> Contents:
-    """Raises InputError for what is no flat state dict."""
+    """Read a file. Raises InputError if it is not a flat state dict."""
     try:
         state, skipped = _unpickled(file)
         meta = state.get("meta") if isinstance(state, dict) else None
@@ -74,16 +74,16 @@ def contents(file: Path) -> Contents:
             state = {name: restricted.tensor_of(entry) for name, entry in state.items()}
     except InputError:
         raise
-    except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
+    except Exception as error:  # torch and zipfile raise many kinds of exceptions for damaged files
         reason = "truncated" if "central directory" in str(error) else str(error).partition("\n")[0][:60]
         raise InputError(
-            f"{file}: cannot be read as a torch state dict ({reason}); is damaged, or of another kind; copy it anew"
+            f"{file}: cannot be read as a torch state dict ({reason}); is damaged, or of another kind; copy it again"
         ) from error
     if not (isinstance(state, dict) and all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
     for name, tensor in state.items():
         if not _is_plain(tensor):
-            raise InputError(f"{file}: {name[:100]} is no plain tensor ({tensor.layout}, {tensor.dtype})")
+            raise InputError(f"{file}: {name[:100]} is not a plain tensor ({tensor.layout}, {tensor.dtype})")
     config, version = "", ""
     if isinstance(meta, dict):
         config = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), "")
@@ -97,7 +97,7 @@ def contents(file: Path) -> Contents:
 
 
 def _weights_in(state: object) -> object:
-    """The state dict beside an epoch and an optimizer, if it lies so: `model` is Detectron2's."""
+    """The state dict, if it is stored beside an epoch and an optimizer; `model` is Detectron2's key."""
     if not isinstance(state, dict):
         return state
     for key in ("state_dict", "model"):
@@ -108,8 +108,8 @@ def _weights_in(state: object) -> object:
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix of a wrapper. Of a teacher and its student the teacher, and of an average in mmcv's buffers
-    (`ema_` and the name with underscores) the tensors under their own names, as the engine itself predicts with."""
+    """Remove the prefix of a wrapper. Of a teacher and a student, the teacher is taken. Copies in mmcv's EMA buffers
+    (`ema_` and the name with underscores) are dropped, since mmcv predicts with the tensors under the plain names."""
     if any(name.startswith("teacher.") for name in state):
         state = {name: tensor for name, tensor in state.items() if not name.startswith("student.")}
     averages = {"ema_" + name.replace(".", "_") for name in state}
@@ -121,7 +121,7 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _class_names(meta: object) -> tuple[str, ...]:
-    """Those of mmdetection's `meta`: CLASSES of 2.x, dataset_meta of 3.x; () where they are no proper names."""
+    """Class names in mmdetection's `meta`: CLASSES of 2.x, dataset_meta of 3.x; () if they are not valid names."""
     if not isinstance(meta, Mapping):
         return ()
     inner = meta.get("dataset_meta")
@@ -134,13 +134,13 @@ def _class_names(meta: object) -> tuple[str, ...]:
 
 
 def unpickled(file: Path) -> object:
-    """Tensors on the CPU and plain containers of them. Raises InputError for pickles of anything else, and what torch
-    and zipfile raise for damaged files, half a dozen kinds."""
+    """Tensors on the CPU and plain containers of them. Raises InputError for pickles of anything else, and any
+    exception of torch and zipfile for damaged files."""
     return _unpickled(file)[0]
 
 
 def _unpickled(file: Path) -> tuple[object, tuple[str, ...]]:
-    """The same, and the names of what was skipped; tensors may be entries (`restricted.tensor_of`)."""
+    """As `unpickled`, and the names of skipped objects; tensors may be entries (`restricted.tensor_of`)."""
     _check_declared(file)
     if not _names_tensors_only(file):
         return restricted.read(file)
@@ -149,7 +149,7 @@ def _unpickled(file: Path) -> tuple[object, tuple[str, ...]]:
 
 
 def _check_declared(file: Path) -> None:
-    """torch stores without compression, so that a file cannot unpack to more than its own size."""
+    """Raise InputError for a file that unpacks to more than its own size, since torch does not compress."""
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
@@ -159,13 +159,13 @@ def _check_declared(file: Path) -> None:
 
 
 def _names_tensors_only(file: Path) -> bool:
-    """Whether a zip's pickle names nothing but `NAMED`; anything else is for the restricted reader.
+    """Whether a pickle has no names except `NAMED`; otherwise the restricted reader is used.
 
-    Raises InputError for pickles that name what it does not know either, ValueError for what is no pickle.
+    Raises InputError for names that the restricted reader does not support either, ValueError for damaged pickles.
     """
     with open_regular(file) as stream:
-        if stream.read(4) == b"PK\x03\x04":  # so does PyTorch tell the two layouts apart
-            # by PyTorch's own reader, since two readers may differ on what an archive holds
+        if stream.read(4) == b"PK\x03\x04":  # as PyTorch distinguishes the two layouts
+            # by PyTorch's own reader, since two readers may disagree about an archive
             pickles, count = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"), 1
             limit = MAX_HISTORY if b"mmengine" in pickles else MAX_PICKLE
             if len(pickles) > limit:
@@ -173,7 +173,7 @@ def _names_tensors_only(file: Path) -> bool:
             only = True
         else:
             stream.seek(0)
-            count = LEGACY if _is_legacy(stream.read(32)) else 1  # else with the numbers in it, as Detectron2's
+            count = LEGACY if _is_legacy(stream.read(32)) else 1  # else one with its arrays inside (Detectron2)
             stream.seek(0)
             pickles = stream.read(MAX_PICKLE + 1 if count == LEGACY else -1)
             only = False
@@ -197,7 +197,7 @@ def _names_tensors_only(file: Path) -> bool:
 
 
 def _is_legacy(start: bytes) -> bool:
-    """Whether a file of torch's form before 1.6 starts so: its first pickle is a number."""
+    """Whether a file has torch's format before 1.6, in which the first pickle is a number."""
     return any(
         name == "LONG1" and number == restricted.MAGIC
         for name, number in ((op.name, argument) for op, argument, _ in itertools.islice(_operations(start), 2))
@@ -205,7 +205,7 @@ def _is_legacy(start: bytes) -> bool:
 
 
 def _operations(content: bytes) -> Iterator[Operation]:
-    """As pickletools.genops, and nothing for what is no pickle."""
+    """As pickletools.genops, but stops at invalid data."""
     try:
         yield from pickletools.genops(content)
     except ValueError:
@@ -213,7 +213,7 @@ def _operations(content: bytes) -> Iterator[Operation]:
 
 
 def _depth_of_tuples(operations: Sequence[Operation]) -> int:
-    """Upper bound of how deep tuples lie in tuples, whose hashes take exponential time. ValueError for no pickle."""
+    """Upper bound of the depth of nested tuples, whose hashes take exponential time. ValueError for a bad pickle."""
     stack: list[int | None] = []  # None: a mark
     memo: dict[int, int | None] = {}
     deepest = 0
@@ -239,6 +239,6 @@ def _depth_of_tuples(operations: Sequence[Operation]) -> int:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Rows of numbers on the CPU that are there: with a stride of 0 few can look like many."""
+    """Whether a tensor is strided, on the CPU, and not larger than its storage (which a stride of 0 allows)."""
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     return plain and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()

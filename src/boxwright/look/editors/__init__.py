@@ -7,7 +7,7 @@ from boxwright.look.editing import Editor
 
 
 def names() -> list[str]:
-    """The layouts that have an editor."""
+    """Names of the layouts that have an editor."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 

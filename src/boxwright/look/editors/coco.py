@@ -1,6 +1,6 @@
 """COCO JSON: values of an annotation are replaced, annotations are removed or appended.
 
-A file holds the labels of all images. Where its annotations are is found once, and kept while nothing else changes the
+A file holds the labels of all images. The positions of its annotations are cached while no other program changes the
 file, since a large file takes seconds to parse.
 """
 
@@ -32,21 +32,21 @@ from boxwright.look.json_spans import (
     value_at,
 )
 
-DIGITS = 4  # decimals of an outline's px, which have more than those of boxes
+DIGITS = 4  # decimals of px of outlines, more than for boxes
 
 
 @dataclass(slots=True)
 class _Places:
-    """What was found in a file.
+    """Positions of values in a file.
 
     Attributes:
-        digest: Of the content.
-        array: Start of the array `annotations`, characters.
+        digest: Digest of the content.
+        array: Start of the array `annotations`, in characters.
         spans: (T, 2) start and end of each annotation.
         largest: The largest id of an annotation.
-        classes: Name of a class -> its id as it is written.
-        images: Id of an image, as text -> as it is written.
-        categories: The entries of the classes.
+        classes: Name of a class -> its id as written in the file.
+        images: Id of an image as text -> as written in the file.
+        categories: Entries of the classes.
     """
 
     digest: bytes
@@ -58,11 +58,11 @@ class _Places:
     categories: list[JsonObject]
 
 
-_last: list[_Places] = []  # of the file that was changed last; edits come one after another (`repair.py`)
+_last: list[_Places] = []  # cache for the last changed file; edits are sequential (`repair.py`)
 
 
 def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
-    """The file with the changes, and the image's objects in it."""
+    """Apply changes. Returns the file, and the image's objects in it."""
     text, encoded = decoded(content)
     places = _places(text, content)
     deleted = sorted(change.entry for change in changes if change.entry is not None and change.deletes)
@@ -114,7 +114,7 @@ def _places(text: str, content: bytes) -> _Places:
 
 
 def _written(text: str, start: int, key: str) -> str:
-    """A value of the object at `start`, as it is written."""
+    """A value of the object at `start`, as written in the file."""
     return text[slice(*spans_of(text, start)[key])]
 
 
@@ -123,7 +123,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _shifted(spans: NDArray[np.int64], parts: Sequence[Span]) -> NDArray[np.int64]:
-    """Where the spans are after `parts` are replaced."""
+    """The spans after `parts` are replaced."""
     ordered = sorted(parts, key=lambda part: part.end)
     deltas = np.cumsum([0, *(len(part.text) - (part.end - part.start) for part in ordered)])
     shifted: NDArray[np.int64] = spans + deltas[np.searchsorted([part.end for part in ordered], spans, side="right")]
@@ -159,7 +159,7 @@ def _outline(outline: object, old: Box, new: Box) -> list[float]:
 
 
 def _area(entry: Mapping[str, object]) -> float | None:
-    """The area of an annotation, a number or a text as the reader takes it; None if it has none."""
+    """The area of an annotation, a number or text, as the reader takes it; None if it has none."""
     try:
         return entries.number(entry.get("area"), "area")
     except ValueError:
@@ -167,7 +167,7 @@ def _area(entry: Mapping[str, object]) -> float | None:
 
 
 def _fraction(area: float | None, of_box: float) -> float:
-    """The fraction of the box that an outline covers."""
+    """Fraction of the box that an outline covers."""
     return 1.0 if area is None or of_box <= 0 else area / of_box
 
 
@@ -188,7 +188,7 @@ def _corner_form(box: Box) -> list[str]:
 
 
 def _rows(trees: Sequence[object], entries: Sequence[int], target: Target, places: _Places) -> Boxes:
-    """The objects of the image, read as those of a file that has no others."""
+    """Objects of the image, read as if the file had no other images."""
     dataset = target.dataset
     image_id = dataset.images.ids[target.index].item()
     image = {"id": image_id, "file_name": "image"}

@@ -20,11 +20,11 @@ from boxwright.look.json_spans import (
     value_at,
 )
 
-DIGITS = 4  # decimals of px; the corners of outlines have more than boxes
+DIGITS = 4  # decimals of px; outlines have more than boxes
 
 
 def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
-    """The objects of a file, and the shapes that cannot be read."""
+    """Objects of a file, and messages about shapes that cannot be read."""
     dataset, origin = target.dataset, target.dataset.origin
     assert origin is not None
     builder = Builder(origin, None, "shapes[{}]")
@@ -43,7 +43,7 @@ def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
 
 
 def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
-    """The file with the changes."""
+    """Apply changes. Returns the changed file."""
     text, encoded = decoded(content)
     shapes = dict(members(text, skip_space(text, 0))).get("shapes")
     if shapes is None:

@@ -20,7 +20,7 @@ TAG = re.compile(rb"""<(?:[^>"']|"[^"]*"|'[^']*')*>""")
 
 @dataclass(slots=True)
 class _Element:
-    """An element in the file. start, end: bytes of it. inner: bytes of its content; None if it has none (`<a/>`)."""
+    """An element in the file. start, end: byte offsets. inner: those of its content; None if it has none (`<a/>`)."""
 
     tag: str
     start: int
@@ -33,7 +33,7 @@ class _Element:
 
 
 def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
-    """The objects of a file, and those that cannot be read."""
+    """Objects of a file, and messages about objects that cannot be read."""
     dataset, origin = target.dataset, target.dataset.origin
     assert origin is not None
     builder = Builder(origin, None, "object[{}]")
@@ -49,10 +49,10 @@ def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
 
 
 def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
-    """The file with the changes. Where the numbers of the file are whole, new ones are as well."""
+    """Apply changes. Returns the changed file. If the file's coordinates are integers, new ones are, too."""
     codec = xml_text.codec_of(content[: xml_text.START])
     if codec == "utf-8-sig" and not content.startswith(codecs.BOM_UTF8):
-        codec = "utf-8"  # which writes no mark
+        codec = "utf-8"  # writes no byte order mark
     try:
         plain = content.decode(codec).encode()
         if plain.decode().encode(codec) != content:
@@ -61,7 +61,7 @@ def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
         raise EditError(f"not in the encoding {codec}; save it as UTF-8") from error
     root = _parse(plain)
     objects = [child for child in root.children if child.tag == "object"]
-    whole = all(map(WHOLE.fullmatch, (word for each in objects for word in _words(plain, each))))
+    integer = all(map(WHOLE.fullmatch, (word for each in objects for word in _words(plain, each))))
     spans = []
     for change in changes:
         if change.entry is not None:
@@ -70,14 +70,14 @@ def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
                 spans.append(Span(_space_before(plain, element.start), element.end, b""))
             else:
                 spans += _changed(plain, element, change, target)
-    added = [_object(plain, root, objects, change, target, whole=whole) for change in changes if change.entry is None]
+    added = [_object(plain, root, objects, change, target, whole=integer) for change in changes if change.entry is None]
     place = objects[-1].end if objects else _end_of_content(plain, root)
     spans += [Span(place, place, text) for text in added]
     return Edited(spliced(plain, spans).decode().encode(codec))
 
 
 def _parse(content: bytes) -> _Element:
-    """The elements of a file in UTF-8, which was read before."""
+    """Elements of a file in UTF-8, which was parsed successfully before."""
     parser, stack, outer = expat.ParserCreate("utf-8"), list[_Element](), list[_Element]()
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -88,7 +88,7 @@ def _parse(content: bytes) -> _Element:
     def end(tag: str) -> None:
         element, place = stack.pop(), parser.CurrentByteIndex
         element.end = opened = _end_of_tag(content, element.start)
-        if not content.endswith(b"/>", element.start, opened):  # not <a/>
+        if not content.endswith(b"/>", element.start, opened):  # not `<a/>`
             element.inner, element.end = (opened, place), content.index(b">", place) + 1
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
@@ -97,14 +97,14 @@ def _parse(content: bytes) -> _Element:
 
 
 def _end_of_tag(content: bytes, start: int) -> int:
-    """Where the start tag ends, whose attributes may hold a `>`."""
+    """End of a start tag, whose attributes may contain `>`."""
     match = TAG.match(content, start)
     assert match is not None
     return match.end()
 
 
 def _space_before(content: bytes, place: int) -> int:
-    """Where the white space before a place starts."""
+    """Start of the white space before `place`."""
     start = place
     while start > 0 and content[start - 1 : start].isspace():
         start -= 1
@@ -112,14 +112,14 @@ def _space_before(content: bytes, place: int) -> int:
 
 
 def _end_of_content(content: bytes, root: _Element) -> int:
-    """Where the last child of the outer element ends."""
+    """End of the last child of the root element."""
     if root.inner is None:
-        raise EditError("an empty element 'annotation', needed one with the size of the image; write it anew")
+        raise EditError("an empty element 'annotation', needed one with the size of the image; write it again")
     return _space_before(content, root.inner[1])
 
 
 def _words(content: bytes, element: _Element) -> list[bytes]:
-    """The corners of an object as they are written."""
+    """Corners of an object as written in the file."""
     box = element.child("bndbox")
     found = [box.child(side) for side in SIDES] if box else []
     return [content[slice(*each.inner)] for each in found if each is not None and each.inner is not None]
@@ -144,7 +144,7 @@ def _changed(content: bytes, element: _Element, change: Change, target: Target) 
 
 
 def _text(element: _Element, text: str) -> Span:
-    """The span that gives an element another text."""
+    """Span that replaces the text of an element."""
     written = escape(text).encode()
     if element.inner is None:
         return Span(element.start, element.end, f"<{element.tag}>".encode() + written + f"</{element.tag}>".encode())
@@ -164,7 +164,7 @@ def _corners(box: Box, target: Target, *, whole: bool) -> list[str]:
 def _object(
     content: bytes, root: _Element, objects: Sequence[_Element], change: Change, target: Target, *, whole: bool
 ) -> bytes:
-    """A new object with the white space before it, indented as the others."""
+    """A new object with the white space before it, indented as the other objects."""
     assert change.box is not None
     assert change.label is not None
     model = (objects or root.children or [root])[-1]

@@ -18,7 +18,7 @@ END = re.compile(rb"\r\n|\n|\r")
 
 
 def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
-    """The objects of a label file, none if there is no file, and the lines that cannot be read."""
+    """Objects of a label file, none if there is no file, and messages about lines that cannot be read."""
     dataset, found = target.dataset, FindingList(target.dataset.split)
     files = [(str(file), file.exists())]
     rows, counts = read_labels([dataset.path(target.index)], files, _keypoints(target), found)
@@ -27,7 +27,7 @@ def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
 
 
 def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
-    """The file with the changes."""
+    """Apply changes. Returns the changed file."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise EditError("in UTF-16, which is not changed here; save it as UTF-8")
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""

@@ -7,7 +7,7 @@ class ApiError extends Error {
   }
 }
 
-/** The address of a route; parameters that are empty are left out, arrays repeat the name. */
+/** Address of a route; empty parameters are left out, arrays repeat the name. */
 export function url(path, parameters = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {

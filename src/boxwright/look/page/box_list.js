@@ -1,7 +1,7 @@
 // The boxes of an image as text, beside the canvas: the same selection, for keyboards and screen readers.
 import { count, el, field, fill, select, short } from "./dom.js";
 
-/** The list of all boxes that are shown. */
+/** List of all shown boxes. */
 export class BoxList {
   constructor(view) {
     this.view = view;
@@ -33,7 +33,7 @@ export class BoxList {
     fill(this.list, this.rows.size ? parts : el("p", { class: "muted" }, "No boxes are shown."));
   }
 
-  /** Replace a row if its box has changed: most of a thousand have not. */
+  /** Replace a row only if its box has changed, since there may be a thousand rows. */
   renew(layer, one, index) {
     const before = this.shown.get(one.id);
     if (before.source === one.source && before.color === one.color) return;
@@ -78,7 +78,7 @@ export class BoxList {
     else this.list.removeAttribute("aria-activedescendant");
   }
 
-  /** Scroll the list, and nothing around it, so that a row is seen. */
+  /** Scroll only the list, so that a row is visible. */
   reveal(row) {
     const [outer, inner] = [this.list, row].map((one) => one.getBoundingClientRect());
     const heading = 26; // px that the heading of a group covers
@@ -86,7 +86,7 @@ export class BoxList {
     else if (inner.bottom > outer.bottom) this.list.scrollTop += inner.bottom - outer.bottom;
   }
 
-  /** Select the next box, or the one before. */
+  /** Select the next or previous box. */
   step(step) {
     const ids = [...this.rows.keys()];
     if (!ids.length) return;
@@ -111,7 +111,7 @@ function coordinates(box) {
   return `from ${short(box[0])}, ${short(box[1])} to ${short(box[2])}, ${short(box[3])}`;
 }
 
-/** What is known of the selected box, with fields to change it. */
+/** Properties of the selected box, with fields to change it. */
 export class BoxEditor {
   constructor(view) {
     this.view = view;
@@ -158,7 +158,7 @@ export class BoxEditor {
   }
 }
 
-/** For the status line. */
+/** Text for the status line. */
 export function describe(changes) {
   return changes.length ? count(changes.length, "unsaved change") : "No unsaved changes";
 }

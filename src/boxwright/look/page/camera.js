@@ -1,4 +1,4 @@
-// Which part of an image is seen, and how large. All panes of an image share one camera.
+// Visible part of an image, and its scale. All panes of an image share one camera.
 
 const MAX_SCALE = 40; // CSS px per image px
 
@@ -60,7 +60,7 @@ export class Camera {
     return [this.x + (px - this.pane.width / 2) / this.scale, this.y + (py - this.pane.height / 2) / this.scale];
   }
 
-  /** As of `drawBoxes`. */
+  /** View as in `drawBoxes`. */
   view() {
     const { width, height } = this.pane;
     return {
@@ -68,7 +68,7 @@ export class Camera {
     };
   }
 
-  /** Move, if need be, so that a box is seen; close: also zoom to it. */
+  /** Move, if needed, so that a box is visible; close: also zoom to it. */
   show([x1, y1, x2, y2], close = false) {
     const { width, height } = this.pane;
     if (close) {
@@ -85,7 +85,7 @@ export class Camera {
     this.changed();
   }
 
-  /** As text for the fragment; "" if the whole image is seen. */
+  /** Text for the fragment; "" if the whole image is visible. */
   get place() {
     return this.isFit ? "" : [this.x, this.y, this.scale].map((value) => +value.toPrecision(6)).join(",");
   }

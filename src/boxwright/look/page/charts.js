@@ -129,7 +129,7 @@ export class Chart {
     }
   }
 
-  /** The points of all curves that are next to the pointer. */
+  /** The points of all curves nearest to the pointer. */
   near() {
     const closest = (points) =>
       points.reduce((best, point) => (Math.abs(point[0] - this.hover) < Math.abs(best[0] - this.hover) ? point : best));

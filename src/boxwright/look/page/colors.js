@@ -5,7 +5,7 @@ const PALETTE = [
   "#e08e79", "#7fd1b9",
 ];
 
-/** What a status of errors.csv is called here, and its color on images. */
+/** Colors on images of the statuses of errors.csv. */
 export const STATUSES = {
   correct: "#3ddc84",
   missed: "#ffffff",

@@ -1,4 +1,4 @@
-// The panel's controls: filters of the list of images, and what is drawn on them.
+// Controls of the panel: filters of the list of images, and display options.
 import { STATUSES } from "./colors.js";
 import { checkbox, el, field, fill, section, select } from "./dom.js";
 import { KINDS } from "./layers.js";
@@ -10,7 +10,7 @@ const SIZES = [
   ["large", "Large (above 96² px)"],
 ];
 
-/** Filters. They also decide what the next image is while one is shown. */
+/** Filters. They also determine the next image in the view of one image. */
 export class Filters {
   constructor(context) {
     const { set, state } = context;
@@ -56,7 +56,7 @@ export class Filters {
   }
 }
 
-/** What is drawn: runs, layers, colors. */
+/** Display options: runs, layers, colors. */
 export class Display {
   /** isSingle: for the view of one image. */
   constructor(context, isSingle) {
@@ -129,13 +129,13 @@ export class Display {
   }
 }
 
-/** What is wrong with the runs that are chosen, as [name, message] pairs. */
+/** Errors of the chosen runs, as [name, message] pairs. */
 function runMessages(set, now) {
   const chosen = set.runs.filter((run) => run.message && (run.name === now.a || run.name === now.b));
   return chosen.map((run) => [run.name, run.message]);
 }
 
-/** Show in an element, a line each, what is wrong with the chosen runs, and lines about an image. */
+/** Show in an element, one per line, errors of the chosen runs and messages about an image. */
 export function showMessages(element, set, now, text = "") {
   const ofRuns = runMessages(set, now);
   const others = text.split("\n").filter((line) => line && !ofRuns.some(([name]) => line.startsWith(`${name}: `)));

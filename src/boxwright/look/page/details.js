@@ -1,4 +1,4 @@
-// Boxes of images, as the server gives them: kept for thumbnails that are scrolled back, a few requests at a time.
+// Boxes of images from the server: cached for thumbnails, with few requests at a time.
 import { get } from "./api.js";
 
 const KEPT = 600;
@@ -24,13 +24,13 @@ async function run(job) {
 
 function next() {
   while (running < MAX_PARALLEL && waiting.length) {
-    const job = waiting.pop(); // the newest first: what is seen now
+    const job = waiting.pop(); // newest first, since it is visible now
     if (job.signal?.aborted) job.reject(new DOMException("", "AbortError"));
     else run(job);
   }
 }
 
-/** The answer of `api/images/ID`, perhaps an earlier one. */
+/** The response of `api/images/ID`, which may be cached. */
 export function detail(id, parameters, signal) {
   const key = JSON.stringify([String(id), parameters]);
   const found = kept.get(key);
@@ -41,7 +41,7 @@ export function detail(id, parameters, signal) {
   });
 }
 
-/** Forget an image, which has changed. */
+/** Remove a changed image from the cache. */
 export function forget(id) {
   for (const key of kept.keys()) if (JSON.parse(key)[0] === String(id)) kept.delete(key);
 }

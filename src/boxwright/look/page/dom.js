@@ -1,7 +1,7 @@
-// Elements. All text is set as text, never as HTML: names of classes, files and runs are untrusted.
+// Helpers for elements. Text is never set as HTML: names of classes, files and runs are untrusted.
 
 /**
- * A new element. Attributes: `on...` are listeners, booleans and `value` are properties, others attributes.
+ * Create an element. Attributes: `on...` are listeners, booleans and `value` are properties, others attributes.
  * Children that are null or false are left out.
  */
 export function el(tag, attributes = {}, ...children) {
@@ -31,7 +31,7 @@ export function count(number, singular, plural = `${singular}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? singular : plural}`;
 }
 
-/** Coordinates and metrics with at most `digits` decimals. */
+/** Text of coordinates and metrics, with at most `digits` decimals. */
 export function short(number, digits = 1) {
   return typeof number === "number" && Number.isFinite(number) ? String(+number.toFixed(digits)) : "–";
 }
@@ -54,13 +54,13 @@ export function select(options, value, onchange, attributes = {}) {
   return element;
 }
 
-/** A checkbox with its text behind it. */
+/** A checkbox followed by its text. */
 export function checkbox(text, checked, onchange, attributes = {}) {
   const input = el("input", { type: "checkbox", checked, ...attributes, onchange: () => onchange(input.checked) });
   return el("label", { class: "check" }, input, text);
 }
 
-/** A section of the panel that folds. */
+/** A collapsible section of the panel. */
 export function section(title, open, ...children) {
   return el("details", { class: "section", open }, el("summary", {}, title), ...children);
 }

@@ -1,7 +1,7 @@
-// Changes of labels that are not saved yet. Moving to another image keeps them; Save writes them.
+// Unsaved changes of labels. They are kept when another image is shown, and written by Save.
 import { showNotice } from "./messages.js";
 
-/** The boxes of one image with the changes that were made to them. Boxes are never modified, only replaced. */
+/** Boxes of one image with unsaved changes. Boxes are never modified, only replaced. */
 class Draft {
   constructor(answer) {
     this.added = 0;
@@ -17,7 +17,7 @@ class Draft {
     this.past = [];
   }
 
-  /** What `api/images/ID/objects` takes. */
+  /** Changes for `api/images/ID/objects`. */
   get changes() {
     const before = new Map(this.saved.map((one) => [one.id, one]));
     const after = new Set(this.boxes.map((one) => one.id));
@@ -56,7 +56,7 @@ class Draft {
     this.apply(this.boxes.filter((one) => one.id !== id), accepted);
   }
 
-  /** Returns the id of the new box, until it is saved. */
+  /** Add a box. Returns its id, which is valid until it is saved. */
   add(box, name, accepted) {
     this.added += 1;
     const id = `new ${this.added}`;
@@ -74,7 +74,7 @@ export class Drafts {
     });
   }
 
-  /** The draft of an image: the one with unsaved changes if there is one. */
+  /** The draft of an image, with unsaved changes if there are any. */
   open(answer) {
     const id = String(answer.id);
     for (const other of this.byImage.keys()) if (!this.isChanged(other)) this.byImage.delete(other);

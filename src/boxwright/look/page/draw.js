@@ -1,8 +1,8 @@
-// Boxes on a canvas. A layer's boxes are prepared once (`prepare`); each frame draws those that can be seen.
+// Boxes on a canvas. A layer's boxes are prepared once (`prepare`); each frame draws the visible ones.
 import { classColor, statusColor } from "./colors.js";
 
 export const DASHES = { t: [], a: [7, 4], b: [2, 3], f: [10, 3, 2, 3] };
-const MAX_LABELS = 250; // beyond, and on boxes narrower than this (px), labels only hide the image
+const MAX_LABELS = 250; // with more boxes, and on boxes narrower than this (px), labels only hide the image
 const MIN_LABEL_WIDTH = 22;
 const FONT = "600 11px system-ui, sans-serif";
 const widths = new Map(); // text -> px in FONT
@@ -24,7 +24,7 @@ function labelOf(one, color) {
   return `${one.class ?? "ignore region"}${score}${status}`;
 }
 
-/** Is the box, in image px, within the part of the image that is seen? */
+/** Whether a box, in image px, is in the visible part of the image. */
 function isSeen([x1, y1, x2, y2], seen) {
   return x2 >= seen[0] && x1 <= seen[2] && y2 >= seen[1] && y1 <= seen[3];
 }
@@ -33,11 +33,11 @@ function isSeen([x1, y1, x2, y2], seen) {
  * Draw prepared boxes.
  *
  * @param context 2D context, in CSS px.
- * @param boxes   Of `prepare`.
+ * @param boxes   From `prepare`.
  * @param view    {scale, dx, dy}: image px times scale plus (dx, dy) are CSS px; width, height: of the canvas.
  * @param labels  Whether to draw labels.
- * @param width   Of lines in px.
- * @param margin  Of the dark line below the colored one, in px; 0 for none.
+ * @param width   Line width in px.
+ * @param margin  Margin of the dark line below the colored one, in px; 0 for none.
  */
 export function drawBoxes(context, boxes, view, labels, width = 1.75, margin = 1.5) {
   const { scale, dx, dy } = view;
@@ -103,7 +103,7 @@ export const HANDLES = [
   ["x1", "y1"], ["", "y1"], ["x2", "y1"], ["x2", ""], ["x2", "y2"], ["", "y2"], ["x1", "y2"], ["x1", ""],
 ];
 
-/** Where the handles of a box are, in CSS px: one for each of `HANDLES`. */
+/** Positions of the handles of a box in CSS px, one for each of `HANDLES`. */
 export function handlePoints([x1, y1, x2, y2], { scale, dx, dy }) {
   const xs = { x1, "": (x1 + x2) / 2, x2 };
   const ys = { y1, "": (y1 + y2) / 2, y2 };

@@ -1,4 +1,4 @@
-// What pointers and keys do to boxes: select, move, resize, add. A drag shows a preview; its end is one step of undo.
+// Editing boxes by pointer and keys: select, move, resize, add. A drag shows a preview, and is one undo step.
 import { between, moved, resized } from "./geometry.js";
 
 export class EditTool {
@@ -63,7 +63,7 @@ export class EditTool {
     if (this.isAdding) return;
     const hits = viewer.boxesAt(point, view.boxesOf(viewer.key)).map((one) => one.id);
     const place = hits.indexOf(view.selected);
-    view.select(hits.length ? hits[(place + 1) % hits.length] : null); // a second click: the box behind it
+    view.select(hits.length ? hits[(place + 1) % hits.length] : null); // a second click selects the box behind it
   }
 
   cursor(viewer, point) {

@@ -6,12 +6,12 @@ function limit(value, low, high) {
   return Math.min(high, Math.max(low, value));
 }
 
-/** Tenths of a pixel: what a hand can mean. */
+/** Round to tenths of a pixel, the precision of a pointer. */
 function tenth(value) {
   return Math.round(value * 10) / 10;
 }
 
-/** The box shifted, as a whole, within the image. */
+/** The box moved, within the image. */
 export function moved([x1, y1, x2, y2], dx, dy, { width, height }) {
   const x = limit(dx, -x1, width - x2);
   const y = limit(dy, -y1, height - y2);

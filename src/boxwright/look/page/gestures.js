@@ -1,6 +1,6 @@
 // Pointers on a pane: pan, pinch, wheel, selection, and the drags that change boxes.
 
-const CLICK = 4; // CSS px that a click may move
+const CLICK = 4; // CSS px that the pointer may move during a click
 
 /**
  * Handle the pointers of a viewer.

@@ -1,4 +1,4 @@
-// The grid of images. Only cells that can be seen are elements, so a set may have any number of images.
+// Grid of images. Only visible cells are elements, so a set may have any number of images.
 import { get, url } from "./api.js";
 import { FINDING, STATUSES } from "./colors.js";
 import { showMessages } from "./controls.js";
@@ -166,7 +166,7 @@ export class Grid {
     return image;
   }
 
-  /** Draw the boxes, and write what is known of them. */
+  /** Draw the boxes, and write their counts. */
   async decorate(row, link, canvas, notes, signal) {
     const { state, drafts, classes } = this.context;
     const now = state.now;

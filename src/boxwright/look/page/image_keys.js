@@ -2,7 +2,7 @@
 
 const DIGITS = [..."123456789"];
 
-/** view(): the ImageView that is shown. Rows as of `setKeys`. */
+/** view(): the ImageView that is shown. Rows as in `setKeys`. */
 export function imageKeys(view, toggleLayer) {
   const arrow = (dx, dy, step) => () => {
     if (view().nudge(dx, dy, false)) return true;

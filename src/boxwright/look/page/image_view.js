@@ -121,7 +121,7 @@ export class ImageView extends Repair {
     if (!fresh && differs("at", ...FILTERS)) this.locate();
   }
 
-  /** Get the image; fresh: another one than before. */
+  /** Load the image; fresh: whether it is another one than before. */
   async load(fresh) {
     const { state, drafts } = this.context;
     this.abort?.abort();
@@ -158,7 +158,7 @@ export class ImageView extends Repair {
     this.show();
   }
 
-  /** Make layers and panes of the answer and the draft. */
+  /** Create layers and panes from the response and the draft. */
   show() {
     const { state, classes } = this.context;
     const { now } = state;
@@ -185,7 +185,7 @@ export class ImageView extends Repair {
     this.request();
   }
 
-  /** The layers of a pane; the status of objects is that against run A, also beside run B. */
+  /** Title of a pane with its layers; the status of objects refers to run A, also beside run B. */
   caption(key) {
     const { color, a } = this.context.state.now;
     const note = color === "status" && a && key.includes("t") ? ` (status against ${a})` : "";
@@ -200,7 +200,7 @@ export class ImageView extends Repair {
     this.arrange();
   }
 
-  /** As many columns of panes as show the image largest. */
+  /** Choose the number of columns of panes with which the image is largest. */
   arrange() {
     const { clientWidth: width, clientHeight: height } = this.panes;
     const count = this.viewers.length;
@@ -265,7 +265,7 @@ export class ImageView extends Repair {
     if (one) this.camera.show(one.box, true);
   }
 
-  /** The image's position among those that match the filters. */
+  /** Show the image's position among the images that match the filters. */
   async locate() {
     const { state } = this.context;
     // Without filters, ids are positions.
@@ -286,11 +286,11 @@ export class ImageView extends Repair {
     return undefined;
   }
 
-  /** Show the next image, or the one before, among those that match the filters. */
+  /** Show the next or previous image that matches the filters. */
   async go(step) {
     const { state } = this.context;
     const at = state.now.at === "" ? (step > 0 ? 0 : -1) : Number(state.now.at) + step;
-    if (at < 0 || (this.total && at >= this.total)) return announce("There is no further image.");
+    if (at < 0 || (this.total && at >= this.total)) return announce("There are no more images.");
     try {
       const answer = await get("images", { ...state.filter(), offset: at, limit: 1 });
       if (answer.images.length) state.set({ id: String(answer.images[0].id), at: String(at), place: "" });

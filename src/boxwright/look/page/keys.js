@@ -1,4 +1,4 @@
-// Keyboard shortcuts: one list that handles keys and fills the help.
+// Keyboard shortcuts: one list for the key handler and the help.
 import { byId, el, fill } from "./dom.js";
 
 const lists = new Map(); // name of a view -> shortcuts; "" for all views
@@ -51,7 +51,7 @@ function shown(key) {
   return el("kbd", {}, parts.map((part) => SHOWN[part] ?? (part.length === 1 ? part.toUpperCase() : part)).join("+"));
 }
 
-/** Without keys that do the same, and arrows with the same key before them together. */
+/** Keys for the help: only the first of equivalent keys, and arrows with the same modifier combined. */
 function grouped(keys) {
   const arrows = keys.every((key) => key.includes("Arrow")) && keys[0].includes("+");
   if (!arrows) return keys.filter((key) => key !== "Backspace");

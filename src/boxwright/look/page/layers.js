@@ -1,4 +1,4 @@
-// What is drawn of an image: ground truth, runs A and B, findings.
+// Layers of an image: ground truth, runs A and B, findings.
 import { FINDING, classColor } from "./colors.js";
 import { DASHES, prepare } from "./draw.js";
 
@@ -9,15 +9,15 @@ export const KINDS = {
 /**
  * The layers that are shown, in order.
  *
- * @param answer  Of `api/images/ID`.
- * @param objects The ground truth; not that of the answer while it is being edited.
+ * @param answer  Response of `api/images/ID`.
+ * @param objects The ground truth, which differs from the response's while it is edited.
  * @param state   The state of the page.
  * @param classes Map from class to number.
- * @returns [{key, title, boxes}], boxes as of `prepare`.
+ * @returns [{key, title, boxes}], boxes from `prepare`.
  */
 export function layersOf(answer, objects, state, classes) {
   const found = [];
-  const isApart = state.view === "image" && state.mode === "side"; // then lines need not say which layer they are of
+  const isApart = state.view === "image" && state.mode === "side"; // then line styles need not distinguish layers
   const dash = (key) => (isApart ? [] : DASHES[key]);
   if (state.layers.includes("t")) {
     found.push({ key: "t", title: "Ground truth", boxes: prepare(objects, dash("t"), state.color, classes) });
@@ -45,7 +45,7 @@ export function findingBoxes(findings, classes) {
     }));
 }
 
-/** How many boxes there are of each status that is an error: [[status, number], ...], for one run. */
+/** Number of boxes of each status that is an error, for one run: [[status, number], ...]. */
 export function errorCounts(answer, run) {
   const counts = new Map();
   const add = (status) => counts.set(status, (counts.get(status) ?? 0) + 1);

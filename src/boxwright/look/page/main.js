@@ -1,4 +1,4 @@
-// The page: which view is shown, the header, shortcuts that hold everywhere.
+// The page: current view, header, global shortcuts.
 import { get } from "./api.js";
 import { Display, Filters } from "./controls.js";
 import { byId, count, fill } from "./dom.js";
@@ -80,7 +80,7 @@ function setTheme(name) {
   try {
     localStorage.setItem("theme", name);
   } catch {
-    // a browser that keeps nothing
+    // storage may be disabled
   }
   redraw();
 }
@@ -153,7 +153,7 @@ async function start() {
   context.isEvaluated = (run, split) => [undefined, null, split].includes(splits.get(run));
   context.drafts = new Drafts(showUnsaved);
   const [a, b] = [usable[0] ?? set.runs[0]?.name ?? "", usable[1] ?? ""];
-  const evaluated = set.runs.find((run) => run.name === a)?.split; // the images that there are predictions of
+  const evaluated = set.runs.find((run) => run.name === a)?.split; // split with predictions
   const split = set.splits.some((one) => one.name === evaluated) ? evaluated : "";
   context.state = new State({ a, b, split, mode: b ? "side" : "overlay" }, show);
   byId("unsaved").addEventListener("click", () => open("image", context.drafts.changed[0]));

@@ -26,7 +26,7 @@ export function showNotice(text) {
   timer = setTimeout(clear, 6000);
 }
 
-/** Say something to screen readers only. */
+/** Announce a text to screen readers only. */
 export function announce(text) {
   byId("announce").textContent = text;
 }

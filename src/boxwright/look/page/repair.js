@@ -6,7 +6,7 @@ import { count } from "./dom.js";
 import { moved, resized } from "./geometry.js";
 import { announce, clear, showError, showNotice } from "./messages.js";
 
-/** What the view of an image does to boxes. */
+/** Actions on boxes in the view of an image. */
 export class Repair {
   constructor(context) {
     this.context = context;
@@ -32,7 +32,7 @@ export class Repair {
     this.tool.isAdding = on && this.isEditing;
     this.addButton.setAttribute("aria-pressed", String(this.tool.isAdding));
     if (!this.tool.isAdding) return;
-    this.list.list.focus({ preventScroll: true }); // not on the button, which takes Enter
+    this.list.list.focus({ preventScroll: true }); // not the button, which would handle Enter
     announce("Drag in the image to add a box; Enter adds one in the center.");
   }
 
@@ -48,7 +48,7 @@ export class Repair {
     announce(`Box added, class ${name}`);
   }
 
-  /** A new box in the center of what is seen, for those who cannot drag. */
+  /** Add a box in the center of the visible part, for users who cannot drag. */
   addInCenter() {
     const { camera, answer } = this;
     const side = Math.min(camera.pane.width, camera.pane.height) / camera.scale / 8;
@@ -56,7 +56,7 @@ export class Repair {
     this.add(moved(box.map((value) => Math.max(0, value)), 0, 0, answer));
   }
 
-  /** The selected detection as a box of the ground truth. */
+  /** Add the selected detection as a box of the ground truth. */
   copy() {
     const one = this.selectedBox;
     if (!this.isEditing || !one || this.selectedObject) return;
@@ -93,7 +93,7 @@ export class Repair {
     if (!one || !this.isEditing) return;
     this.selected = null;
     this.draft.remove(one.id);
-    if (this.editor.element.contains(document.activeElement)) this.list.list.focus(); // the button goes
+    if (this.editor.element.contains(document.activeElement)) this.list.list.focus(); // the button is removed
     this.changed();
     announce("Box deleted");
   }
@@ -109,7 +109,7 @@ export class Repair {
     if (this.answer.id === id) this.load(false);
   }
 
-  /** After each change of the draft. */
+  /** Update the page after each change of the draft. */
   changed() {
     this.show();
     this.context.drafts.onchange();
@@ -126,7 +126,7 @@ export class Repair {
   }
 
   async save() {
-    if (document.activeElement?.matches("input")) document.activeElement.blur(); // takes a number that is being typed
+    if (document.activeElement?.matches("input")) document.activeElement.blur(); // applies a number that is being typed
     const { draft, answer } = this;
     const { changes, accepted, revision } = draft;
     if (!changes.length || draft.isSaving) return;

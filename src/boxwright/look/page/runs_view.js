@@ -1,4 +1,4 @@
-// Runs: their table, curves (live while one trains), and metrics with intervals.
+// Runs: table, curves (live during training), and metrics with intervals.
 import { get } from "./api.js";
 import { Chart } from "./charts.js";
 import { lineColor } from "./colors.js";
@@ -70,7 +70,7 @@ export class RunsView {
     this.draw();
   }
 
-  /** Read what is new, again and again while the page is visible. */
+  /** Poll for new values while the page is visible. */
   async poll() {
     clearTimeout(this.timer);
     if (this.isPolling || this.isLeft) return;
@@ -158,7 +158,7 @@ export class RunsView {
     const metrics = new Set(all.flatMap(([, run]) => Object.keys(run.evaluations.at(-1) ?? {})));
     for (const name of ["step", "epoch"]) metrics.delete(name);
     const chosen = metrics.has(now.metric) ? now.metric : ([...metrics][0] ?? "");
-    options(this.lossChoice, [...terms], now.loss); // losses, and what else is measured at each step
+    options(this.lossChoice, [...terms], now.loss); // losses, and other values that are logged per step
     options(this.metricChoice, [...metrics], chosen);
     const series = (lines, key) =>
       all.map(([row, run]) => ({
@@ -217,7 +217,7 @@ function grid(corner, rows, names, cell, view) {
   );
 }
 
-/** A metric, its interval as text, and as a bar from 0 to 1. */
+/** A metric with its interval as text and as a bar from 0 to 1. */
 function withInterval(measure, value, interval) {
   if (typeof value !== "number") return "–";
   const text = `${measure ? `${measure} ` : ""}${value < 0 ? "–" : value.toFixed(3)}`;
@@ -243,7 +243,7 @@ function options(element, names, value) {
   element.value = value;
 }
 
-/** Numbers by size, text by the alphabet, what is missing last. */
+/** Compare numbers by value and text alphabetically; missing values come last. */
 function compare(one, other) {
   if (one === null || other === null) return (one === null ? 0 : 1) - (other === null ? 0 : 1);
   return typeof one === "number" ? one - other : String(one).localeCompare(String(other));

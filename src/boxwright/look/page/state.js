@@ -1,4 +1,4 @@
-// What is shown, as the fragment of the address: it can be reloaded, kept, and gone back to.
+// State of the page in the fragment of the address, so that it survives reloading, bookmarks and going back.
 
 const DEFAULTS = {
   view: "images", // images, image, runs
@@ -22,7 +22,7 @@ const DEFAULTS = {
   loss: "loss",
 };
 
-/** The names of what restricts the list of images. */
+/** Names of the filters of the list of images. */
 export const FILTERS = ["split", "class", "size", "status", "finding"];
 
 export class State {
@@ -43,7 +43,7 @@ export class State {
     return found;
   }
 
-  /** The fragment of the present state with changes. */
+  /** Fragment of the current state with changes. */
   link(changes) {
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries({ ...this.now, ...changes })) {

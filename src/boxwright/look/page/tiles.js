@@ -1,4 +1,4 @@
-// Pixels of one image: as a whole if it is small, else an overview and the tiles that are seen, at the scale needed.
+// Pixels of one image: complete if it is small, otherwise an overview and the visible tiles, at the current scale.
 import { url } from "./api.js";
 
 const WHOLE = 2048; // px of the longest side up to which an image is requested as one window
@@ -36,10 +36,10 @@ export class Tiles {
     for (const image of [this.thumbnail, this.base, ...this.kept.values()]) if (!image.complete) image.src = "";
   }
 
-  /** Draw what is seen. view: as of `drawBoxes`; ratio: device px per CSS px. */
+  /** Draw the visible part. view: as in `drawBoxes`; ratio: device px per CSS px. */
   draw(context, view, ratio) {
     const { scale, dx, dy } = view;
-    context.imageSmoothingEnabled = scale * ratio < 3; // from there on, pixels are what one wants to see
+    context.imageSmoothingEnabled = scale * ratio < 3; // beyond, show sharp pixels
     const whole = isReady(this.base) ? this.base : this.thumbnail;
     if (isReady(whole)) context.drawImage(whole, dx, dy, this.width * scale, this.height * scale);
     if (!this.isTiled || scale * ratio <= this.scale) return;
@@ -54,7 +54,7 @@ export class Tiles {
         const [x, y] = [column * side, row * side];
         const [width, height] = [Math.min(side, this.width - x), Math.min(side, this.height - y)];
         const tile = this.tile(`${level} ${column} ${row}`, x, y, width, height, 2 ** -level);
-        // Half a pixel more, so that no seams are seen between tiles.
+        // Half a pixel more, to avoid visible seams between tiles.
         if (isReady(tile)) {
           context.drawImage(tile, x * scale + dx, y * scale + dy, width * scale + 0.5, height * scale + 0.5);
         }
@@ -64,7 +64,7 @@ export class Tiles {
 
   tile(key, x, y, width, height, scale) {
     let tile = this.kept.get(key);
-    if (tile) this.kept.delete(key); // and to the end: the first one is what was not seen for the longest time
+    if (tile) this.kept.delete(key); // moves it to the end: the first tile is the least recently used
     else tile = this.window(x, y, width, height, scale);
     this.kept.set(key, tile);
     if (this.kept.size > KEPT) {

@@ -1,11 +1,11 @@
-// One pane: the image with boxes on a canvas, drawn when something has changed, at most once a frame.
+// One pane: the image with boxes on a canvas, drawn when something has changed, at most once per frame.
 import { drawBoxes, drawSelected, handlePoints, HANDLES } from "./draw.js";
 import { el } from "./dom.js";
 
 const NEAR = 8; // CSS px from a handle; twice that for fingers
 
 export class Viewer {
-  /** key: of its layer. content(): {tiles, boxes, selected, editable, labels, preview}, read at each frame. */
+  /** key: key of its layer. content(): {tiles, boxes, selected, editable, labels, preview}, read at each frame. */
   constructor(key, camera, content) {
     Object.assign(this, { key, camera, content });
     this.canvas = el("canvas", { class: "view", role: "img" });
@@ -27,7 +27,7 @@ export class Viewer {
     this.canvas.width = Math.round(width * this.ratio);
     this.canvas.height = Math.round(height * this.ratio);
     this.camera.resize(width, height);
-    this.draw(); // now: a canvas that is resized is empty
+    this.draw(); // immediately, since resizing clears a canvas
   }
 
   request() {

@@ -1,4 +1,4 @@
-"""Checks of an exported file: when it is read and opened, and of its outputs against its metadata.
+"""Checks of an exported file: of its input when it is opened, and of its outputs against its metadata.
 
 B images, h x w px of a canvas
 """
@@ -21,15 +21,15 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 def wrong_input(file: Path) -> InputError:
-    """For a model whose first input has not four axes, or an input of another type than images have."""
+    """Error for a model whose first input does not have four axes, or whose inputs have another type than images."""
     return InputError(f"{file}: does not take images as our networks do; needed a file written by `boxwright export`")
 
 
 def check_input(file: Path, shape: Sequence[int | None]) -> None:
-    """Check the shape of an input (None: an axis of any length) before a runtime takes memory for it.
+    """Check the shape of an input (None: an axis of any length) before a runtime allocates memory for it.
 
     Raises:
-        InputError: An axis is empty or no integer, or it has more than MAX_NUMEL numbers.
+        InputError: An axis is empty or not an integer, or the input has more than MAX_NUMEL numbers.
     """
     if any(side is not None and type(side) is not int for side in shape):
         raise wrong_input(file)
@@ -40,11 +40,11 @@ def check_input(file: Path, shape: Sequence[int | None]) -> None:
 
 
 def output_check(path: str | Path, metadata: Metadata, model: nn.Module | None = None) -> OutputCheck:
-    """A check of how many outputs there are and of the shapes of raw tensors: anchors, classes and strides of the
-    stored recipe.
+    """Check of the number of outputs and the shapes of raw tensors, by the stored recipe's anchors, classes and
+    strides.
 
-    model: of this recipe, its parameters without memory. Without it, of complete files and of two-stage detectors, only
-    the count is checked.
+    model: network of this recipe, with parameters without memory. Without it, for complete files and for two-stage
+    detectors, only the number is checked.
     """
     names, channels = metadata.outputs, metadata.recipe.model.input_channels
     has_shapes = metadata.kind == "raw" and not getattr(model, "two_stage", False)

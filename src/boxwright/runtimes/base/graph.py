@@ -1,4 +1,4 @@
-"""Graph: what is written into a file, a network with named inputs and outputs.
+"""Graph: a network with named inputs and outputs, which is written into a file.
 
 B images, C channels (3, RGB, or `data.bands`), H x W px of the canvas.
 """
@@ -19,10 +19,10 @@ class Graph:
 
     Attributes:
         module: On the CPU, in evaluation mode; its forward takes the inputs in order and returns a tuple of tensors.
-        inputs: An example of each by name.
-        outputs: Names in order.
-        varying: Of an input, the axes that may differ from the example, each with its name; inputs that name an axis
-            alike share it.
+        inputs: Example inputs by name.
+        outputs: Names of the outputs in order.
+        varying: Input -> axes whose length may differ from the example, each with a name; axes of the same name
+            have the same length.
     """
 
     module: nn.Module
@@ -32,13 +32,13 @@ class Graph:
 
 
 def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:
-    """The network alone: `images` (B, C, H, W) float in [0, 1], and what else the model's `inputs` name -> the raw
-    tensors, as `model.forward` gives them.
+    """Graph of the network alone: `images` (B, C, H, W) float in [0, 1], and the model's other `inputs` -> the raw
+    outputs of `model.forward`.
 
-    H and W are those of the recipe's canvas. dynamic_batch: B may be anything from 1 on.
+    H and W are those of the recipe's canvas. dynamic_batch: any B >= 1, instead of B = `batch`.
     """
     if dynamic_batch:
-        batch = 2  # an example of one image would make an export take the axis for one that never grows
+        batch = 2  # with an example of one image, torch.export would specialize the axis to 1
     size = recipe.data.canvas.size
     examples = {
         "images": torch.rand(batch, recipe.model.input_channels, *size),
@@ -50,7 +50,7 @@ def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: b
 
 
 def exported(graph: Graph) -> torch.export.ExportedProgram:
-    """The program that every format is written from. Fails where an axis cannot vary as the graph says."""
+    """Exported program from which all formats are written. Raises an error if an axis cannot vary as the graph says."""
     axes = {name: torch.export.Dim(name) for named in graph.varying.values() for name in named.values()}
     shapes = tuple({i: axes[name] for i, name in graph.varying.get(key, {}).items()} for key in graph.inputs)
     with torch.no_grad():

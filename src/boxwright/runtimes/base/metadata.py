@@ -1,4 +1,4 @@
-"""What an exported file says about itself, so that it alone is enough to predict."""
+"""Metadata of an exported file, which make it sufficient for prediction."""
 
 import hashlib
 import json
@@ -12,23 +12,23 @@ from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights.stored import untrusted
 
-KEY = "boxwright"  # the one entry in a file's own metadata; its value is `Metadata` as JSON
+KEY = "boxwright"  # key in the metadata of a file; its value is `Metadata` as JSON
 Kind = Literal["raw", "complete"]
 Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What an exported file says of itself.
+    """Metadata of an exported file.
 
     Attributes:
-        recipe: Resolved, with class names, canvas and thresholds.
+        recipe: Resolved recipe, with class names, canvas and thresholds.
         kind: raw takes canvases as floats in [0, 1] and gives the raw tensors of the model; complete takes images as
             bytes and gives detections or classes.
-        precision: Of the weights.
-        outputs: Names in order.
+        precision: Precision of the weights.
+        outputs: Names of the outputs in order.
         fingerprint: `fingerprint` of the weights.
-        version: Of boxwright.
+        version: Version of boxwright that wrote the file.
     """
 
     recipe: Recipe
@@ -44,7 +44,7 @@ class Metadata:
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Self:
-        """`source` names the file in an error. Raises InputError for text that is no such metadata."""
+        """Parse metadata. source: the file, for messages. Raises InputError if the text is not such metadata."""
         tree = json_text.parse(text, f"{source}: its '{KEY}' metadata")
         fits = isinstance(tree, dict) and all(isinstance(tree.get(name), str) for name in _TEXTS)
         outputs = tree.get("outputs") if fits else None
@@ -62,7 +62,7 @@ _PLAIN = (*_TEXTS, "outputs")
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and numbers of the model's state."""
+    """SHA-256 of names, types, shapes and values of the model's state."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""Opening exported files: which runtime runs a file, and the file's metadata."""
+"""Open exported files: choose the runtime of a file, and read its metadata."""
 
 import importlib.util
 from pathlib import Path
@@ -13,17 +13,17 @@ from boxwright.weights.files import require
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether `path` has the suffix of a file that a runtime runs, and not one of weights."""
+    """Whether `path` has the suffix of a file that a runtime runs, rather than one of weights."""
     return Path(path).suffix in _by_suffix()
 
 
 def runtimes_of(path: str | Path) -> tuple[str, ...]:
-    """The names of the runtimes that may run the file, the fastest first. Raises InputError for another suffix."""
+    """Names of the runtimes that may run the file, fastest first. Raises InputError for another suffix."""
     return tuple(_target_of(path).runtimes)
 
 
 def runtime_names() -> list[str]:
-    """The names of all runtimes, sorted."""
+    """Names of all runtimes, sorted."""
     named = (name for target in _by_suffix().values() for name in (*target.runtimes, *target.by_name))
     return sorted({"torch", *named})
 
@@ -35,15 +35,15 @@ def open_runtime(
 
     Args:
         path: The file.
-        name: Of the runtime; `auto` takes the fastest that is installed and knows all operators of the file.
+        name: Name of the runtime; `auto` takes the fastest that is installed and supports all operators of the file.
         options: How to run it.
 
     Returns:
         The runtime, ready to run the file, and the file's metadata.
 
     Raises:
-        InputError: For a file that is no model, that was not written by `boxwright export`, or that the runtime cannot
-            run, and where the runtime is not installed.
+        InputError: The file is not a model, was not written by `boxwright export`, or cannot be run by the runtime, or
+            the runtime is not installed.
     """
     file = require(Path(path))
     target = _target_of(file)
@@ -57,9 +57,9 @@ def open_runtime(
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """The metadata of an exported file, without making it ready to run. Raises InputError as `open_runtime` does."""
+    """Metadata of an exported file, without preparing it to run. Raises InputError as `open_runtime` does."""
     read = _target_of(require(Path(path))).read_metadata
-    assert read is not None  # of all that have runtimes
+    assert read is not None  # set for all targets with runtimes
     return _metadata(path, read(Path(path)))
 
 
@@ -71,21 +71,21 @@ def _open(target: Target, file: Path, name: str, options: RuntimeOptions) -> tup
     for candidate in [name for name in names if importlib.util.find_spec(name) is not None] or names[:1]:
         try:
             return target.runtimes[candidate](file, options)
-        except InputError as error:  # an operator that it does not know, for example
+        except InputError as error:  # an unsupported operator, for example
             refusals.append(error)
     raise refusals[0]
 
 
 def _by_suffix() -> dict[str, Target]:
-    """The targets whose files run here."""
+    """Targets whose files can be run here, by suffix."""
     return {target.suffix: target for target in runtimes.targets().values() if target.runtimes}
 
 
 def _target_of(path: str | Path) -> Target:
-    known = _by_suffix()
-    if Path(path).suffix not in known:
-        raise InputError(f"{path}: not an exported model; needed one of {', '.join(known)}")
-    return known[Path(path).suffix]
+    by_suffix = _by_suffix()
+    if Path(path).suffix not in by_suffix:
+        raise InputError(f"{path}: not an exported model; needed one of {', '.join(by_suffix)}")
+    return by_suffix[Path(path).suffix]
 
 
 def _metadata(path: str | Path, text: str | None) -> Metadata:

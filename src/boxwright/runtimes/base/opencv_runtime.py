@@ -1,4 +1,4 @@
-"""Raw ONNX files in OpenCV's own networks (cv2.dnn), which need no further library to run."""
+"""Raw ONNX files in OpenCV's cv2.dnn, which needs no other library."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from boxwright.runtimes.serialization import onnx_file
 
 
 class OpenCVRuntime(Runtime):
-    """A network of cv2.dnn, which runs one batch at a time, on the CPU."""
+    """Network of cv2.dnn, which runs one batch at a time, on the CPU."""
 
     name = "opencv"
     channels_last = False
@@ -32,10 +32,10 @@ class OpenCVRuntime(Runtime):
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenCVRuntime, str | None]:
-    """The network, and the metadata's text where the file has any.
+    """Open a file. Returns the network, and the text of its metadata if it has any.
 
-    Raises InputError for a complete file, one that is not of one image tensor, and one with an operator that this
-    OpenCV does not have.
+    Raises InputError for a complete file, one with other inputs than one image tensor, and one with an operator that
+    this OpenCV does not support.
     """
     options.reject_unsupported("opencv", "bfloat16", "compile")
     model = onnx_file.read(file)
@@ -47,9 +47,9 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenCVRuntime, str |
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(model.content, np.uint8))
         runtime = OpenCVRuntime(network, shape)
-        runtime.run((torch.zeros([side or 1 for side in shape]),))  # what it cannot compute shows here
+        runtime.run((torch.zeros([side or 1 for side in shape]),))  # fails here if it cannot be computed
     except cv2.error as error:
-        reason = " ".join(str(error).rpartition("error: ")[2].split())[:80]  # before it, a source file of OpenCV's
+        reason = " ".join(str(error).rpartition("error: ")[2].split())[:80]  # without the name of OpenCV's source file
         raise InputError(
             f"{file}: OpenCV {cv2.__version__} cannot run it ({reason}); take another --backend"
         ) from error

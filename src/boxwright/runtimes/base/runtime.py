@@ -1,4 +1,4 @@
-"""Runtime: runs a network on batches. Each library that can do so has a subclass.
+"""Runtime: runs a network on batches. Each supported library has a subclass.
 
 B images
 """
@@ -18,20 +18,20 @@ from boxwright.runtimes.base.streams import in_stream, stream_count, stream_pool
 
 Inputs = tuple[Tensor, ...]
 
-MAX_NUMEL = 1 << 29  # of an input, 2 GB as float32; 64 images of 1024 x 1024 px are less than half of that
+MAX_NUMEL = 1 << 29  # numbers of an input, 2 GB as float32; 64 images of 1024 x 1024 px are less than half of it
 
 
 class Runtime(ABC):
-    """A network, ready to run. object number of threads may call it at once.
+    """A network, ready to run. Thread-safe: any number of threads may call it concurrently.
 
     Attributes:
-        name: Of the library.
-        channels_last: Whether images laid out that way save it a copy.
-        shape: Of the first input, None where an axis may have any length.
-        streams: How many parts of a batch are run in parallel, each on its share of the cores.
-        pool: The threads for them, None for one stream.
+        name: Name of the library.
+        channels_last: Whether images in channels-last layout save a copy.
+        shape: Shape of the first input; None for an axis of any length.
+        streams: Number of parts of a batch that run in parallel, each on an equal share of the cores.
+        pool: Threads of the streams; None for one stream.
         source: The exported file; None for weights.
-        check: Raises InputError for outputs that do not fit the file's metadata.
+        check: Function that raises InputError for outputs that do not fit the file's metadata.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, inputs: Inputs) -> Sequence[Tensor]:
-        """Run as many images as the graph takes. Tensors are on the CPU, but for torch on an accelerator."""
+        """Run one batch of the graph's size. Tensors are on the CPU, except for torch on an accelerator."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run B images, divided among the streams unless the caller is one of them.
+        """Run B images, divided among the streams unless the caller is a stream.
 
         Args:
-            inputs: Tensors with B first. B may be any number: a graph of fixed batch size runs as often as needed.
+            inputs: Tensors with B first. B may be any number: a graph of fixed batch size is run repeatedly.
 
         Returns:
             The outputs with B first, floats as float32.
@@ -65,7 +65,7 @@ class Runtime(ABC):
         """The outputs of `run` for each part; parts may differ in size.
 
         Raises:
-            InputError: An exported file cannot be run on them, or `check` raises it.
+            InputError: An exported file cannot be run on these inputs, or `check` raises it.
         """
         if self.pool is None:
             with self._lock:
@@ -75,7 +75,7 @@ class Runtime(ABC):
     def _run_checked(self, part: Inputs) -> Sequence[Tensor]:
         try:
             outputs = self.run(part)
-        except Exception as error:  # of a library, which has classes of its own, or of an operator in a program
+        except Exception as error:  # any exception of the library, or of an operator in a program
             if self.source is None or isinstance(error, InputError):
                 raise
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in part)
@@ -87,17 +87,16 @@ class Runtime(ABC):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """How a network is run.
+    """Options for running a network.
 
     Attributes:
-        batch_size: How many images come at a time, a batch at most. All cores of a CPU work on one, for latency; among
-            several they are divided, for throughput.
-        fuse: Run weights as a copy with batch norm inside the convolutions, which is faster, and which hooks on the
-            network and edits of it do not reach.
-        bfloat16: Compute in 16 bits, where the processor has instructions for it.
-        compile: torch.compile, which takes a minute before the first image. This one and the one before are rejected
-            by runtimes that have no such thing.
-        trust: Also run a TorchScript file, which is a program that may do anything that this process may.
+        batch_size: Largest number of images at a time. With 1, all cores of a CPU work on one image, for latency; with
+            more, cores are divided among images, for throughput.
+        fuse: Run a copy with batch norm fused into the convolutions, which is faster, but ignores hooks on the network
+            and later changes of it.
+        bfloat16: Compute in bfloat16, which needs processor support. Rejected by runtimes without it.
+        compile: Use torch.compile, which takes a minute before the first image. Rejected by runtimes without it.
+        trust: Also run a TorchScript file, which can execute any code.
     """
 
     batch_size: int = 1
@@ -107,18 +106,18 @@ class RuntimeOptions:
     trust: bool = False
 
     def streams(self, step: int | None = None) -> int:
-        """How many streams share a batch that is run `step` images at a time, None for 1."""
+        """Number of streams for a batch that is run `step` images at a time; None for 1."""
         return stream_count(self.batch_size // (step or 1))
 
     def reject_unsupported(self, runtime: str, *options: str) -> None:
-        """Raise InputError where one of `options`, which `runtime` does not have, is set."""
+        """Raise InputError if one of `options`, which `runtime` does not support, is set."""
         if wrong := [option for option in options if getattr(self, option)]:
             raise InputError(f"{', '.join(wrong)}: found with backend {runtime}, which has none; leave it out")
 
 
 def chunks(inputs: Sequence[Tensor], batch: int | None, streams: int = 1) -> list[Inputs]:
-    """The inputs in parts of `batch` images, the last padded with zeros; where `batch` is None, in one part for each
-    stream, as equal as can be and none of them empty."""
+    """Split inputs into parts of `batch` images, the last padded with zeros; if `batch` is None, into one part per
+    stream, of nearly equal size and never empty."""
     count = len(inputs[0])
     if batch is None:
         return list(zip(*(tensor.tensor_split(max(1, min(streams, count))) for tensor in inputs), strict=True))
@@ -131,6 +130,6 @@ def chunks(inputs: Sequence[Tensor], batch: int | None, streams: int = 1) -> lis
 
 
 def joined(parts: Sequence[Sequence[Tensor]], count: int) -> tuple[Tensor, ...]:
-    """The outputs of `chunks` for `count` images, floats as float32."""
+    """Concatenate the outputs of `chunks` for `count` images, floats as float32."""
     outputs = (column[0] if len(column) == 1 else torch.cat(column) for column in map(list, zip(*parts, strict=True)))
     return tuple((output.float() if output.is_floating_point() else output)[:count] for output in outputs)

@@ -6,7 +6,7 @@ from threading import Barrier
 
 import torch
 
-MAX_STREAMS = 8  # one for each image of a usual batch
+MAX_STREAMS = 8  # one per image of a usual batch
 _thread = threading.local()  # has `is_stream` in the threads of `stream_pool`
 
 
@@ -16,17 +16,17 @@ def in_stream() -> bool:
 
 
 def stream_count(parts: int) -> int:
-    """How many streams process `parts`: the most that leave no core and no stream idle."""
+    """Number of streams for `parts`: the largest that leaves no core and no stream idle."""
     cores = torch.get_num_threads()
     return max(count for count in range(1, MAX_STREAMS + 1) if cores % count == 0 and count <= max(1, parts))
 
 
 def stream_pool(count: int) -> ThreadPoolExecutor:
-    """`count` threads, in each of which PyTorch has its share of the threads that it has here."""
+    """Pool of `count` threads, in each of which PyTorch uses an equal share of the current number of threads."""
     before, started = torch.get_num_threads(), Barrier(count + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # the first call in a thread sets the process's number there
+        torch.get_num_threads()  # the first call in a thread applies the process's number there
         torch.set_num_threads(max(1, before // count))
         _thread.is_stream = True
         started.wait()
@@ -35,5 +35,5 @@ def stream_pool(count: int) -> ThreadPoolExecutor:
     for _ in range(count):
         pool.submit(int)
     started.wait()
-    torch.set_num_threads(before)  # it is also the process's number, for threads that are yet to start
+    torch.set_num_threads(before)  # restore it, since it also applies to threads that start later
     return pool

@@ -1,4 +1,4 @@
-"""Target: what a module in `runtimes/` says of its file format."""
+"""Target: description of a file format, defined by a module in `runtimes/`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ Open = Callable[[Path, RuntimeOptions], tuple[Runtime, str | None]]
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """Makes the file of another one, which is what is compared with PyTorch.
+    """Compiler that makes the file from another one, which is compared with PyTorch.
 
     Attributes:
-        source: Suffix of that other file.
-        check: Raises InputError where the chip is not named or the compiler not installed.
-        run: Compiles (source file, file, chip). Raises InputError where it rejects the network.
+        source: Suffix of the other file.
+        check: Function that raises InputError if the chip is not named or the compiler not installed.
+        run: Compiles (source file, file, chip). Raises InputError if the compiler rejects the network.
     """
 
     source: str
@@ -33,21 +33,21 @@ class Compiler:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An export target: a file format, how it is written, and what runs it.
+    """An export target: a file format, functions that write it, and its runtimes.
 
     Attributes:
-        suffix: Of its files.
-        checked_by: The runtime that runs the file beside PyTorch before it is kept.
+        suffix: Suffix of its files.
+        checked_by: Runtime for the parity check.
         write: By precision, a writer of (graph, path, metadata as text); empty for a file of weights.
         write_weights: A writer of (path, network, recipe), for a file of weights without a graph.
-        runtimes: By the name of the library, the fastest first, what opens (path, options) and gives the runtime and
-            the text of the metadata, None without any. Empty where the file does not run here.
-        by_name: Further ones, which run only where they are named: neither `auto` nor `bench` takes them.
-        read_metadata: The text of the metadata, without making the file ready to run; where `runtimes` has entries.
-        extra: The extra of this package to install, "" for none.
-        fixed_shapes: No axis may vary, and NMS cannot be inside.
-        companion: Suffix of a second file beside it, "" for none.
-        compiler: What makes the file, where that is not `write`.
+        runtimes: Name of the library -> function that opens (path, options) and returns the runtime and the text of the
+            metadata, None without any; fastest first. Empty if the file cannot be run here.
+        by_name: Additional runtimes that are only used by name: neither `auto` nor `bench` takes them.
+        read_metadata: Reads the text of the metadata without preparing the file to run; set if `runtimes` has entries.
+        extra: The extra of this package to install; "" for none.
+        fixed_shapes: Whether no axis may vary and NMS cannot be included.
+        companion: Suffix of a second file beside it; "" for none.
+        compiler: Compiler of the file, if `write` does not write it.
     """
 
     suffix: str
@@ -64,5 +64,5 @@ class Target:
 
     @property
     def metadata_beside(self) -> bool:
-        """Whether the metadata lies in FILE.json, for want of a place in the file."""
+        """Whether the metadata is in FILE.json, because the format cannot store it."""
         return self.write_weights is not None or self.compiler is not None

@@ -1,4 +1,4 @@
-"""PyTorch as a runtime: networks with weights, and programs of files."""
+"""PyTorch as a runtime: networks with weights, and programs from files."""
 
 import copy
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
 
 
 class TorchRuntime(Runtime):
-    """A network on the device of its weights, where its inputs and outputs are as well."""
+    """Network on the device of its weights; inputs and outputs are on that device."""
 
     name = "torch"
     channels_last = True
 
     def __init__(self, model: nn.Module, options: RuntimeOptions) -> None:
-        """`model` is in evaluation mode. It is what runs, unless a fused copy is asked for, which shares its other
+        """model: in evaluation mode. It runs itself, or with `options.fuse` as a fused copy that shares its other
         weights."""
         device = next(model.parameters()).device
         if options.bfloat16 and not has_bfloat16(device):
@@ -30,7 +30,7 @@ class TorchRuntime(Runtime):
         self.bfloat16 = options.bfloat16
         if options.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
-        # What is compiled has the number of threads inside.
+        # The number of threads is fixed in compiled code.
         single = device.type != "cpu" or options.compile
         super().__init__((None, None, None, None), 1 if single else options.streams())
 
@@ -41,7 +41,7 @@ class TorchRuntime(Runtime):
 
 
 class ProgramRuntime(Runtime):
-    """A program of a file, on the CPU."""
+    """Program from a file, on the CPU."""
 
     name = "torch"
     channels_last = True
@@ -56,10 +56,10 @@ class ProgramRuntime(Runtime):
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """A copy for predicting, with every batch norm inside the convolution before it; other weights are shared.
+    """Copy for prediction, with every batch norm fused into the convolution before it; other weights are shared.
 
-    A batch norm follows a convolution when it is declared right after it, which holds for all networks here: Darknet's
-    files rely on the same order.
+    A batch norm is taken to follow a convolution if it is declared right after it, which holds for all networks here:
+    Darknet's files rely on the same order.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     result = copy.deepcopy(model, shared)
@@ -73,7 +73,7 @@ def fused(model: nn.Module) -> nn.Module:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by itself."""
+    """Whether the device computes in bfloat16 natively."""
     if device.type != "cpu":
         return True
     capabilities = torch.cpu.get_capabilities()

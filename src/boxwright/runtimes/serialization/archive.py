@@ -17,26 +17,26 @@ from boxwright.errors import InputError
 from boxwright.extras import first_line
 from boxwright.runtimes.base.metadata import KEY
 
-AXES = 16  # of a tensor, at most
-ROOT = "archive/"  # where our exports have everything
-# By the numbers that torch.export writes (`ScalarType` of torch._export.serde.schema)
+AXES = 16  # of a tensor at most
+ROOT = "archive/"  # prefix of all entries of our exports
+# By torch.export's numbers (`ScalarType` of torch._export.serde.schema)
 TYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
     8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
 
-# What Python's reader of archives raises: an encrypted entry is a RuntimeError, which the next two are as well, an
-# unknown compression; a name that is no text a ValueError.
+# Exceptions of Python's zipfile: RuntimeError for encrypted entries and unknown compression, ValueError for names that
+# are not text.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file's entries.
+    """Entries of a file.
 
     Attributes:
-        source: Of the file, for messages.
-        entries: The content of each by its name below the root.
+        source: Name of the file, for messages.
+        entries: Name below the root -> content.
     """
 
     source: str
@@ -44,28 +44,28 @@ class Archive:
 
     @property
     def metadata(self) -> str | None:
-        """The metadata's text, None without any. Raises InputError where it is no UTF-8."""
+        """Text of the metadata; None without any. Raises InputError if it is not UTF-8."""
         return self.text(f"extra/{KEY}") if f"extra/{KEY}" in self.entries else None
 
     def text(self, name: str) -> str:
-        """An entry as text. Raises InputError where there is none, and where it is no UTF-8."""
+        """An entry as text. Raises InputError if it is missing or not UTF-8."""
         try:
             return self.entries[name].decode()
         except KeyError as error:
             raise self.error("", f"no {name}") from error
         except UnicodeDecodeError as error:
-            raise self.error(name, "bytes that are no text") from error
+            raise self.error(name, "bytes that are not UTF-8") from error
 
     def error(self, name: str, found: str) -> InputError:
-        """The error for `found` in the entry `name`."""
+        """Error for `found` in the entry `name`."""
         return InputError(f"{self.source}: {f'{name}: ' if name else ''}found {found:.120}, needed what exports hold")
 
     def tensor(
         self, name: str, dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int], offset: int
     ) -> Tensor:
-        """The numbers of an entry as a tensor; sizes and strides in numbers, as PyTorch has them.
+        """Data of an entry as a tensor; sizes and strides in elements, as in PyTorch.
 
-        Raises InputError where they reach beyond the entry's end.
+        Raises InputError if they exceed the entry.
         """
         content = self.entries.get(name)
         if content is None:
@@ -78,12 +78,12 @@ class Archive:
 
 
 def misfit(length: int, width: int, sizes: Sequence[int], strides: Sequence[int], offset: int) -> str:
-    """Why a tensor of numbers of `width` bytes cannot lie in `length` bytes; "" where it can."""
+    """Why a tensor with elements of `width` bytes does not fit in `length` bytes; "" if it does."""
     values = [*sizes, *strides, offset]
     if not len(sizes) == len(strides) <= AXES or any(
         type(value) is not int or not 0 <= value <= 1 << 40 for value in values
     ):
-        return "a tensor whose shape is none"
+        return "a tensor of an invalid shape"
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     if length % width or (0 not in sizes and max(last + 1, prod(sizes)) * width > length):
         return f"{length} bytes for a tensor of {list(sizes)[:8]}, which reaches beyond them"
@@ -91,11 +91,11 @@ def misfit(length: int, width: int, sizes: Sequence[int], strides: Sequence[int]
 
 
 def read(file: Path, allowed: re.Pattern[str], growth: int) -> Archive:
-    """The archive with all of its entries. allowed: what their names below the root are. growth: how many times the
-    size of the file they may unpack to.
+    """Read an archive with all of its entries. allowed: pattern of their names below the root. growth: limit of their
+    unpacked size, as a multiple of the file's size.
 
-    Raises InputError for what is no archive, has an entry of another name or one name twice, or was written on a
-    machine of another byte order.
+    Raises InputError for a file that is not an archive, has an entry of another name or one name twice, or was written
+    on a machine of another byte order.
     """
     try:
         with files.open_regular(file) as stream, zipfile.ZipFile(stream) as archive:

@@ -1,7 +1,7 @@
-"""A network -> the sections of its Darknet .cfg.
+"""Generate the sections of a Darknet .cfg from a network.
 
-torch.export lists the network as operations in the order in which they run; each becomes a section, or a key of the one
-before it. What a value is below: the number of the layer whose output it is, -1 for the image.
+torch.export lists the network's operations in the order in which they run; each becomes a section, or a key of the
+section before it. Values below are the number of the layer whose output they are, -1 for the image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +20,12 @@ Section = tuple[str, JsonObject]  # name, keys
 Pair = Sequence[int]
 N = TypeVar("N", int, float)
 WORDS = {"relu": "relu", "mish": "mish", "silu": "swish"}
-SLOPES = {0.1: "leaky", 0.01: "relie"}  # of Darknet's activations.c
-PLACES = ((2, 3), (-2, -1))  # the axes of a map that [avgpool] is the mean over
+SLOPES = {0.1: "leaky", 0.01: "relie"}  # as in Darknet's activations.c
+PLACES = ((2, 3), (-2, -1))  # axes that [avgpool] averages over
 
 
 class Padded(NamedTuple):
-    """A map with more px before and after it, on both axes."""
+    """Map padded with px before and after it, on both axes."""
 
     layer: int
     before: int
@@ -41,11 +41,11 @@ class Part(NamedTuple):
 
 
 class Sections:
-    """The sections of a network's layers, and what its operations add to them.
+    """Sections of a network's layers.
 
     Args:
         graph: The network; its module has weights in the order of .weights files.
-        heads: The keys of the [yolo] behind each output; none for a classifier.
+        heads: Keys of the [yolo] section after each output; empty for a classifier.
 
     Attributes:
         found: The sections, without [net].
@@ -58,31 +58,31 @@ class Sections:
     def __init__(self, graph: Graph, heads: Sequence[Mapping[str, object]] = ()) -> None:
         self.found: list[Section] = []
         self.order: list[int] = []
-        self.weights: list[str] = []  # of convolutions, in the order in which they run
-        self.pools: dict[int, tuple[int, int]] = {}  # stride 1: layer -> the layer that it reads, size
+        self.weights: list[str] = []  # names of convolution weights, in the order in which they run
+        self.pools: dict[int, tuple[int, int]] = {}  # pools of stride 1: layer -> (the layer that it reads, size)
         self.state: dict[str, Tensor] = graph.module.state_dict()
         self._translate(graph, heads)
         if self.weights != [layer[-1][0] for layer in darknet.layers(graph.module)]:
             raise InputError("its layers run in another order than that of their numbers in the file")
 
     def add(self, kind: str, **keys: object) -> int:
-        """A section. Returns its number."""
+        """Add a section and return its number."""
         self.found.append((kind, keys))
         return len(self.found) - 1
 
     def read(self, layer: int) -> None:
-        """Let the next section read `layer`: with a [route] where that is not the previous one."""
+        """Make the next section read `layer`, with a [route] if it is not the previous one."""
         if layer != len(self.found) - 1:
             self.add("route", layers=self.back(layer))
 
     def back(self, layer: int) -> int:
-        """`layer` as counted back from the next section."""
+        """`layer` relative to the next section, a negative number."""
         if not isinstance(layer, int):
             raise InputError("it pads, splits or adds something else than Darknet can")
         return layer - len(self.found)
 
     def convolution(self, layer: int) -> JsonObject:
-        """The keys of `layer`, to which batch norm or an activation is added."""
+        """Keys of the convolution `layer`, to which batch norm or an activation is added."""
         kind, keys = self.found[layer]
         if layer != len(self.found) - 1 or kind != "convolutional" or keys["activation"] != "linear":
             raise InputError("batch norm or an activation follows something else than its convolution")
@@ -118,11 +118,11 @@ class Sections:
 def _listed(graph: Graph) -> ExportedProgram:
     try:
         return exported(graph)
-    except Exception as error:  # a dozen classes of torch.export, which have only this in common
+    except Exception as error:  # torch.export's exceptions have no other common base class
         raise InputError(f"torch.export cannot list its operations ({first_line(error)[:80]})") from error
 
 
-# Each takes the arguments of PyTorch's operation of that name.
+# Each function takes the arguments of PyTorch's operation of that name.
 
 
 def _conv2d(
@@ -150,7 +150,7 @@ def _batch_norm(s: Sections, x: int, *_: object) -> int:
 
 
 def _activation(word: str | None) -> Callable[..., int]:
-    """word: None for LeakyReLU, whose slope decides."""
+    """Translation of an activation. word: None for LeakyReLU, whose slope determines it."""
 
     def apply(s: Sections, x: int, slope: float = 0.01) -> int:
         found = word or SLOPES.get(slope)
@@ -173,12 +173,12 @@ def _max_pool2d(
     s: Sections, x: int | Padded, kernel: Pair, stride: Pair = (), padding: Pair = (0, 0), dilation: Pair = (1, 1),
     ceil_mode: bool = False,
 ) -> int:  # fmt: skip
-    """How far a window reaches over the end, Darknet decides: by size - 1 px in all."""
+    """In Darknet the padding is fixed: size - 1 px in total."""
     size, step = _square(kernel, "a pool"), _square(stride or kernel, "a pool")
     layer, before = (x.layer, x.before) if isinstance(x, Padded) else (x, _square(padding, "a pool"))
     if before != (size - 1) // 2:
         raise InputError(f"a pool of {size} px starts {before} px before the map, Darknet's {(size - 1) // 2}")
-    if step == 1 and size % 2 and layer in s.pools:  # a maximum of maxima is one of more places, as in yolov4.cfg
+    if step == 1 and size % 2 and layer in s.pools:  # merge consecutive pools, as in yolov4.cfg
         layer, inner = s.pools[layer]
         size += inner - 1
     s.read(layer)

@@ -1,9 +1,9 @@
-"""Archives of torch.export (.pt2), run by ourselves: the file's list of operators, one after the other.
+"""Interpreter of torch.export archives (.pt2): runs the file's list of operators, one after the other.
 
-PyTorch's own reader unpickles, evaluates formulas and writes Python with names of the file in it. None of that is
-needed to run a list of operators, so nothing of the file is given to it: the list is read from its JSON here, tensors
-are raw bytes, and an operator is called if `operators` has it. What else the file says (formulas of lengths, guards,
-where a node came from, sample inputs) is not looked at.
+PyTorch's own reader unpickles, evaluates formulas, and generates Python with names from the file. It is not used, since
+running a list of operators needs none of that: the list is read from JSON, tensors are raw bytes, and an operator is
+only called if it is in `operators`. The rest of the file (formulas of lengths, guards, origins of nodes, sample inputs)
+is ignored.
 """
 
 import re
@@ -21,7 +21,7 @@ from boxwright.json_text import JsonObject
 from boxwright.runtimes.serialization import operators
 from boxwright.runtimes.serialization.archive import TYPES, Archive
 
-# What torch.export.save writes. Older layouts have other names.
+# Entries that torch.export.save writes. Older layouts have other names.
 ENTRIES = re.compile(
     r"models/model\.json|data/weights/(?:weight_\d+|model_weights_config\.json)"
     r"|data/constants/(?:tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
@@ -34,8 +34,8 @@ TABLES: dict[str, dict[int, object]] = {
     "as_layout": {STRIDED: torch.strided},
     "as_memory_format": {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format},
 }
-DEPTH = 8  # of loops in loops
-SYMBOLS = ("as_sym_int", "as_sym_bool")  # lengths that depend on the data, and what holds of them
+DEPTH = 8  # of nested loops
+SYMBOLS = ("as_sym_int", "as_sym_bool")  # data-dependent lengths and conditions
 PLAIN = {"as_int": int, "as_bool": bool, "as_string": str}
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ Get = Callable[[Values], object]
 
 
 class UnknownError(Exception):
-    """What is not a program as we know it; its text says what was found."""
+    """The file is not a supported program; the text says what was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Step:
     """A call of an operator.
 
     Attributes:
-        results: Names for what `call` returns, "" for unused values; none where it only checks.
-        is_list: Whether it returns a list.
+        results: Names of the results of `call`, "" for unused ones; empty for checks.
+        is_list: Whether `call` returns a list.
         unused: Names that no later step needs.
     """
 
@@ -67,14 +67,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A graph: names of what enters, what is done in order, and names of what leaves."""
+    """A graph: names of inputs, steps in order, and names of outputs."""
 
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
 
     def __call__(self, *given: object) -> tuple[object, ...]:
-        """Run them. Whatever PyTorch raises for inputs that do not fit is raised."""
+        """Run the steps. PyTorch's exceptions for inputs that do not fit are not converted."""
         values = dict(zip(self.inputs, given, strict=True))
         for step in self.steps:
             found = step.call(*(get(values) for get in step.args), **{name: get(values) for name, get in step.named})
@@ -90,9 +90,9 @@ class Exported:
     """A program, ready to run.
 
     Attributes:
-        steps: Their last inputs are the images.
-        weights: And constants, the inputs before these.
-        shape: Of the first image input, None for an axis that varies.
+        steps: Graph whose last inputs are the images.
+        weights: Weights and constants, the inputs before the images.
+        shape: Shape of the first image input; None for an axis that varies.
     """
 
     steps: Steps
@@ -100,7 +100,7 @@ class Exported:
     shape: tuple[int | None, ...]
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the program gives of the inputs."""
+        """Run the program."""
         found = self.steps(*self.weights, *inputs)
         tensors = tuple(output for output in found if isinstance(output, Tensor))
         if len(tensors) < len(found):
@@ -109,7 +109,7 @@ class Exported:
 
 
 def read(archive: Archive) -> Exported:
-    """The program in an archive. Raises InputError for what is none, and for one that calls what no export does."""
+    """Read the program in an archive. Raises InputError if it is invalid, or calls operators that no export uses."""
     if (archive.text("archive_format"), archive.text("archive_version")) != (FORMAT, VERSION):
         raise archive.error("archive_version", "another version of the archive")
     tree = json_text.parse(archive.text("models/model.json"), f"{archive.source}: models/model.json")
@@ -133,7 +133,7 @@ def read(archive: Archive) -> Exported:
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        # what is missing where, or of another kind than is read here: no program that PyTorch wrote
+        # a missing key or a value of another kind: not a program that PyTorch wrote
         raise archive.error("models/model.json", f"no program ({type(error).__name__}: {error})") from error
 
 
@@ -154,7 +154,7 @@ def _tensors(archive: Archive, group: str, prefix: str) -> dict[str, Tensor]:
 
 
 def _stored(kind: str, spec: JsonObject) -> str:
-    """The name in the archive of what is an input beside the images."""
+    """Name in the archive of an input that is not an image."""
     keys = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
     if kind not in keys:
         raise UnknownError(f"an input of kind {kind}")
@@ -163,23 +163,23 @@ def _stored(kind: str, spec: JsonObject) -> str:
 
 def _steps(graph: JsonObject, depth: int) -> Steps:
     if depth > DEPTH:
-        raise UnknownError("loops in loops in loops")
+        raise UnknownError("too deeply nested loops")
     inputs = [_name(entry) for entry in graph["inputs"]]
-    parsed, known = [], set(inputs)
+    parsed, defined = [], set(inputs)
     for node in graph["nodes"]:
         step, used = _step(node, depth)
-        if missing := set(used) - known:
-            raise UnknownError(f"{node['target']} of {', '.join(missing)}, which nothing gives")
-        known.update(step.results)
+        if missing := set(used) - defined:
+            raise UnknownError(f"{node['target']} of {', '.join(missing)}, which is not defined")
+        defined.update(step.results)
         parsed.append((step, used))
     outputs = tuple(_name(entry) for entry in graph["outputs"])
-    if missing := set(outputs) - known:
-        raise UnknownError(f"output {', '.join(missing)}, which nothing gives")
+    if missing := set(outputs) - defined:
+        raise UnknownError(f"output {', '.join(missing)}, which is not defined")
     return Steps(tuple(inputs), tuple(_freeing(parsed, outputs)), outputs)
 
 
 def _freeing(parsed: Sequence[tuple[Step, list[str]]], outputs: tuple[str, ...]) -> list[Step]:
-    """The steps, each with what no later step needs: memory is taken for as long as something is named."""
+    """Set `unused` of the steps, so that memory is freed as soon as possible."""
     needed, steps = set(outputs), []
     for step, used in reversed(parsed):
         unused = {*used, *step.results} - needed
@@ -189,7 +189,7 @@ def _freeing(parsed: Sequence[tuple[Step, list[str]]], outputs: tuple[str, ...])
 
 
 def _step(node: JsonObject, depth: int) -> tuple[Step, list[str]]:
-    """A node, and the names that it uses."""
+    """The step of a node, and the names that it uses."""
     used: list[str] = []
     args = [(entry["name"], entry.get("kind"), _argument(entry["arg"], used, depth)) for entry in node["inputs"]]
     call = _while if node["target"] == WHILE else operators.resolve(node["target"])
@@ -222,7 +222,7 @@ def _only(tree: JsonObject) -> tuple[str, Any]:
 
 
 def _argument(argument: JsonObject, used: list[str], depth: int) -> Get:
-    """What finds the value of an argument among the values so far; the names that it needs are added to `used`."""
+    """Function that looks up an argument among the values so far; the names that it needs are added to `used`."""
     kind, value = _only(argument)
     if kind in PLAIN:
         return _constant(_typed(value, PLAIN[kind]))
@@ -272,7 +272,7 @@ def _typed(value: object, kind: type[T]) -> T:
 
 
 def _float(value: object) -> float:
-    """A number; the words are how PyTorch writes those that JSON has not."""
+    """A float; PyTorch writes values that JSON lacks as words."""
     is_number = type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN")
     if is_number and isinstance(value, int | float | str):
         return float(value)
@@ -282,7 +282,7 @@ def _float(value: object) -> float:
 def _while(
     condition: object, body: object, carried: Sequence[object], more: Sequence[object] = ()
 ) -> tuple[object, ...]:
-    """A loop as torch.export writes it: `carried` goes through `body` for as long as `condition` holds of it."""
+    """Loop as torch.export writes it: `body` is applied to `carried` while `condition` holds."""
     if not isinstance(condition, Steps) or not isinstance(body, Steps):
         raise UnknownError("a loop without graphs")
     while condition(*carried, *more)[0]:

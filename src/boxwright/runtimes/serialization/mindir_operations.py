@@ -1,4 +1,4 @@
-"""A network -> the lines of a MindSpore `construct`: torch.export lists the network as operations, and each becomes one
+"""Generate the lines of a MindSpore `construct` from a network: torch.export lists its operations, and each becomes one
 or a few of MindSpore's primitives.
 
     v7 = self.p7(v6, self.w3)
@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from boxwright.errors import InputError
 from boxwright.runtimes.base.graph import Graph, exported
 
-# What our files are made of. A MindIR may name operators whose code lies in other files, so only these are run.
+# Primitives in our files. A MindIR may name operators whose code is in other files, so only these are run.
 PRIMITIVES = frozenset({
     "Add", "AvgPool", "BatchNorm", "BiasAdd", "Concat", "Constant", "Conv2D", "Depend", "Div", "Equal", "Exp", "Floor",
     "FloorMod", "GeLU", "Greater", "Less", "Load", "MakeTuple", "MatMul", "MaxPool", "Maximum", "Minimum", "Mish",
@@ -29,12 +29,12 @@ PRIMITIVES = frozenset({
 })  # fmt: skip
 
 Operation = Callable[..., Any]
-Pair = Sequence[int]  # of height and width
+Pair = Sequence[int]  # height and width
 Number = float | int
 
 
 class Construct:
-    """The lines of `construct`, and the primitives and weights that they use.
+    """Lines of `construct`, and the primitives and weights that they use.
 
     Every `value` below is a name in those lines. Raises InputError for an operation without a counterpart.
     """
@@ -45,24 +45,24 @@ class Construct:
         self.inputs: list[str] = []
         self.parts: dict[str, Any] = {}  # attribute -> primitive
         self.weights: dict[str, tuple[str, Tensor]] = {}  # attribute -> name in the network, value
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of values
-        self.shape: tuple[int, ...] = ()  # of what is being made
+        self.shapes: dict[str, tuple[int, ...]] = {}  # shapes of values
+        self.shape: tuple[int, ...] = ()  # shape of the current output
         with warnings.catch_warnings():
-            # of PyTorch about itself
+            # PyTorch's warning about itself
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
-            # {}: what works in place becomes what does not, and nothing is taken apart
+            # {}: in-place operations become functional, and nothing is decomposed
             program = exported(graph).run_decompositions({})
         self._translate(program)
 
     def add(self, primitive: Any, *values: object) -> str:
-        """A line that applies `primitive`, and the value that it makes."""
+        """Add a line that applies `primitive`, and return the name of its value."""
         number = len(self.lines)
         self.parts[f"p{number}"] = primitive
         self.lines.append(f"v{number} = self.p{number}({', '.join(map(str, values))})")
         return f"v{number}"
 
     def weight(self, name: str, tensor: Tensor) -> str:
-        """A value that is stored in the file under `name`."""
+        """Value that is stored in the file as `name`."""
         attribute = f"w{len(self.weights)}"
         self.weights[attribute] = name, tensor
         return f"self.{attribute}"
@@ -71,7 +71,7 @@ class Construct:
         """The network for MindSpore."""
         name = f"<mindir {id(self)}>"
         source = f"def construct(self, {', '.join(self.inputs)}):\n" + "".join(f"    {line}\n" for line in self.lines)
-        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # where MindSpore looks
+        linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # MindSpore reads it
         space: dict[str, Any] = {"__name__": __name__}
         exec(compile(source, name, "exec"), space)
         cell = type("Network", (mindspore.nn.Cell,), {"construct": space["construct"]})()
@@ -105,7 +105,7 @@ class Construct:
 
 
 def _operation(c: Construct, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The value of an operation, or the values. Raises InputError where it, or one with these arguments, is unknown."""
+    """Value or values of an operation. Raises InputError if it, or its form with these arguments, is not supported."""
     operation, name = OPERATIONS.get(str(node.target)), str(node.target)
     if operation is not None:
         name += str(node.args)
@@ -121,11 +121,11 @@ def _operation(c: Construct, node: fx.Node, args: tuple[Any, ...], kwargs: dict[
     return made
 
 
-# Each takes the arguments of PyTorch's operation of that name, and returns NotImplemented where it cannot follow them.
+# Each takes the arguments of PyTorch's operation of that name, and returns NotImplemented for unsupported arguments.
 
 
 def _same(primitive: str) -> Operation:
-    """One that takes the same arguments as a primitive."""
+    """Operation with the same arguments as a primitive."""
     return lambda c, *values: c.add(getattr(c.ops, primitive)(), *values)
 
 
@@ -167,7 +167,7 @@ def _max_pool2d(
     c: Construct, x: str, kernel: Pair, stride: Pair = (), padding: Pair = (0, 0), dilation: Pair = (1, 1),
     ceil_mode: bool = False,
 ) -> Any:  # fmt: skip
-    """MindSpore's pool does not pad on a CPU, so the map is padded before, with `ceil_mode` up to the last window."""
+    """MindSpore's pool does not pad on a CPU, so the map is padded first, with `ceil_mode` up to the last window."""
     if tuple(dilation) != (1, 1):
         return NotImplemented
     stride = stride or kernel
@@ -188,7 +188,7 @@ def _pad(c: Construct, x: str, padding: Sequence[int], mode: str = "constant", v
 
 
 def _padded(c: Construct, x: str, padding: Sequence[int], value: float) -> str:
-    """padding: before and after, of the last axis first."""
+    """Pad with `value`. padding: (before, after) for each axis, last axis first."""
     if not any(padding):
         return x
     places = c.weight(f"padding{len(c.weights)}", torch.tensor(padding))
@@ -197,23 +197,23 @@ def _padded(c: Construct, x: str, padding: Sequence[int], value: float) -> str:
 
 
 def _leaky_relu(c: Construct, x: str, slope: float = 0.01) -> str:
-    """Of x and slope * x the larger; where the slope is above 1 the smaller."""
+    """max(x, slope * x); min if slope > 1."""
     return c.add(c.ops.Maximum() if slope <= 1 else c.ops.Minimum(), x, c.add(c.ops.Mul(), x, slope))
 
 
 def _mish(c: Construct, x: str) -> str:
-    """MindSpore's own is not finite above 42 (2.10); from 20 on, mish(x) is x in float32."""
+    """mish(x), which is x in float32 from 20 on; MindSpore's primitive is not finite above 42 (2.10)."""
     return c.add(c.ops.Select(), c.add(c.ops.Greater(), x, 20.0), x, c.add(c.ops.Mish(), x))
 
 
 def _tanh(c: Construct, x: str) -> str:
-    """MindSpore's own differs by 1e-4 (2.10)."""
+    """tanh by sigmoid; MindSpore's primitive differs by 1e-4 (2.10)."""
     share = c.add(c.ops.Sigmoid(), c.add(c.ops.Mul(), x, 2.0))
     return c.add(c.ops.Sub(), c.add(c.ops.Mul(), share, 2.0), 1.0)
 
 
 def _elu(c: Construct, x: str, alpha: Number = 1) -> str:
-    """MindSpore's own has only the alpha 1."""
+    """elu for any alpha; MindSpore's primitive only has alpha 1."""
     below = c.add(c.ops.Sub(), c.add(c.ops.Exp(), c.add(c.ops.Minimum(), x, 0.0)), 1.0)
     return c.add(c.ops.Add(), c.add(c.ops.Maximum(), x, 0.0), c.add(c.ops.Mul(), below, float(alpha)))
 

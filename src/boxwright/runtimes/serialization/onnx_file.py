@@ -1,6 +1,6 @@
-"""Reading and writing ONNX files: one graph of ONNX's own operators, with its weights inside.
+"""Read and write ONNX files: one graph of ONNX's own operators, with its weights inside.
 
-A file is checked before a runtime sees it.
+Files are checked before a runtime reads them.
 """
 
 import warnings
@@ -21,13 +21,13 @@ from boxwright.runtimes.base.checks import check_input
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
 
-if TYPE_CHECKING:  # imported when they are needed, since they are in an extra
+if TYPE_CHECKING:  # optional dependencies, imported when they are needed
     from onnx import GraphProto, ModelProto, TensorProto
     from onnxscript import ir
 
-OPSET = 20  # of 19 and later DeformConv, of 20 GridSample as PyTorch has it
-LAYERS = ("Conv", "Gemm", "MatMul", "DeformConv")  # whose second input are their weights
-DOMAINS = ("", "ai.onnx")  # ONNX's own; operators of others may be code in libraries
+OPSET = 20  # DeformConv since 19, GridSample with PyTorch's semantics since 20
+LAYERS = ("Conv", "Gemm", "MatMul", "DeformConv")  # operators whose second input is the weights
+DOMAINS = ("", "ai.onnx")  # ONNX's own; other operators may run code in libraries
 Deform = Literal["operator", "plain"]
 
 
@@ -36,11 +36,10 @@ class OnnxFile:
     """A checked file.
 
     Attributes:
-        file: Where it lies.
-        content: The checked model, serialized anew: without fields that ONNX does not know, in which another format may
-            lie.
-        text: Of the metadata, None without any.
-        shapes: Of the inputs; None: an axis of any length.
+        file: Path of the file.
+        content: The checked model, serialized again without fields unknown to ONNX, which may hide another format.
+        text: Text of the metadata; None without any.
+        shapes: Shapes of the inputs; None: an axis of any length.
     """
 
     file: Path
@@ -52,8 +51,8 @@ class OnnxFile:
 def read(file: Path) -> OnnxFile:
     """Read and check a file.
 
-    Raises InputError for what is no ONNX model, one with operators of others, with functions or with weights in other
-    files, and one whose inputs no machine could hold.
+    Raises InputError for a file that is not an ONNX model, or has operators of other domains, functions, weights in
+    other files, or inputs that are too large.
     """
     onnx = import_extra("onnx", "onnx")
     decode_error = import_extra("google.protobuf.message", "onnx").DecodeError
@@ -79,7 +78,7 @@ def _content(file: Path, model: "ModelProto") -> bytes:
     for field in ("producer_name", "producer_version", "domain", "doc_string"):
         model.ClearField(field)
     content: bytes = model.SerializeToString()
-    # How ONNX Runtime's own format and OpenVINO's are told from ONNX by their readers
+    # Readers recognize ONNX Runtime's own format and OpenVINO's by these bytes
     if content[4:8] == b"ORTM" or any(word in content[:4096] for word in (b"<net", b"<?xml")):
         raise InputError(f"{file}: is a file of two formats, which no export is; it is not loaded")
     return content
@@ -92,8 +91,8 @@ def _wrong(model: "ModelProto", onnx: ModuleType) -> Iterator[str]:
     pending = [model.graph]
     while pending:
         graph = pending.pop()
-        if not all(isinstance(name, str) for name in _names(graph)):  # protobuf gives bytes of what is no UTF-8
-            yield "names that are no text"
+        if not all(isinstance(name, str) for name in _names(graph)):  # protobuf returns bytes if it is not UTF-8
+            yield "names that are not UTF-8"
         yield from _external(graph.initializer, onnx)
         if graph.sparse_initializer:
             yield "sparse weights"
@@ -123,7 +122,7 @@ def _external(tensors: Iterable["TensorProto"], onnx: ModuleType) -> Iterator[st
 
 
 def _input_shapes(file: Path, graph: "GraphProto") -> Iterator[tuple[int | None, ...]]:
-    """The shapes of the inputs, checked."""
+    """Shapes of the inputs, checked."""
     weights = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
         if value.name not in weights:
@@ -134,22 +133,22 @@ def _input_shapes(file: Path, graph: "GraphProto") -> Iterator[tuple[int | None,
 
 
 def write(graph: Graph, path: str | Path, metadata: str, *, half: bool = False, deform: Deform = "operator") -> None:
-    """Write `graph` as one ONNX file that carries `metadata`, checked by onnx, atomically.
+    """Write `graph` as one ONNX file with `metadata`, checked by onnx, atomically.
 
     Args:
         graph: The network.
         path: The file.
-        metadata: As text.
-        half: Weights of layers in 16 bits, at half the size; what is computed stays in 32, because float16 has no
-            whole pixels beyond 2048.
-        deform: Deformable convolution as ONNX's operator, or in operators that every runtime has.
+        metadata: Metadata as text.
+        half: Store weights of layers as float16, at half the size; computation stays in float32, because float16 cannot
+            represent all integers beyond 2048.
+        deform: Write deformable convolution as ONNX's operator, or as operators that every runtime has.
 
     Raises:
         InputError: The extra is not installed or the file cannot be written.
     """
     onnx, passes = import_extra("onnx", "onnx"), import_extra("onnxscript.ir.passes.common", "onnx")
     program = _program(graph, deform)
-    # Every node carries the lines of Python that it came from: machine paths, and half of a small file.
+    # Every node stores a Python stack trace: paths of this machine, and half of a small file.
     passes.ClearMetadataAndDocStringPass()(program.model)
     if half:
         _halve(program.model)
@@ -162,7 +161,7 @@ def write(graph: Graph, path: str | Path, metadata: str, *, half: bool = False, 
 def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:
     sampling: Operator = "deform_conv" if deform == "operator" else "grid_sample"
     with export_operators("nms", "roi_align", sampling), warnings.catch_warnings():
-        # of PyTorch about itself, and of an axis that two inputs share, as it should be
+        # PyTorch's warnings about itself, and about an axis that two inputs share, which is intended
         warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
         warnings.filterwarnings("ignore", message="# The axis name: .* will not be used, since it shares")
         program = torch.onnx.export(
@@ -170,7 +169,7 @@ def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:
             dynamo=True,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=tuple(graph.varying.get(name, {}) for name in graph.inputs),  # for the names of the axes
+            dynamic_shapes=tuple(graph.varying.get(name, {}) for name in graph.inputs),  # for the axis names
             opset_version=OPSET,
             custom_translation_table=import_extra("boxwright.runtimes.serialization.onnx_ops", "onnx").table(),
             optimize=False,
@@ -182,8 +181,8 @@ def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:
 
 
 def _optimize(model: "ir.Model") -> None:
-    """What `torch.onnx.export(optimize=True)` does, and the same graph, in half the time: onnxscript tries each of its
-    rules on every node, and without constants and what is computed from them a quarter of the nodes is left."""
+    """As `torch.onnx.export(optimize=True)`, with the same result in half the time: constants are folded first, which
+    leaves a quarter of the nodes for onnxscript's rules."""
     optimizer = import_extra("onnxscript.optimizer", "onnx")
     passes = import_extra("onnxscript.ir.passes.common", "onnx")
     optimizer.fold_constants_ir(model)
@@ -193,7 +192,7 @@ def _optimize(model: "ir.Model") -> None:
 
 
 def _halve(model: "ir.Model") -> None:
-    """Store the weights of layers in 16 bits, each with a cast back, which runtimes carry out once, when they load."""
+    """Store the weights of layers as float16, each with a cast to float32, which runtimes execute once, at loading."""
     ir = import_extra("onnxscript.ir", "onnx")
     graph, first = model.graph, model.graph[0]
     weights = {node.inputs[1] for node in graph if node.op_type in LAYERS}
@@ -211,9 +210,9 @@ def _halve(model: "ir.Model") -> None:
 
 
 def layers(path: str | Path) -> dict[str, list[str]]:
-    """The nodes of a file that `write` wrote which hold each layer's weights, by the layer's name in the network."""
+    """Nodes with a layer's weights, by the layer's name in the network, of a file written by `write`."""
     found: dict[str, list[str]] = {}
     for node in import_extra("onnx", "onnx").load(path).graph.node:
-        for name in node.input[1:2]:  # after what enters
+        for name in node.input[1:2]:  # the weights
             found.setdefault(name.removesuffix(".weight"), []).append(node.name)
     return found

@@ -1,6 +1,6 @@
-"""The operators of `ops.exported` in ONNX, as functions that onnxscript calls with values of the graph.
+"""Operators of `ops.exported` in ONNX, as functions that onnxscript calls with values of the graph.
 
-B images, C classes, G groups, N boxes of a group, R boxes an image, I and O channels in and out,
+B images, C classes, G groups, N boxes of a group, R boxes per image, I input and O output channels,
 H x W and h x w maps.
 """
 
@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from onnxscript import opset20 as op
 
-Value = Any  # of the graph: onnxscript says no more
-BOOL = 9  # ONNX's number for the type
+Value = Any  # value of the graph: onnxscript has no narrower type
+BOOL = 9  # ONNX's code for bool
 
 
 def table() -> dict[Callable[..., object], Callable[..., object]]:
-    """Operator -> translation, as PyTorch's exporter wants them."""
+    """Operator -> translation, for PyTorch's exporter."""
     ops = torch.ops.boxwright
     return {ops.nms.default: _nms, ops.roi_align.default: _roi_align, ops.deform_conv.default: _deform_conv}
 
 
 def _nms(boxes: Value, scores: Value, iou: float, threshold: float) -> Value:
-    """boxes (G, N, 4), scores (G, C, N) -> (G, C, N) bool. The operator gives (group, class, box) of what stays."""
-    count = op.Shape(scores, start=2, end=3)  # kept of a class at most: all
+    """boxes (G, N, 4), scores (G, C, N) -> (G, C, N) bool. The operator returns kept (group, class, box)."""
+    count = op.Shape(scores, start=2, end=3)  # limit of kept boxes per class: all
     above = []
-    if threshold > -math.inf:  # ours may be equal to the threshold, the operator's are above it
+    if threshold > -math.inf:  # our scores are >= threshold, the operator's > threshold
         above.append(float(np.nextafter(np.float32(threshold), np.float32(-math.inf))))
     found = op.NonMaxSuppression(boxes, scores, count, iou, *above)
     nothing = op.Expand(0, op.Shape(scores))

@@ -1,6 +1,6 @@
-"""What the programs that we run may call, by name: operators that compute on tensors and numbers, and nothing else.
+"""Allowlist of operators, by name, for programs from files: they only compute on tensors and numbers.
 
-None of them reads or writes a file, makes other objects than tensors and numbers, or takes code.
+None of them reads or writes files, creates other objects than tensors and numbers, or executes code.
 """
 
 import operator
@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 
-# Of PyTorch's `aten`: what our exports are made of and their like, in all of their forms (`add.Tensor`, `add.Scalar`).
-# Not here: what shows memory that nobody wrote (`empty`), and what takes memory for another tensor (`as_strided`).
+# PyTorch's `aten` operators of our exports and similar ones, in all of their overloads (`add.Tensor`, `add.Scalar`).
+# Excluded: operators that expose uninitialized memory (`empty`) or reinterpret memory (`as_strided`).
 TENSORS = frozenset(
     """
     __and__ __or__ _assert_scalar _assert_tensor_metadata _convolution abs adaptive_avg_pool2d add add_ alias
@@ -27,10 +27,10 @@ TENSORS = frozenset(
     split_with_sizes sqrt sqrt_ square squeeze squeeze_ stack sub sub_ sum sym_numel sym_size tanh to topk
     transpose tril triu trunc type_as unbind unflatten unsqueeze unsqueeze_ upsample_bilinear2d
     upsample_nearest2d view view_as where zeros zeros_like
-    """.split()  # noqa: SIM905 (to be read, a word each)
+    """.split()  # noqa: SIM905 (for readability)
 )
 
-# Of a .pt2, what lengths of axes are computed with
+# Functions that compute lengths of axes in a .pt2
 NUMBERS: dict[str, Callable[..., object]] = {
     "_operator.add": operator.add, "_operator.sub": operator.sub, "_operator.mul": operator.mul,
     "_operator.floordiv": operator.floordiv, "_operator.mod": operator.mod, "_operator.eq": operator.eq,
@@ -39,15 +39,15 @@ NUMBERS: dict[str, Callable[..., object]] = {
 }  # fmt: skip
 
 
-def _of_numbers(function: Callable[..., object], *given: object) -> object:
-    """Python's operators also repeat and format text."""
-    if not all(isinstance(value, int | float | torch.Tensor) for value in given):
+def _of_numbers(function: Callable[..., object], *args: object) -> object:
+    """Call a function with numbers only, since Python's operators also repeat and format text."""
+    if not all(isinstance(value, int | float | torch.Tensor) for value in args):
         raise TypeError("a length that is computed with something else than numbers")
-    return function(*given)
+    return function(*args)
 
 
 def resolve(target: str) -> Callable[..., object] | None:
-    """What a .pt2 calls `target`; None where that is nothing that a program may call."""
+    """The operator that a .pt2 calls `target`; None if it is not allowed."""
     if target in NUMBERS:
         return partial(_of_numbers, NUMBERS[target])
     *space, name, form = target.split(".")

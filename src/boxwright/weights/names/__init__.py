@@ -1,6 +1,6 @@
-"""What the tensors of a model are called in other projects' files: one file a model.
+"""Names of a model's tensors in other projects' files: one module per model.
 
-A model without a file here, such as a user's own, has the defaults of `ForeignNames`: no other project has it.
+A model without a module here, such as a user's own, has the defaults of `ForeignNames`: no other project has it.
 """
 
 import importlib
@@ -27,24 +27,24 @@ class ForeignNames(Generic[C]):
 
     @property
     def padding(self) -> Padding | None:
-        """Of the network's stride-2 layers, where it tells the files of Darknet and MindSpore apart."""
+        """Padding of the network's stride-2 layers, if it distinguishes files of Darknet and MindSpore."""
         return None
 
     @property
     def anchors(self) -> tuple[tuple[float, float], ...]:
-        """Width and height px, where MindSpore's files store them too."""
+        """Anchors, (width, height) px, if MindSpore's files store them."""
         return ()
 
     def mindspore(self, parameter: str) -> str | None:
-        """The name of a parameter in MindSpore's zoo; None for what its files do not hold."""
+        """Name of a parameter in MindSpore's zoo; None if its files do not hold it."""
         return None
 
     def mindspore_transposed(self, parameter: str) -> bool:
-        """Whether the zoo stores it (in, out)."""
+        """Whether the zoo stores the parameter as (in, out)."""
         return False
 
     def mindspore_backbone(self, entry: str) -> str | None:
-        """Our name for an entry of the zoo's ImageNet classifier; None for an entry that the backbone does not have."""
+        """Our name for an entry of the zoo's ImageNet classifier; None if the backbone does not have it."""
         return None
 
     def mindspore_unused(self, entry: str) -> bool:
@@ -52,24 +52,24 @@ class ForeignNames(Generic[C]):
         return False
 
     def is_foreign(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether a torch state dict is another project's, although it may have names of ours."""
+        """Whether a torch state dict is another project's, although some of its names may be ours."""
         return False
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Another project's torch state dict under our names; what has no counterpart keeps its name."""
+        """Another project's torch state dict under our names; entries without a counterpart keep theirs."""
         return dict(tensors)
 
     def adapt(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors under our names, changed where they are of another kind of layer than ours."""
+        """Tensors under our names, changed if they belong to another kind of layer than ours."""
         return dict(tensors)
 
     def classifier(self) -> ModelConfig | None:
-        """The classifier that a detector's backbone comes from."""
+        """Config of the classifier that a detector's backbone comes from; None if there is none."""
         return None
 
 
 def of(config: ModelConfig) -> ForeignNames[ModelConfig]:
-    """Those of the network of `config`."""
+    """Names for the network of `config`."""
     if config.name not in {module.name for module in pkgutil.iter_modules(__path__)}:
         return ForeignNames(config)
     kind: type[ForeignNames[ModelConfig]] = importlib.import_module(f"{__name__}.{config.name}").Names

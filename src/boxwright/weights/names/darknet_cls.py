@@ -15,5 +15,5 @@ class Names(ForeignNames[Config]):
         return self.config.padding
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From timm's classifier of the same name."""
+        """Translate from timm's classifier of the same name."""
         return timm.darknet53(tensors) if self.config.network == "darknet53" else timm.cspdarknet53(tensors)

@@ -1,6 +1,6 @@
 """State dicts of Detectron2's Faster R-CNN with a ResNet and a feature pyramid under our names.
 
-What has no counterpart here keeps its name.
+Entries without a counterpart keep their names.
 """
 
 import re
@@ -23,7 +23,7 @@ _NAMES = {
 }
 _STAGE = re.compile(r"backbone\.bottom_up\.res(\d)\.(\d+)\.(?:(conv|shortcut)(\d?))(_offset)?(\.norm)?\.(\w+)")
 _PYRAMID = re.compile(r"backbone\.fpn_(lateral|output)(\d)\.(\w+)")
-# made from the configuration, in files up to 2021
+# derived from the configuration; in files up to 2021
 _UNUSED = re.compile(r"pixel_(?:mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.\d")
 
 

@@ -1,4 +1,4 @@
-"""Names of Faster R-CNN: MindSpore's zoo, torchvision, timm; mmdetection and Detectron2 have files of their own."""
+"""Names of Faster R-CNN: MindSpore's zoo, torchvision, timm; mmdetection and Detectron2 have separate modules."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from boxwright.config import Padding
 from boxwright.models.faster_rcnn import Config
 from boxwright.weights.names import MINDSPORE_NORM, ForeignNames, detectron2, mmdetection
 
-# Ids of COCO's 91 categories that no image uses; torchvision's published files have a row for each id, 0 first.
+# Unused ids of COCO's 91 categories; torchvision's published files have a row for each id, 0 first.
 COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = range(91)
 COCO_ROWS = [row for row in COCO_IDS if row not in COCO_UNUSED]  # the background and the 80 classes
@@ -64,7 +64,7 @@ class Names(ForeignNames[Config]):
         return self.config.padding
 
     def mindspore(self, parameter: str) -> str | None:
-        """That of the zoo's `faster_rcnn_dcn`."""
+        """Name in the zoo's `faster_rcnn_dcn`."""
         module, _, leaf = parameter.rpartition(".")
         if not module or leaf == "num_batches_tracked":
             return None
@@ -74,24 +74,24 @@ class Names(ForeignNames[Config]):
         return f"{module}.{leaf}"
 
     def mindspore_transposed(self, parameter: str) -> bool:
-        """The weights of the dense layers."""
+        """True for the weights of the dense layers."""
         return re.fullmatch(r"head\.\w+\.weight", parameter) is not None
 
     def mindspore_backbone(self, entry: str) -> str | None:
-        """For a tensor of the zoo's ResNet classifier (`layer1.0.down_sample_layer.0.weight`), with or without the
-        prefix `backbone.` of the zoo's own conversion. For conv2 see `translate`."""
+        """Our name for an entry of the zoo's ResNet classifier (`layer1.0.down_sample_layer.0.weight`), with or without
+        the prefix `backbone.` of the zoo's own conversion. For conv2 see `translate`."""
         ours = "backbone." + _replace(_ZOO_CLASSIFIER, entry)
         return ours if self._fills(ours) else None
 
     def is_foreign(self, tensors: Mapping[str, Tensor]) -> bool:
-        """mmdetection's backbone has our names."""
+        """True for mmdetection's files, whose backbone has the same names as ours."""
         return mmdetection.is_faster_rcnn(tensors)
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From mmdetection, Detectron2, torchvision's Faster R-CNN, or a ResNet of torchvision or timm.
+        """Translate from mmdetection, Detectron2, torchvision's Faster R-CNN, or a ResNet of torchvision or timm.
 
-        conv2 of the last three stages keeps its name where the network's layer is deformable, unless
-        `conv2_fills_deform`. Of 91 classes by COCO's ids a network of 80 takes those that are used.
+        conv2 of the last three stages keeps its name if the network's layer is deformable, unless `conv2_fills_deform`.
+        A network with 80 classes takes the used ones of 91 classes by COCO's ids.
         """
         if mmdetection.is_faster_rcnn(tensors):
             return mmdetection.faster_rcnn(tensors, self.config)
@@ -111,8 +111,8 @@ class Names(ForeignNames[Config]):
         return renamed
 
     def adapt(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Ordinary convolutions that fill deformable layers get twice their strength: those layers start with masks of
-        one half, and the batch norm behind them keeps the statistics of the full strength."""
+        """Double the weights of ordinary convolutions that are loaded into deformable layers, since masks start at 0.5
+        and the following batch norm keeps its statistics."""
 
         def ordinary(name: str) -> bool:
             return _DEFORMABLE.match(name) is not None and name.replace(".weight", ".offset.weight") not in tensors

@@ -1,7 +1,7 @@
 """Names of the MindSpore zoo's YOLO detectors.
 
-A table of layers says which of our layers is which of theirs: `backbone.stem` is `backbone.conv0`, both without the
-parameter's own name, theirs also without `feature_map.`.
+A table maps our layers to theirs: `backbone.stem` to `backbone.conv0`, both without the parameter's own name, theirs
+also without `feature_map.`.
 """
 
 from typing import ClassVar, TypeVar
@@ -20,7 +20,7 @@ A = TypeVar("A", bound=AnchorConfig)
 
 
 class ZooNames(ForeignNames[A]):
-    """By a table of layers, ours -> theirs."""
+    """Names by a table of layers, ours -> theirs."""
 
     layers: ClassVar[dict[str, str]]
 
@@ -34,7 +34,8 @@ class ZooNames(ForeignNames[A]):
         return f"feature_map.{theirs}.{ending}" if theirs and ending else None
 
     def mindspore_backbone(self, entry: str) -> str | None:
-        """There the backbone comes first, after any prefix and `network.` (src/util.py of both detectors)."""
+        """Our name; in the zoo the backbone comes first, after any prefix and `network.` (src/util.py of both
+        detectors)."""
         layer, *ending = entry.rpartition("network.")[2].rsplit(".", 2)
         module = next((ours for ours, theirs in self.layers.items() if theirs == layer), None)
         leaf = next((ours for ours, theirs in LEAVES.items() if theirs == ".".join(ending)), None)
@@ -58,7 +59,7 @@ def cspdarknet53() -> dict[str, str]:
     for stage, blocks in enumerate(cspdarknet.BLOCKS):
         ours = f"stages.{stage}"
         convs = {f"{ours}.blocks.{k}.{conv}": f"{k}.{conv}" for k in range(blocks) for conv in ("conv1", "conv2")}
-        # The first stage's block is numbered with the rest, the others have names of their own.
+        # The first stage's block is numbered with the other layers; blocks of later stages have separate names.
         block = convs if stage == 0 else ()
         numbered += [f"{ours}.down", f"{ours}.main_in", *block, f"{ours}.main_out", f"{ours}.shortcut", f"{ours}.join"]
         if stage > 0:

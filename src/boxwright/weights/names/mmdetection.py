@@ -2,7 +2,7 @@
 
 G deformable groups, C classes
 
-What has no counterpart here keeps its name.
+Entries without a counterpart keep their names.
 """
 
 import re
@@ -32,7 +32,7 @@ _YOLOV3 = {
     r"^neck\.conv2\.": "reduce8.",
 }
 _HEADS = ("head32", "head16", "head8")
-_YOLOV3_HEADS = {  # our layer, of each of `_HEADS`
+_YOLOV3_HEADS = {  # our layers in each of `_HEADS`
     r"^neck\.detect(\d)\.conv(\d)\.": lambda m: f"{_HEADS[int(m[1]) - 1]}.trunk.{int(m[2]) - 1}.",
     r"^bbox_head\.convs_bridge\.(\d)\.": lambda m: f"{_HEADS[int(m[1])]}.last.",
     r"^bbox_head\.convs_pred\.(\d)\.": lambda m: f"{_HEADS[int(m[1])]}.out.",
@@ -53,7 +53,7 @@ def is_yolov3(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def faster_rcnn(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Of a Faster R-CNN with a ResNet and a feature pyramid.
+    """Translate a Faster R-CNN with a ResNet and a feature pyramid.
 
     Raises InputError for a file of mmdetection 1.x, whose names are nearly the same.
     """
@@ -70,8 +70,8 @@ def faster_rcnn(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tens
 
 
 def offsets_and_masks(name: str, tensor: Tensor, masks: bool) -> dict[str, Tensor]:
-    """One entry; the layer of all offsets, as (row, column) pairs, and of all masks behind them becomes two: of each
-    group nine rows, then nine columns."""
+    """Translate one entry. The layer of all offsets, as (row, column) pairs, followed by all masks, becomes two layers;
+    per group, offsets are nine rows, then nine columns."""
     found = OFFSETS.fullmatch(name)
     if not found or not tensor.ndim or tensor.shape[0] % (27 if masks else 18):
         return {name: tensor}
@@ -83,8 +83,8 @@ def offsets_and_masks(name: str, tensor: Tensor, masks: bool) -> dict[str, Tenso
 
 
 def in_our_order(tensors: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """The class layer's last row is its first, and the box layer gets rows of zeros for the background. Networks in
-    Caffe's style, told by the layer of the stride, read BGR: their first convolution is turned to RGB."""
+    """Move the class layer's last row to the front, and add rows of zeros for the background to the box layer. Networks
+    in Caffe's style, identified by the layer with the stride, read BGR: their first convolution is changed to RGB."""
     first = tensors.get("backbone.conv1.weight")
     if config.stride_in == "conv1" and first is not None and first.ndim == 4:
         tensors["backbone.conv1.weight"] = first.flip(1)
@@ -99,7 +99,7 @@ def in_our_order(tensors: dict[str, Tensor], config: Config) -> dict[str, Tensor
 
 
 def yolov3(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a YOLOv3 with DarkNet-53."""
+    """Translate a YOLOv3 with DarkNet-53."""
     renamed = {}
     for name, tensor in tensors.items():
         for pattern, ours in (_YOLOV3 | _YOLOV3_HEADS).items():

@@ -2,7 +2,7 @@
 
     C classes, c channels
 
-What has no counterpart here keeps its name.
+Entries without a counterpart keep their names.
 """
 
 import re
@@ -26,7 +26,7 @@ EXPANSION = re.compile(rf"stages\.(\d)\.conv_exp\.{LEAF}")
 
 
 def darknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`darknet53` of timm for any network of ours with a DarkNet-53."""
+    """Translate timm's `darknet53`, for any of our networks with a DarkNet-53."""
     renamed = {}
     for name, tensor in tensors.items():
         if block := BLOCK.fullmatch(name):
@@ -38,10 +38,10 @@ def darknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def cspdarknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`cspdarknet53` of timm for any network of ours with a CSPDarkNet-53.
+    """Translate timm's `cspdarknet53`, for any of our networks with a CSPDarkNet-53.
 
-    timm has one layer in place of the two 1x1 convolutions at the start of a stage: its first half is the shortcut, the
-    second the main path. And it concatenates the two in the other order, shortcut first (timm/models/cspnet.py).
+    timm has one layer instead of the two 1x1 convolutions at the start of a stage: its first half is the shortcut, the
+    second the main path. It also concatenates the two in the other order, shortcut first (timm/models/cspnet.py).
     """
     renamed = {}
     for name, tensor in tensors.items():
@@ -59,7 +59,7 @@ def cspdarknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(name: str, tensor: Tensor, table: dict[str, str]) -> dict[str, Tensor]:
-    """One tensor under its new name; that of the classifier (C, c) as a 1x1 convolution (C, c, 1, 1)."""
+    """One tensor under its new name; the classifier's (C, c) becomes a 1x1 convolution (C, c, 1, 1)."""
     if name in {"head.fc.weight", "head.fc.bias"}:
         return {name.replace("head.fc", "classifier"): tensor[..., None, None] if tensor.ndim == 2 else tensor}
     for pattern, ours in table.items():

@@ -9,7 +9,7 @@ LEAVES = {"conv.weight": "conv.weight"} | {f"norm.{ours}": f"bn.{theirs}" for ou
 
 class Names(ForeignNames[Config]):
     def mindspore(self, parameter: str) -> str | None:
-        """The zoo numbers the blocks from 1."""
+        """Name in the zoo, which numbers the blocks from 1."""
         layer, *leaf = parameter.rsplit(".", 2)
         ending = LEAVES.get(".".join(leaf))
         return f"conv{LAYERS.index(layer) + 1}.{ending}" if layer in LAYERS and ending else None

@@ -23,7 +23,7 @@ class Names(ZooNames[Config]):
     layers = _layers()
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From mmdetection's YOLOv3, or timm's `darknet53`, a classifier."""
+        """Translate from mmdetection's YOLOv3, or timm's `darknet53`, a classifier."""
         return mmdetection.yolov3(tensors) if mmdetection.is_yolov3(tensors) else timm.darknet53(tensors)
 
     def classifier(self) -> darknet_cls.Config | None:

@@ -39,7 +39,7 @@ class Names(ForeignNames[Config]):
         return f"model.model.{_layer(module)}.{LEAVES[f'{kind}.{leaf}']}"
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From timm's `darknet53`, a classifier."""
+        """Translate from timm's `darknet53`, a classifier."""
         return timm.darknet53(tensors)
 
     def classifier(self) -> darknet_cls.Config:

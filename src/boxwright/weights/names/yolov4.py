@@ -11,7 +11,7 @@ from boxwright.weights.names.mindspore_yolo import ZooNames, cspdarknet53
 
 
 def _layers() -> dict[str, str]:
-    """Our layer -> the zoo's, which numbers those of the neck anew."""
+    """Our layer -> the zoo's, which numbers the layers of the neck separately."""
     neck = [f"{side}_spp.{k}" for side in ("pre", "post") for k in range(3)]
     neck += ["reduce16", "lateral16", "reduce8", "lateral8", "down16", "down32"]
     layers = {layer: f"conv{number}" for number, layer in enumerate(neck, 1)}
@@ -26,11 +26,11 @@ class Names(ZooNames[Config]):
     layers = _layers()
 
     def mindspore_unused(self, entry: str) -> bool:
-        """Two layers that the zoo's network holds and never uses: the head of its first trunk at stride 16."""
+        """True for two layers that the zoo's network never uses: the head of its first trunk at stride 16."""
         return ".backblock0.conv5." in entry or ".backblock0.conv6." in entry
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From timm's `cspdarknet53`, a classifier."""
+        """Translate from timm's `cspdarknet53`, a classifier."""
         return timm.cspdarknet53(tensors)
 
     def classifier(self) -> darknet_cls.Config | None:

@@ -1,4 +1,4 @@
-"""Names of YOLOX with DarkNet-53 in its own project, and in timm's classifier."""
+"""Names of YOLOX with DarkNet-53, in its own project and in timm's classifier."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ from boxwright.models import darknet_cls
 from boxwright.models.yolox import Config
 from boxwright.weights.names import ForeignNames, timm
 
-MARK = "head.obj_preds.0.weight"  # that no other file has
+MARK = "head.obj_preds.0.weight"  # a name that no other file has
 STRIDES = (8, 16, 32)  # of their heads 0 to 2
 HEAD = {
     "stems": "stem", "cls_convs": "class_branch", "reg_convs": "box_branch", "cls_preds": "classes",
     "reg_preds": "deltas", "obj_preds": "objectness",
 }  # fmt: skip
-LAYERS: dict[str, str | Callable[[re.Match[str]], str]] = {  # their layer -> ours, in turn
+LAYERS: dict[str, str | Callable[[re.Match[str]], str]] = {  # their layer -> ours, applied in order
     r"backbone\.backbone\.stem\.0\.": "backbone.stem.",
     r"backbone\.backbone\.stem\.1\.": "backbone.stages.0.0.",
     r"backbone\.backbone\.stem\.2\.": "backbone.stages.0.1.",
@@ -35,11 +35,11 @@ LAYERS: dict[str, str | Callable[[re.Match[str]], str]] = {  # their layer -> ou
 
 class Names(ForeignNames[Config]):
     def is_foreign(self, tensors: Mapping[str, Tensor]) -> bool:
-        """YOLOX's backbone is called `backbone`, too."""
+        """True for YOLOX's own files, whose backbone is also called `backbone`."""
         return MARK in tensors
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From YOLOX since 0.1.1, or from timm's `darknet53`, a classifier."""
+        """Translate from YOLOX since 0.1.1, or from timm's `darknet53`, a classifier."""
         return yolox(tensors) if MARK in tensors else timm.darknet53(tensors)
 
     def classifier(self) -> darknet_cls.Config:
@@ -47,7 +47,8 @@ class Names(ForeignNames[Config]):
 
 
 def yolox(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Its first layer reads BGR from 0 to 255, and its pooled maps come in the other order, smallest extent first."""
+    """Translate from YOLOX. Its first layer reads BGR from 0 to 255, and its pooled maps have the opposite order,
+    smallest extent first."""
     renamed = {}
     for name, tensor in tensors.items():
         ours = _ours(name)
