@@ -114,7 +114,7 @@ def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tupl
                 continue
             handle = os.open(base + member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
         except (FileExistsError, NotADirectoryError) as error:
-            other = "twice (or as a file and a folder, or in different case where the file system ignores case)"
+            other = "twice (or as a file and a folder, or in different case)"
             raise InputError(f"{title}: holds '{member.name[-80:]}' {other}; repack it") from error
         try:
             os.truncate(handle, member.size)
