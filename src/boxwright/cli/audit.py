@@ -45,7 +45,7 @@ Group = Annotated[
 
 def audit(
     folder: Folder,
-    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for the findings.")] = "audit",
+    out: Annotated[str, typer.Option("-o", "--out", callback=output, help="Folder for the findings.")] = "audit",
     weights: Network = None,
     folds: Folds = None,
     minutes: Minutes = None,

@@ -35,7 +35,9 @@ def compare(
             "images.",
         ),
     ] = None,
-    out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for all numbers.")] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", callback=check_name, help="JSON file for all numbers.")
+    ] = None,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     device: Device = "auto",
@@ -67,7 +69,9 @@ def compare(
 
 def runs(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder with runs, at any depth.")],
-    out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for the table.")] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", callback=check_name, help="JSON file for the table.")
+    ] = None,
 ) -> None:
     """List runs: recipe, data, AP or top-1 with its interval, minutes, epochs, and settings that most runs lack."""
     from boxwright import json_text

@@ -67,7 +67,7 @@ def show(
     split: Annotated[
         str | None, typer.Option("--split", help="Split of the data set. [default: train, or the only one]")
     ] = None,
-    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for the drawn images.")] = "labels",
+    out: Annotated[str, typer.Option("-o", "--out", callback=output, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
     kind: Kind = "auto",
     bands: Annotated[

@@ -106,7 +106,9 @@ def bench(
     recipe: RecipeOption = None,
     cfg: Cfg = None,
     names: ClassNames = None,
-    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for bench.png and bench.json.")] = "bench",
+    out: Annotated[
+        str, typer.Option("-o", "--out", callback=output, help="Folder for bench.png and bench.json.")
+    ] = "bench",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timings per runtime; the median is reported.")] = 10,
     compile_: Compile = False,
     trust_file: TrustFile = False,

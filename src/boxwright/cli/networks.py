@@ -59,7 +59,7 @@ def train(
     name: Name,
     data: DataSets,
     out: Annotated[
-        str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
+        str | None, typer.Option("-o", "--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
     set_: Overrides = None,
     weights: Annotated[str | None, typer.Option("--weights", callback=local_input, help="Initial weights.")] = None,
@@ -142,7 +142,7 @@ def evaluate(
         int | None, typer.Option("--top-k", min=1, help="With --no-truth: detections per image. [default: 100]")
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", callback=output, help="Folder for metrics.json, results and plots.")
+        str, typer.Option("-o", "--out", callback=output, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
     no_interval: NoInterval = False,
     skip_bad: SkipBad = False,
@@ -175,7 +175,7 @@ def evaluate(
     task.check_options(resolved, {"--no-truth": no_truth or None, "--scenes": scenes})
     batch = resolved.with_overrides(set_ or ()).evaluate.batch
     runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-    predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
+    predictor = load(weights, resolved, device, overrides=set_ or (), backend=backend, runtime_options=runtime_options)
     config = predictor.recipe.data
     if no_truth:
         images = task.open_images(data, split, config)
@@ -261,7 +261,7 @@ def import_(
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for data and runs.")] = "demo",
+    out: Annotated[str, typer.Option("-o", "--out", callback=output, help="Folder for data and runs.")] = "demo",
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer scenes and epochs, in less than a minute; a test of an installation.")
     ] = False,

@@ -67,6 +67,7 @@ def predict(
     out: Annotated[
         str | None,
         typer.Option(
+            "-o",
             "--out",
             callback=output,
             help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
@@ -155,7 +156,9 @@ def predict(
                 batch = min(batch, len(output.find_images(list(titles), Path(out))))
         runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
         here = "cpu" if ray else device  # each actor has its own device
-        predictor = load(weights, resolved, here, set_ or (), backend, runtime_options)
+        predictor = load(
+            weights, resolved, here, overrides=set_ or (), backend=backend, runtime_options=runtime_options
+        )
         names = class_list(classes, predictor.recipe.data.names) if classes else None
         tiling = None if tile is None else Tiling(tile, 0.2 if overlap is None else overlap)
         if as_ == TABLE:

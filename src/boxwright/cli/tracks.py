@@ -22,7 +22,7 @@ def evaluate_tracks(
         str, typer.Argument(metavar="FOUND", callback=local_input, help="The tracks to evaluate, in the same form.")
     ],
     out: Annotated[
-        str | None, typer.Option("--out", callback=output, help="JSON file for all metrics of each sequence.")
+        str | None, typer.Option("-o", "--out", callback=output, help="JSON file for all metrics of each sequence.")
     ] = None,
 ) -> None:
     """Compare tracks with their ground truth: HOTA, MOTA, IDF1, id switches."""

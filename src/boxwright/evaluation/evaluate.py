@@ -38,6 +38,7 @@ def evaluate(
     data: Dataset | ClassSet | Root,
     split: str = "val",
     out: str | Path | None = None,
+    *,
     threshold: float | None = None,
     skip_bad: bool = False,
     clip_boxes: bool = False,

@@ -71,7 +71,7 @@ def collect(source: Source) -> Builder:
     paths = make_parquet_mirror(str(files[0].parent), files)
     way = source.bbox or _way(files, opened, paths)
     for file, table, images in zip(files, opened, paths, strict=True):
-        for row, values in _rows(table, str(file)):
+        for row, values in _rows(table):
             _add(builder, f"{file} row {row}", row, images[row], values, (file, way, names))
     return builder
 
@@ -149,7 +149,7 @@ def _name(value: object, names: Mapping[int, str]) -> str:
     return names[value]
 
 
-def _rows(file: Any, title: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each row with its number, without the image."""
     columns = [name for name in ("height", "width") if name in file.schema_arrow.names]
     row = 0
@@ -165,8 +165,8 @@ def _way(files: Sequence[Path], opened: Sequence[Any], paths: Sequence[Sequence[
     A box that extends beyond its image, or has no area, is wrong. Raises InputError if both forms or neither fit.
     """
     counts, valid, areas = 0, dict.fromkeys(WAYS, 0), dict.fromkeys(WAYS, 0)
-    each = ((file, table, images) for file, table, images in zip(files, opened, paths, strict=True))
-    rows = ((images[row], values) for file, table, images in each for row, values in _rows(table, str(file)))
+    each = zip(opened, paths, strict=True)
+    rows = ((images[row], values) for table, images in each for row, values in _rows(table))
     used, small = 0, True
     for path, values in rows:
         if used >= SAMPLE:

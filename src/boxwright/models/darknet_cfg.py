@@ -24,7 +24,7 @@ from boxwright.nn.classifier import ImageClassifier, LabelConfig
 from boxwright.nn.darknet_loss import LossConfig, yolo_loss
 from boxwright.nn.network import Network
 from boxwright.nn.region_loss import RegionLossConfig, region_loss
-from boxwright.nn.yolo import CellConfig, CellDetector
+from boxwright.nn.yolo import CellConfig, CellDetector, objectness_prior
 from boxwright.ops.anchors import flatten
 from boxwright.types import Batch
 
@@ -195,12 +195,12 @@ class CfgDetector(CellDetector):
         return yolo_loss(rows, cells, batch, settings, new_coords, spread, self.class_weights)
 
     def _expect_few_objects(self) -> None:
-        """Initialize objectness biases as the other detectors here do (`nn/yolo.py: raw_map`)."""
+        """Initialize objectness biases as the other detectors here do (`objectness_prior`)."""
         for head, (x, y) in zip(self.heads, self.config.plan.strides, strict=True):
             own = [each for each in self.layers[head.inputs[0]].modules() if isinstance(each, nn.Conv2d)]
             if head.section.kind != "region" and own and own[-1].bias is not None:
                 with torch.no_grad():
-                    own[-1].bias.view(len(head.anchors), -1)[:, head.values - 1] = math.log(8 / (640 * 640 / (x * y)))
+                    own[-1].bias.view(len(head.anchors), -1)[:, head.values - 1] = objectness_prior(math.sqrt(x * y))
 
     def logits(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(logits(level, head) for level, head in zip(raw, self.heads, strict=True))

@@ -18,7 +18,7 @@ from boxwright.config import AUTO, Anchors, Fraction, Width
 from boxwright.config import Config as Section
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
-from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Head, TinyAnchorDetector, styles
+from boxwright.nn.yolo import ANCHORS_PER_SCALE, AnchorConfig, AnchorDetector, Head, TinyAnchorDetector, styles
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.targets import Targets, assign_best
@@ -53,7 +53,7 @@ class Config(AnchorConfig):
 
     @property
     def anchor_count(self) -> int:
-        return A * (3 if self.network == "darknet53" else 2)
+        return ANCHORS_PER_SCALE * (3 if self.network == "darknet53" else 2)
 
 
 class YOLOv3(AnchorDetector):
@@ -93,7 +93,7 @@ class YOLOv3DarkNet53(YOLOv3):
         return raw32, raw16, raw8
 
 
-class TinyBackbone(nn.Module):
+class YOLOv3TinyBackbone(nn.Module):
     """(B, 3, H, W) -> maps of 256 and 1024 channels (times width) at strides 16 and 32 (Darknet's yolov3-tiny.cfg)."""
 
     def __init__(self, channels: tuple[int, ...], style: Style) -> None:
@@ -119,7 +119,7 @@ class YOLOv3Tiny(TinyAnchorDetector, YOLOv3):
         super().__init__(config)
         backbone, neck = styles(config, config.backbone_activation, config.backbone_norm_momentum)
         c = [max(1, round(n * config.width)) for n in (16, 32, 64, 128, 256, 512, 1024)]
-        self.add_neck(TinyBackbone(tuple(c), backbone), c[4], c[6], (c[3], c[4], c[5]), neck)
+        self.add_neck(YOLOv3TinyBackbone(tuple(c), backbone), c[4], c[6], (c[3], c[4], c[5]), neck)
 
 
 def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> dict[str, Tensor]:

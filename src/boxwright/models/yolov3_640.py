@@ -30,6 +30,7 @@ from boxwright.config import Config as Section
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
 from boxwright.nn.network import Network
+from boxwright.nn.yolo import objectness_prior
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from boxwright.ops.iou import ciou
 from boxwright.ops.losses import across_processes, processes, was_looked_for
@@ -168,7 +169,7 @@ class YOLOv3At640(Network):
         for head, stride in zip(heads, STRIDES, strict=True):
             assert head.output.bias is not None
             bias = head.output.bias.view(ANCHORS, -1)
-            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 4] += objectness_prior(stride)
             bias[:, 5:] += math.log(0.6 / (self.config.classes - 0.999999))
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from boxwright.config import AUTO, Anchors, Fraction, NotNegative, Width
 from boxwright.config import Config as Section
 from boxwright.nn.blocks import Activation, ConvNormAct, spp, upsample2x
-from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, TinyBackbone
-from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Head, TinyAnchorDetector, styles, trunk
+from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, YOLOv4TinyBackbone
+from boxwright.nn.yolo import ANCHORS_PER_SCALE, AnchorConfig, AnchorDetector, Head, TinyAnchorDetector, styles, trunk
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.boxes import relative
@@ -59,7 +59,7 @@ class Config(AnchorConfig):
 
     @pydantic.model_validator(mode="after")
     def _fits_the_network(self) -> Self:
-        scales = self.anchor_count // A
+        scales = self.anchor_count // ANCHORS_PER_SCALE
         if self.anchors != AUTO and len(self.anchors) != self.anchor_count:
             raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {self.anchor_count}")
         if self.loss.scales and len(self.loss.scales) != scales:
@@ -70,7 +70,7 @@ class Config(AnchorConfig):
 
     @property
     def anchor_count(self) -> int:
-        return A * (3 if self.network == "cspdarknet53" else 2)
+        return ANCHORS_PER_SCALE * (3 if self.network == "cspdarknet53" else 2)
 
 
 class YOLOv4(AnchorDetector):
@@ -139,7 +139,7 @@ class YOLOv4Tiny(TinyAnchorDetector, YOLOv4):
         super().__init__(config)
         backbone, neck = styles(config, config.backbone_activation, config.norm_momentum)
         stem = _stem(config)
-        self.add_neck(TinyBackbone(backbone, stem), 8 * stem, 16 * stem, (4 * stem, 8 * stem, 16 * stem), neck)
+        self.add_neck(YOLOv4TinyBackbone(backbone, stem), 8 * stem, 16 * stem, (4 * stem, 8 * stem, 16 * stem), neck)
 
 
 def yolov4_loss(rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig) -> dict[str, Tensor]:

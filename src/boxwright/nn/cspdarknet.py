@@ -77,7 +77,7 @@ class TinyStage(nn.Module):
         return joined, torch.cat((x, joined), 1)
 
 
-class TinyBackbone(nn.Module):
+class YOLOv4TinyBackbone(nn.Module):
     """(B, 3, H, W) -> maps of 8 and 16 times `stem` channels at strides 16 and 32 (Darknet's yolov4-tiny.cfg)."""
 
     def __init__(self, style: Style, stem: int = STEM) -> None:

@@ -19,7 +19,7 @@ from boxwright.nn.network import Network
 from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
 
-A = 3  # anchors per scale of YOLOv3 and YOLOv4
+ANCHORS_PER_SCALE = 3  # of YOLOv3 and YOLOv4
 
 
 def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
@@ -33,16 +33,20 @@ def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
     )
 
 
-def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
-    """Last layer of a scale. (B, inputs, h, w) -> (B, A*(5+C), h, w).
+def objectness_prior(stride: float) -> float:
+    """Logit of objectness for 8 objects per 640 x 640 px image, as in MindYOLO, on a map of this stride in px.
 
-    Its objectness bias is initialized for 8 objects per 640 px image, as in MindYOLO; otherwise the background loss of
-    thousands of cells dominates the first steps.
+    Without it the background loss of thousands of cells dominates the first steps.
     """
-    layer = nn.Conv2d(inputs, A * (5 + classes), 1)
+    return math.log(8 / (640 / stride) ** 2)
+
+
+def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
+    """Last layer of a scale, its objectness bias set to the prior. (B, inputs, h, w) -> (B, A*(5+C), h, w)."""
+    layer = nn.Conv2d(inputs, ANCHORS_PER_SCALE * (5 + classes), 1)
     with torch.no_grad():
         assert layer.bias is not None
-        layer.bias.view(A, -1)[:, 4] = math.log(8 / (640 / stride) ** 2)
+        layer.bias.view(ANCHORS_PER_SCALE, -1)[:, 4] = objectness_prior(stride)
     return layer
 
 
@@ -147,8 +151,8 @@ class AnchorDetector(CellDetector):
         super().__init__(config)
         self.scale_xy = tuple(reversed(scale_xy))
         self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
-        self.counts = (A,) * len(self.strides)
-        pairs = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(-1, A, 2).flip(0)
+        self.counts = (ANCHORS_PER_SCALE,) * len(self.strides)
+        pairs = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(-1, ANCHORS_PER_SCALE, 2).flip(0)
         self.register_buffer("anchors", pairs.flatten(0, 1), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -218,6 +218,7 @@ def load(
     path: str | Path,
     recipe: str | Path | Recipe | None = None,
     device: str = "auto",
+    *,
     overrides: Overrides = (),
     backend: str = "auto",
     runtime_options: RuntimeOptions | None = None,

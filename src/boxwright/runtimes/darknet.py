@@ -13,7 +13,7 @@ from boxwright.darknet_cfg.text import written
 from boxwright.errors import InputError
 from boxwright.models import darknet_cfg, yolov3_640
 from boxwright.nn.network import Network
-from boxwright.nn.yolo import A, AnchorDetector
+from boxwright.nn.yolo import ANCHORS_PER_SCALE, AnchorDetector
 from boxwright.recipe import Recipe
 from boxwright.recipe.to_cfg import head_keys, net_keys
 from boxwright.runtimes.base.graph import raw_graph
@@ -80,9 +80,9 @@ def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     listed = list(dict.fromkeys(pairs))  # Darknet assigns objects to the first of equal anchors only
     found = []
     for scale, keys in enumerate(more):
-        end = len(pairs) - A * scale
+        end = len(pairs) - ANCHORS_PER_SCALE * scale
         found.append({
-            "mask": tuple(listed.index(pair) for pair in pairs[end - A : end]),
+            "mask": tuple(listed.index(pair) for pair in pairs[end - ANCHORS_PER_SCALE : end]),
             "anchors": tuple(side for pair in listed for side in pair),
             "classes": config.classes,
             "num": len(listed),

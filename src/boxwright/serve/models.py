@@ -115,7 +115,8 @@ def load_for_serving(
     on one image, as `predict` does for a single one.
     """
     batch = max_batch if is_exported(path) else 1
-    return load(path, recipe, device, overrides, backend, RuntimeOptions(batch, fuse=True))
+    options = RuntimeOptions(batch, fuse=True)
+    return load(path, recipe, device, overrides=overrides, backend=backend, runtime_options=options)
 
 
 def chosen(models: Mapping[str, Model], name: str | None) -> Model:
