@@ -7,12 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import cv2
+import numpy as np
+
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.images import windows
 from boxwright.images.budget import budget
 from boxwright.images.decode import read_image
-from boxwright.images.draw import encode_image
 from boxwright.images.header import read_header
 from boxwright.images.windows import Scene, Window, open_scene
 
@@ -130,4 +132,6 @@ def stamp(path: str) -> tuple[str, int, int]:
 
 
 def _jpeg(image: Array) -> bytes:
-    return encode_image(image, ".jpg", QUALITY)
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    encoded: Array = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    return encoded.tobytes()
