@@ -1,12 +1,10 @@
 """`model.anchors: auto`: anchors for the boxes of the training images, chosen before the network is built."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from boxwright import recipe as recipes
 from boxwright.config import AUTO
 from boxwright.datatools.anchors import choose_for
 from boxwright.engine.processes import on_main
@@ -15,13 +13,13 @@ from boxwright.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 
-def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accelerator) -> Recipe:
+def resolve(recipe: Recipe, training: Any, stored: Recipe | None, accelerator: Accelerator) -> Recipe:
     """The recipe with numbers for `model.anchors`, the same in all processes; heads use them like given anchors.
 
     Args:
         recipe: The recipe of the training.
         training: The training images.
-        run: The folder of the run to resume, whose numbers are reused; None for a new run.
+        stored: The recipe of the run to resume, whose numbers are reused; None for a new run.
         accelerator: The accelerator of the training; the main process computes.
 
     Raises:
@@ -38,6 +36,6 @@ def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accele
         logger.info("model.anchors: %s, %s", str(pairs).replace(" ", ""), found.quality)
         return pairs
 
-    if run is not None:
-        return recipe.with_overrides({"model.anchors": recipes.load(run / "recipe.yaml").tree()["model"]["anchors"]})
+    if stored is not None:
+        return recipe.with_overrides({"model.anchors": stored.tree()["model"]["anchors"]})
     return recipe.with_overrides({"model.anchors": on_main(choose, accelerator)})

@@ -4,14 +4,12 @@ import copy
 import gc
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from boxwright import recipe as recipes
 from boxwright import tasks
 from boxwright.engine import optim
 from boxwright.engine.ema import EMA
@@ -31,14 +29,14 @@ SHARE_ON_CPU = 0.5
 GIB = 2**30
 
 
-def resolve(recipe: Recipe, training: Any, network: Network, run: Path | None, accelerator: Accelerator) -> Recipe:
+def resolve(recipe: Recipe, training: Any, network: Network, stored: Recipe | None, accelerator: Accelerator) -> Recipe:
     """The recipe with a number for `train.batch`, the same in all processes.
 
     Args:
         recipe: The recipe of the training.
         training: The training images.
         network: The network with its initial weights; steps are tried on a copy.
-        run: The folder of the run to resume, whose number is reused; None for a new run.
+        stored: The recipe of the run to resume, whose number is reused; None for a new run.
         accelerator: The accelerator of the training.
 
     Raises:
@@ -46,8 +44,8 @@ def resolve(recipe: Recipe, training: Any, network: Network, run: Path | None, a
     """
     if recipe.train.batch != "auto":
         return recipe
-    if run is not None:
-        return recipe.with_overrides({"train.batch": recipes.load(run / "recipe.yaml").train.batch})
+    if stored is not None:
+        return recipe.with_overrides({"train.batch": stored.train.batch})
     trial = Trial(recipe, training, network, accelerator)
     sizes = [1 << exponent for exponent in range(trial.limit.bit_length())]  # up to the limit
     fitting, taken, free = _on_cpu(trial, sizes) if accelerator.device.type == "cpu" else _on_cuda(trial, sizes)

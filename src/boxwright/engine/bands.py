@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
-from boxwright import recipe as recipes
 from boxwright.config import RGB
 from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.engine.processes import on_main
@@ -22,13 +20,13 @@ logger = logging.getLogger(__name__)
 MEASURED_IMAGES, MEASURED_PIXELS = 64, 1 << 14  # evenly spaced over the split, and over each image: 2^20 px in all
 
 
-def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accelerator) -> Recipe:
+def resolve(recipe: Recipe, training: Any, stored: Recipe | None, accelerator: Accelerator) -> Recipe:
     """The recipe with the numbers of all bands, and the ranges of the training images by `data.percentiles`.
 
     Args:
         recipe: The recipe of the training.
         training: The training images.
-        run: The folder of the run to resume, whose numbers are reused; None for a new run.
+        stored: The recipe of the run to resume, whose numbers are reused; None for a new run.
         accelerator: The accelerator of the training; the main process reads the images.
 
     Raises:
@@ -37,13 +35,12 @@ def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accele
     data = recipe.data
     if data.bands is None:
         return recipe
-    stored = None if run is None else recipes.load(run / "recipe.yaml").data
     if data.bands == "all":
-        bands = stored.bands if stored is not None and isinstance(stored.bands, tuple) else None
+        bands = stored.data.bands if stored is not None and isinstance(stored.data.bands, tuple) else None
         bands = bands or on_main(lambda: all_bands(training.path(0)), accelerator)
         recipe = recipe.with_overrides({"data.bands": list(bands)})
     if data.range is None and data.percentiles is not None:
-        ranges: Sequence[Range] | None = stored.range if stored is not None else None
+        ranges: Sequence[Range] | None = stored.data.range if stored is not None else None
         ranges = ranges or on_main(lambda: measure(training, recipe), accelerator)
         recipe = recipe.with_overrides({"data.range": [list(pair) for pair in ranges]})
     augment = recipe.train.augment

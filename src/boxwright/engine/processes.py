@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from boxwright import recipe as recipes
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe, TrainConfig
 
@@ -50,12 +48,12 @@ def best_precision(device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
-def resolve(recipe: Recipe, run: Path | None, accelerator: Accelerator) -> Recipe:
+def resolve(recipe: Recipe, stored: Recipe | None, accelerator: Accelerator) -> Recipe:
     """The recipe with a number for `train.processes`: that of the run to resume, or else the current number."""
     if recipe.train.processes != "auto":
         return recipe
-    stored = "auto" if run is None else recipes.load(run / "recipe.yaml").train.processes
-    return recipe.with_overrides({"train.processes": accelerator.num_processes if stored == "auto" else stored})
+    count = "auto" if stored is None else stored.train.processes
+    return recipe.with_overrides({"train.processes": accelerator.num_processes if count == "auto" else count})
 
 
 def on_main(work: Callable[[], T], accelerator: Accelerator) -> T:

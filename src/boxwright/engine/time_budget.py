@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,13 +33,13 @@ TIMED_IMAGES = 64  # images per process in the timed evaluation, evenly spaced o
 Evaluate = Callable[[Job], object]
 
 
-def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate: Evaluate) -> tuple[Recipe, Job]:
+def resolve(recipe: Recipe, job: Job, stored: Recipe | None, started: float, evaluate: Evaluate) -> tuple[Recipe, Job]:
     """Recipe and job with the number of epochs for `train.minutes`, if it is set.
 
     Args:
         recipe: The recipe of the run.
         job: The job before its first step, with its initial weights.
-        run: The folder of the run to resume, whose number is reused; None for a new run.
+        stored: The recipe of the run to resume, whose number is reused; None for a new run.
         started: Start of the training, in seconds of `time.perf_counter`.
         evaluate: Evaluates a job's network on its validation images.
 
@@ -50,8 +49,8 @@ def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate
     minutes, config = recipe.train.minutes, job.recipe.train
     if minutes is None:
         return recipe, job
-    if run is not None:
-        epochs = recipes.load(run / "recipe.yaml").train.epoch_count
+    if stored is not None:
+        epochs = stored.train.epoch_count
     else:
         step, evaluation = measure(job, minutes, evaluate)
         own = step * job.steps_per_epoch, evaluation, time.perf_counter() - started

@@ -110,10 +110,11 @@ def train(
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
-        recipe, network = _resolve(recipe, training, weights, transfer, run if resume else None, accelerator)
+        resumed = recipes.load(run / "recipe.yaml") if resume else None
+        recipe, network = _resolve(recipe, training, weights, transfer, resumed, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         with closing(job.loader), compiled_augmentation(job.compiled):
-            recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
+            recipe, job = time_budget.resolve(recipe, job, resumed, started, _evaluate)
             run_folder.prepare(run, recipe, resume, left_out, accelerator)
             checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator, send)
             state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
@@ -149,12 +150,12 @@ def _resolve(
     training: Any,
     weights: str | Path | None,
     transfer: bool,
-    resumed: Path | None,
+    resumed: Recipe | None,
     accelerator: Accelerator,
 ) -> tuple[Recipe, Network]:
     """The recipe with all values that depend on the data and the machine, and the initial network.
 
-    resumed: The run to continue, whose values are reused; None for a new one.
+    resumed: The recipe of the run to resume, whose values are reused; None for a new one.
     """
     if training.names != recipe.data.names:
         recipe = recipe.with_names(training.names)
