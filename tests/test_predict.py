@@ -12,7 +12,7 @@ import torch
 import boxwright as bw
 from boxwright import models, recipe
 from boxwright.predict.inputs import network_inputs, to_batch, trim
-from boxwright.predict.output import Summary, predict_to_folder
+from boxwright.predict.output import Summary, find_images, predict_to_folder
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import NMSConfig
 from boxwright.types import Detections, Frame
@@ -197,6 +197,15 @@ def test_folder_of_results(tmp_path):
     assert drawn.shape == (110, 200, 3)
     again = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], out)  # its own drawings are no input
     assert again.images == 3
+
+
+def test_folders_behind_links_are_searched_once(tmp_path):
+    image = write(tmp_path / "elsewhere" / "a.png", scene(20, 30, [], []))
+    (tmp_path / "in").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "in" / name).symlink_to(image.parent, target_is_directory=True)
+    (image.parent / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert find_images([tmp_path / "in"], tmp_path / "out") == [tmp_path / "in" / "first" / "a.png"]
 
 
 def test_a_summary_without_detections_says_what_to_do():
