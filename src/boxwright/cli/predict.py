@@ -163,7 +163,7 @@ def predict(
             summary = write_table(predictor, titles, out, args, tiling, shard, ray, device)
         elif tiling is not None:
             summary = scene_output.predict_scenes_to_folder(
-                predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson
+                predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson, draw=draw
             )
         else:
             args = task.args(predictor.recipe, threshold, nms, names, top_k)
