@@ -1,5 +1,6 @@
 """Images to boxes: geometry, batches, choices, many files, bad input."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import boxwright as bw
 from boxwright import models, recipe
@@ -157,6 +159,11 @@ def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_pa
     ("call", "message"),
     [
         (lambda p: p("absent.jpg"), "absent.jpg: cannot be read"),
+        (lambda p: p("a\0b.jpg"), "cannot be read .*null"),
+        (lambda p: p(Image.new("La", (4, 4))), "Pillow's mode La .*, needed"),
+        (lambda p: p(io.BytesIO(b"x")), "found BytesIO, needed an image"),
+        (lambda p: p({"a": np.zeros((4, 4, 3), np.uint8)}), "found dict, needed an image"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), threshold="0.3"), "threshold: found str, needed a number"),
         (lambda p: p(np.zeros((4, 4, 3))), "found float64 of shape"),
         (lambda p: p(np.zeros((4, 4), np.uint8)), "needed uint8 RGB"),
         (lambda p: p(np.zeros((0, 4, 3), np.uint8)), "needed uint8 RGB"),

@@ -99,10 +99,9 @@ def _read(path: str) -> bytes:
                 f"{path}: has {length} bytes, needed {MAX_BYTES} at most; replace the file or leave it out"
             )
         data = read_bytes(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}), needed an image; restore it or leave it out"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason}), needed an image; restore it or leave it out") from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes), needed an image; replace the file or leave it out")
     return data
