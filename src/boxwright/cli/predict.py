@@ -148,8 +148,7 @@ def predict(
             opened = stack.enter_context(open_video(source, selection, fps))
             batch = 1 if opened.live else batch
         else:
-            for option in [name for name, value in (("--tile", tile), ("--ray", ray)) if value is not None]:
-                _check_files(sources, option)
+            _check_files(sources, {"--tile": tile, "--ray": ray})
             titles = stack.enter_context(fetched(sources))
             if tile is None and as_ != TABLE:  # a table has the same bits for few images and for many
                 batch = min(batch, len(output.find_images(list(titles), Path(out))))
@@ -158,20 +157,17 @@ def predict(
         predictor = load(weights, resolved, here, set_ or (), backend, runtime_options)
         names = class_list(classes, predictor.recipe.data.names) if classes else None
         tiling = None if tile is None else Tiling(tile, 0.2 if overlap is None else overlap)
+        args = task.args(predictor.recipe, threshold, nms, names, top_k)
         if as_ == TABLE:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
             summary = write_table(predictor, titles, out, args, tiling, shard, ray, device)
         elif tiling is not None:
             summary = scene_output.predict_scenes_to_folder(
                 predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson, draw=draw
             )
+        elif source is None:
+            summary = _predict_images(predictor, titles, out, args, as_, draw)
         else:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = (
-                _predict_images(predictor, titles, out, args, as_, draw)
-                if source is None
-                else _predict_video(predictor, opened, out, args, as_, tracking, draw)
-            )
+            summary = _predict_video(predictor, opened, out, args, as_, tracking, draw)
     echo("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
 
@@ -197,13 +193,14 @@ def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
         check_layout(as_)
 
 
-def _check_files(sources: Sequence[str], option: str) -> None:
-    """Raises InputError for addresses, which `option` does not go with."""
+def _check_files(sources: Sequence[str], options: Mapping[str, object]) -> None:
+    """Raises InputError for addresses, which the options (None: not given) do not go with."""
     from boxwright.images.fetch import is_image_address
     from boxwright.remote.address import shown
 
-    if addresses := [shown(name) for name in sources if is_image_address(name)]:
-        raise InputError(f"{option}: goes with files, found {addresses[0]}; download it first")
+    given = [name for name, value in options.items() if value is not None]
+    if given and (addresses := [shown(name) for name in sources if is_image_address(name)]):
+        raise InputError(f"{given[0]}: goes with files, found {addresses[0]}; download it first")
 
 
 def _predict_images(
