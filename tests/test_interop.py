@@ -61,6 +61,8 @@ def test_plain_values(found: Detections) -> None:
         {"image_id": 7, "category_id": 18, "bbox": [0, 0, 4, 4], "score": 0.5},
     ]
     assert [row["category_id"] for row in interop.to_coco(found, "a")] == [1, 0]
+    with pytest.raises(InputError, match="category_ids: found 1, needed one for each class, at least 2"):
+        interop.to_coco(found, 7, (18,))
 
 
 def stand_in(**columns: Any) -> SimpleNamespace:

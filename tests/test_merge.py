@@ -67,6 +67,17 @@ def test_every_object_exactly_once(window, overlap, count, low, high):
     same(merge(look(boxes, labels, windows), windows, SIZE, 0.45), boxes, labels)
 
 
+def test_two_objects_in_many_windows():
+    """Each is complete in two windows: fewer boxes (4) than windows (16)."""
+    size = (180, 660)
+    boxes, labels = np.array([[20.0, 84, 50, 96], [324, 30, 336, 50]]), np.array([0, 0])
+    windows = grid(size, 100, 0.2)
+    found = look(boxes, labels, windows)
+    complete = [one(*[(*box, 0.9, 0) for box in each.boxes.tolist() if box in boxes.tolist()]) for each in found]
+    assert sum(map(len, complete)) < len(windows)
+    same(merge(complete, windows, size, 0.45), boxes, labels)
+
+
 @pytest.mark.parametrize("overlap", [0.2, 0.5])
 def test_rough_boxes_come_once_and_near_their_object(overlap):
     boxes, labels = scattered(300, 20, 110)

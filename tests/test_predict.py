@@ -1,5 +1,6 @@
 """Images to boxes: geometry, batches, choices, many files, bad input."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import boxwright as bw
 from boxwright import models, recipe
 from boxwright.predict.inputs import network_inputs, to_batch, trim
-from boxwright.predict.output import Summary, predict_to_folder
+from boxwright.predict.output import Summary, find_images, predict_to_folder
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import NMSConfig
 from boxwright.types import Detections, Frame
@@ -157,6 +159,11 @@ def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_pa
     ("call", "message"),
     [
         (lambda p: p("absent.jpg"), "absent.jpg: cannot be read"),
+        (lambda p: p("a\0b.jpg"), "cannot be read .*null"),
+        (lambda p: p(Image.new("La", (4, 4))), "Pillow's mode La .*, needed"),
+        (lambda p: p(io.BytesIO(b"x")), "found BytesIO, needed an image"),
+        (lambda p: p({"a": np.zeros((4, 4, 3), np.uint8)}), "found dict, needed an image"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), threshold="0.3"), "threshold: found str, needed a number"),
         (lambda p: p(np.zeros((4, 4, 3))), "found float64 of shape"),
         (lambda p: p(np.zeros((4, 4), np.uint8)), "needed uint8 RGB"),
         (lambda p: p(np.zeros((0, 4, 3), np.uint8)), "needed uint8 RGB"),
@@ -197,6 +204,15 @@ def test_folder_of_results(tmp_path):
     assert drawn.shape == (110, 200, 3)
     again = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], out)  # its own drawings are no input
     assert again.images == 3
+
+
+def test_folders_behind_links_are_searched_once(tmp_path):
+    image = write(tmp_path / "elsewhere" / "a.png", scene(20, 30, [], []))
+    (tmp_path / "in").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "in" / name).symlink_to(image.parent, target_is_directory=True)
+    (image.parent / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert find_images([tmp_path / "in"], tmp_path / "out") == [tmp_path / "in" / "first" / "a.png"]
 
 
 def test_a_summary_without_detections_says_what_to_do():

@@ -154,6 +154,23 @@ def test_images_that_cannot_be_read_are_not_in_the_set(photos, tmp_path):
         prelabel_images(rectangles_predictor(), [photos], tmp_path / "out", "coco")
 
 
+@pytest.mark.parametrize(
+    ("name", "image", "fault"),
+    [
+        ("yolo", "a.jpg", "would have the same file of labels"),
+        ("coco", "tab\t.png", "control character"),
+        ("cvat", "no\uffffcharacter.png", "letters that no XML holds"),
+    ],
+)
+def test_names_are_checked_before_predicting(photos, tmp_path, monkeypatch, name, image, fault):
+    (photos / image).write_bytes((photos / "a.png").read_bytes())
+    predictor = rectangles_predictor()
+    monkeypatch.setattr(predictor, "forward", lambda images: pytest.fail("it predicts"))
+    with pytest.raises(InputError, match=fault):
+        prelabel_images(predictor, [photos], tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
+
+
 def test_classes_without_names_are_numbers(photos, tmp_path):
     predictor = rectangles_predictor()
     predictor.names = ()

@@ -153,6 +153,13 @@ HEADERS = "".join(f"\r\nX-{number}: y" for number in range(100))
             400,
             "query: found 'treshold', needed some of model, threshold, iou",
         ),
+        (
+            "/predict?threshold=0.1&class=red&threshold=0.9",
+            encoded(RED),
+            "",
+            400,
+            "threshold: found 2 values, needed one",
+        ),
         ("/predict?draw=maybe", encoded(RED), "", 400, "draw: found 'maybe'"),
         ("/predict?model=other%0a", encoded(RED), "", 404, "model 'other\\n': not served; needed one of shapes"),
         ("/v2/models/other/infer", b"{}", "", 404, "not served"),

@@ -271,6 +271,17 @@ def command(tmp_path, monkeypatch, capsys):
     return run
 
 
+def test_no_draw_writes_no_overviews(tmp_path, command):
+    sources = [tiff(tmp_path / "x.tif"), example_image(tmp_path / "y.png")]
+    status, said = command(*sources, "--tile", 128, "--no-draw")
+    assert (status, said.err) == (0, "")
+    assert "drawn" not in said.out
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"x.geojson", "x.wgs84.geojson", "detections.json"}
+    rows = json.loads((tmp_path / "out/detections.json").read_text())["images"]
+    assert [(row["drawn"], len(row["detections"])) for row in rows] == [(None, 3), (None, 3)]
+
+
 def test_the_command_writes_boxes_and_maps(tmp_path, command):
     status, output = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
     assert status == 0

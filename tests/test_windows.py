@@ -147,6 +147,13 @@ def test_the_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
         np.testing.assert_array_equal(scene.read(Window(10, 20, 30, 40)), read_image(tmp_path / "a.jpg")[20:60, 10:40])
 
 
+def tagged_by_gdal(path: Path, four: np.ndarray) -> Path:
+    """Four bands of which only GDAL's own tag says that they are blue, green, red and another."""
+    with rasterio.open(write_tiff(path, four, photometric="minisblack"), "r+") as file:
+        file.colorinterp = [rasterio.enums.ColorInterp[name] for name in ("blue", "green", "red", "undefined")]
+    return path
+
+
 def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
     """A TIFF of each kind, and its RGB (h, w, 3)."""
     rgb, four = noise(), noise(4)
@@ -171,6 +178,9 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
         "16 bits": (tiff("deep", deep, photometric="rgb"), (deep >> 8).astype(np.uint8).transpose(1, 2, 0)),
         "12 bits": (tiff("twelve", twelve, NBITS=12), gray(twelve >> 4)),
         "1 bit": (tiff("bit", bit, NBITS=1), gray(bit * 255)),
+        "4 bits": (tiff("nibble", noise(1, 16), NBITS=4), gray(noise(1, 16) * 17)),
+        "zstd": (tiff("zstd", rgb, compress="zstd"), rgb.transpose(1, 2, 0)),  # OpenCV does not know it
+        "colors of GDAL": (tagged_by_gdal(folder / "bgrn.tif", four), first[..., ::-1]),
         "white is 0": (tiff("white", rgb[:1], photometric="miniswhite"), gray(255 - rgb)),
         "palette": (folder / "palette.tif", colors),
     }
@@ -182,10 +192,41 @@ def test_kinds_of_tiffs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
         capfd.readouterr()
         np.testing.assert_array_equal(read(path), expected, err_msg=name)
         warnings[name] = capfd.readouterr().err
-    assert "of 4 bands only red, green and blue are used" in warnings.pop("infrared")
+    for name in ("infrared", "colors of GDAL"):
+        assert "of 4 bands only red, green and blue are used" in warnings.pop(name)
     assert "of 16 bits the upper 8 are used" in warnings.pop("16 bits")
     assert "of 12 bits the upper 8 are used" in warnings.pop("12 bits")
     assert set(warnings.values()) == {""}
+
+
+def test_whole_tiffs_follow_the_same_rules(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, (path, expected) in kinds(tmp_path).items():
+        rounding = 1 if name == "16 bits" else 0  # OpenCV's, of TIFFs with colors
+        assert np.abs(read_image(path).astype(int) - expected).max() <= rounding, name
+        assert (read_header(str(path)).not_rgb, "imread" in capfd.readouterr().err) == ("", False)
+    for count in (2, 4):
+        path = write_tiff(tmp_path / f"{count}.tif", noise(count), photometric="minisblack")
+        needed = f"a TIFF of {count} untagged bands of 8 bits (unsigned), needed 1, 3, or tagged red, green and blue"
+        assert needed in read_header(str(path)).not_rgb
+        with pytest.raises(InputError, match=re.escape(f"{count}.tif: {needed}")):
+            read_image(path)
+
+
+def test_a_turned_tiff_with_alpha(tmp_path: Path) -> None:
+    """Tag 274 is the orientation: 6 is displayed after a quarter turn clockwise. OpenCV would multiply by alpha."""
+    pixels = noise(4).transpose(1, 2, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={274: 6})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE)[..., :3])
+
+
+def test_without_rasterio_a_tiff_that_opencv_cannot_read_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [kinds(tmp_path)[name][0] for name in ("zstd", "alpha", "no color interpretation")]
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    for path in paths:
+        with pytest.raises(InputError, match=r"pip install 'boxwright\[geo\]'"):
+            read_image(path)
 
 
 def faulty(folder: Path) -> dict[str, tuple[Path, str]]:

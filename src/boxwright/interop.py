@@ -35,10 +35,17 @@ def to_coco(detections: Detections, image_id: int | str, category_ids: Sequence[
 
     Returns:
         N mappings with `image_id`, `category_id`, `bbox` (x, y, width, height in px) and `score`.
+
+    Raises:
+        InputError: A label has no id.
     """
     boxes = detections.boxes.double().cpu()
     boxes[:, 2:] -= boxes[:, :2]
     labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    if category_ids is not None and max(labels, default=-1) >= len(category_ids):
+        raise InputError(
+            f"category_ids: found {len(category_ids)}, needed one for each class, at least {max(labels) + 1}"
+        )
     categories = labels if category_ids is None else [category_ids[label] for label in labels]
     return [
         {"image_id": image_id, "category_id": category, "bbox": box, "score": score}

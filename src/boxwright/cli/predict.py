@@ -149,8 +149,7 @@ def predict(
             opened = stack.enter_context(open_video(source, selection, fps))
             batch = 1 if opened.live else batch
         else:
-            for option in [name for name, value in (("--tile", tile), ("--ray", ray)) if value is not None]:
-                _check_files(sources, option)
+            _check_files(sources, {"--tile": tile, "--ray": ray})
             titles = stack.enter_context(fetched(sources))
             if tile is None and as_ != TABLE:  # a table does not depend on the number of images, bit for bit
                 batch = min(batch, len(output.find_images(list(titles), Path(out))))
@@ -161,20 +160,17 @@ def predict(
         )
         names = class_list(classes, predictor.recipe.data.names) if classes else None
         tiling = None if tile is None else Tiling(tile, 0.2 if overlap is None else overlap)
+        args = task.args(predictor.recipe, threshold, nms, names, top_k)
         if as_ == TABLE:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
             summary = write_table(predictor, titles, out, args, tiling, shard, ray, device)
         elif tiling is not None:
             summary = scene_output.predict_scenes_to_folder(
-                predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson
+                predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson, draw=draw
             )
+        elif source is None:
+            summary = _predict_images(predictor, titles, out, args, as_, draw)
         else:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = (
-                _predict_images(predictor, titles, out, args, as_, draw)
-                if source is None
-                else _predict_video(predictor, opened, out, args, as_, tracking, draw)
-            )
+            summary = _predict_video(predictor, opened, out, args, as_, tracking, draw)
     echo("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
 
@@ -200,13 +196,14 @@ def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
         check_layout(as_)
 
 
-def _check_files(sources: Sequence[str], option: str) -> None:
-    """Raise InputError for addresses, which `option` does not support."""
+def _check_files(sources: Sequence[str], options: Mapping[str, object]) -> None:
+    """Raise InputError for addresses, which the given options (those that are not None) do not support."""
     from boxwright.images.fetch import is_image_address
     from boxwright.remote.address import shown
 
-    if addresses := [shown(name) for name in sources if is_image_address(name)]:
-        raise InputError(f"{option}: goes with files, found {addresses[0]}; download it first")
+    given = [name for name, value in options.items() if value is not None]
+    if given and (addresses := [shown(name) for name in sources if is_image_address(name)]):
+        raise InputError(f"{given[0]}: goes with files, found {addresses[0]}; download it first")
 
 
 def _predict_images(

@@ -118,7 +118,7 @@ def write_splits(
     return "\n".join(map(printable, [*lines, str(out)]))
 
 
-def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path) -> None:
+def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path, *, links: bool = True) -> None:
     """Write predicted boxes in the layout `to` into `folder`, with links to the images.
 
     Args:
@@ -126,6 +126,7 @@ def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path) -
         extras: `score` and `source` of each box; layouts leave out what they cannot store.
         to: The layout.
         folder: An empty folder.
+        links: Also link the images.
 
     Raises:
         InputError: The layout does not support a name.
@@ -133,7 +134,11 @@ def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path) -
     writer = formats.layout(to).writer
     assert writer is not None
     split = _split(dataset, str(dataset.root), to, writer, extras)
-    _write(split, writer.write_predictions or writer.write, dataset, folder)
+    write = writer.write_predictions or writer.write
+    if links:
+        _write(split, write, dataset, folder)
+    else:
+        write(split, folder)
 
 
 def _write(split: Split, write: Callable[[Split, Path], list[Path]], dataset: Dataset, folder: Path) -> None:

@@ -7,6 +7,7 @@ The EXIF orientation is applied, so sizes and boxes refer to the image as displa
 is dropped without blending.
 """
 
+import importlib.util
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,17 @@ from boxwright.errors import InputError
 from boxwright.files import read_bytes
 from boxwright.images.bands import Bands, count_bands, decode_bands
 from boxwright.images.budget import MAX_PIXELS, size_fault
-from boxwright.images.header import TIFF, first_frame, is_cut_png, needs_pillow, read_header, rgb_fault, tiff_directory
+from boxwright.images.header import (
+    TIFF,
+    first_frame,
+    is_cut_png,
+    needs_pillow,
+    opencv_misreads,
+    read_header,
+    rgb_fault,
+    tiff_directory,
+    tiff_orientation,
+)
 
 Size = tuple[int, int]  # (height, width) px
 
@@ -88,10 +99,9 @@ def _read(path: str) -> bytes:
                 f"{path}: has {length} bytes, needed {MAX_BYTES} at most; replace the file or leave it out"
             )
         data = read_bytes(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}), needed an image; restore it or leave it out"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason}), needed an image; restore it or leave it out") from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes), needed an image; replace the file or leave it out")
     return data
@@ -110,29 +120,47 @@ def decode(source: Source, reduction: int) -> npt.NDArray[np.uint8]:
             return first_frame(data)
         except Exception as error:  # Pillow raises many types of errors for damaged files
             raise _unreadable(source) from error
-    if data[:4] in TIFF and (reason := _rgb_fault(data)):
-        raise InputError(f"{source.name}: {reason}")
-    try:
-        flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
-        image = None if is_cut_png(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error as error:
-        raise _unreadable(source) from error
+    if data[:4] in TIFF:
+        return _decode_tiff(source)
+    image = None if is_cut_png(data) else _by_opencv(data, REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB))
     if image is None:
         raise _unreadable(source)
     if reduction > 1:  # OpenCV has no flag for reduced and RGB
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-    return image  # type: ignore[return-value]
+    return image
 
 
-def _rgb_fault(data: bytes) -> str:
+def _by_opencv(data: bytes, flag: int) -> npt.NDArray[np.uint8] | None:
+    """The pixels; None if OpenCV cannot decode them."""
     try:
-        return rgb_fault(tiff_directory(io.BytesIO(data)))
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)  # type: ignore[return-value]
+    except cv2.error:
+        return None
+
+
+def _decode_tiff(source: Source) -> npt.NDArray[np.uint8]:
+    """RGB, by OpenCV, or by rasterio where OpenCV would misread the bands or cannot decode them."""
+    from boxwright.images.windows import decode_tiff  # which imports this module
+
+    orientation, misread = 1, False
+    try:
+        tags = tiff_directory(io.BytesIO(source.data))
+        reason, orientation, misread = rgb_fault(tags), tiff_orientation(tags), opencv_misreads(tags)
     except Exception:  # damaged tags: OpenCV decides
-        return ""
+        reason = ""
+    if reason:
+        raise InputError(f"{source.name}: {reason}")
+    image = None if misread else _by_opencv(source.data, cv2.IMREAD_COLOR_RGB)
+    if image is not None:
+        return image
+    if not misread and importlib.util.find_spec("rasterio") is None:
+        raise _unreadable(source)
+    return decode_tiff(source.name, source.data, orientation)
 
 
 def _unreadable(source: Source) -> InputError:
+    reason = "or a TIFF that needs pip install 'boxwright[geo]'" if source.data[:4] in TIFF else "or no image at all"
     return InputError(
-        f"{source.name}: not a readable image ({len(source.data)} bytes: damaged, cut off, or no image at all), "
+        f"{source.name}: not a readable image ({len(source.data)} bytes: damaged, cut off, {reason}), "
         "needed JPEG, PNG, BMP, GIF, WebP or TIFF; replace the file or leave it out"
     )

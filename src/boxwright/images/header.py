@@ -29,6 +29,9 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # magic numbers; the last two a
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk: name and checksum
 LATE_EXIF = 1 << 17  # bytes; EXIF has at most 64 KiB, so an eXIf chunk after the pixels of a PNG starts in these
 SAMPLE_FORMAT, KINDS = 339, {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}  # a TIFF tag; 4: undefined
+GRAY, PHOTOMETRIC_RGB = (0, 1), 2  # values of the TIFF tag PhotometricInterpretation; of gray, 0 is white or black
+EXTRA_SAMPLES, UNASSOCIATED, ALPHA = 338, 2, (1, 2)  # a TIFF tag, and its values for alpha (1: colors contain it)
+GDAL_METADATA, COLORS_OF_GDAL = 42112, "COLORINTERP"  # a TIFF tag of GDAL, and what it has for colors of bands
 CHUNK = 256  # images whose headers are read together
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -207,10 +210,29 @@ def rgb_fault(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     count = 1 if count is None else count  # the tag's default
     widest = max(bits) if isinstance(bits, tuple) and bits else 1
     kind = KINDS.get(kinds[0] if isinstance(kinds, tuple) and kinds else 1, "other")
+    found, remedy = f"of {widest} bits ({kind})", "choose them by data.bands or --bands, such as 3,2,1"
     if (isinstance(count, int) and count > 4) or widest > 16 or kind != "unsigned":
-        found = f"a TIFF of {count} band{'s' * (count != 1)} of {widest} bits ({kind})"
-        return f"{found}, needed up to 4 of 8 or 16 (unsigned); choose them by data.bands or --bands, such as 3,2,1"
+        bands = f"{count} band{'s' * (count != 1)}"
+        return f"a TIFF of {bands} {found}, needed up to 4 of 8 or 16 (unsigned); {remedy}"
+    if tags.get(base.PhotometricInterpretation) in GRAY and COLORS_OF_GDAL not in str(tags.get(GDAL_METADATA)):
+        alphas = sum(extra in ALPHA for extra in _extra_samples(tags))
+        if isinstance(count, int) and count - alphas not in (1, 3):
+            return f"a TIFF of {count} untagged bands {found}, needed 1, 3, or tagged red, green and blue; {remedy}"
     return ""
+
+
+def opencv_misreads(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Whether OpenCV takes the first band of a TIFF alone, or multiplies colors by alpha, where RGB can be read."""
+    photometric, extra = tags.get(ExifTags.Base.PhotometricInterpretation), _extra_samples(tags)
+    if photometric in GRAY:
+        gray_and_alpha = len(extra) == 1 and extra[0] in ALPHA
+        return tags.get(ExifTags.Base.SamplesPerPixel, 1) > 1 and not gray_and_alpha
+    return photometric == PHOTOMETRIC_RGB and UNASSOCIATED in extra
+
+
+def _extra_samples(tags: TiffImagePlugin.ImageFileDirectory_v2) -> tuple[int, ...]:
+    value = tags.get(EXTRA_SAMPLES, ())
+    return value if isinstance(value, tuple) else (value,)
 
 
 def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:

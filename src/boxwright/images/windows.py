@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.files import open_regular
-from boxwright.images.bands import Bands, check_numbers, read_window
+from boxwright.images.bands import Bands, check_numbers, read_window, upright
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.decode import read_image
 from boxwright.images.header import TIFF, read_header
@@ -158,9 +158,11 @@ def open_scene(path: str | Path, bands: Bands | None = None) -> Iterator[Scene]:
         yield _decoded(path, bands)
     elif bands is None:
         with open_tiff(path) as source:
+            reject_rotated(path)
             yield _scene(source, str(path), _rgb_reader(source, str(path)))
     else:
         with open_pages(path) as pages:
+            reject_rotated(path)
             yield _scene(pages[0], str(path), _bands_reader(pages, str(path), bands))
 
 
@@ -183,6 +185,7 @@ def scene_fault(path: str, *, rgb: bool = True) -> str:
     try:
         if is_tiff(path):
             with open_tiff(path) as source:
+                reject_rotated(path)
                 _check_stored(source, path)
                 if rgb:
                     _bands(source, path)
@@ -236,12 +239,24 @@ def _bands_reader(pages: list["DatasetReader"], path: str, bands: Bands) -> Call
     return pixels
 
 
-def _rgb_reader(source: "DatasetReader", path: str) -> Callable[[Window, Size | None], Pixels]:
+def decode_tiff(name: str, content: bytes, orientation: int) -> Pixels:
+    """All pixels of a TIFF as `open_scene` reads them, without its warnings, and upright: (h, w, 3) RGB.
+
+    name: For messages. orientation: Of EXIF, which is applied. Raises InputError as `open_scene`.
+    """
+    with open_tiff(name, content) as source:
+        pixels = _rgb_reader(source, name, warn=False)(Window(0, 0, source.width, source.height), None)
+        return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def _rgb_reader(source: "DatasetReader", path: str, *, warn: bool = True) -> Callable[[Window, Size | None], Pixels]:
     from rasterio.errors import RasterioError
 
     _check_stored(source, path)
     bands = _bands(source, path)
-    to_rgb = _colors(source, bands, path)
+    to_rgb = _colors(source, bands)
+    if warn:
+        _warn_of_losses(source, bands, path)
 
     def pixels(window: Window, size: Size | None) -> Pixels:
         x1, y1, x2, y2 = window.xyxy
@@ -259,7 +274,6 @@ def _rgb_reader(source: "DatasetReader", path: str) -> Callable[[Window, Size | 
 
 def _check_stored(source: "DatasetReader", path: str) -> None:
     """Raise InputError for a TIFF whose windows cannot be read separately."""
-    reject_rotated(path)
     if math.prod(source.block_shapes[0]) > MAX_PIXELS:
         raise InputError(
             f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MAX_PIXELS} px per block at most; "
@@ -285,26 +299,39 @@ def _bands(source: "DatasetReader", path: str) -> list[int]:
     return bands
 
 
-def _colors(source: "DatasetReader", bands: list[int], path: str) -> Callable[[Array], Pixels]:
-    """The conversion of samples (1 or 3, h, w) of the bands to RGB. Logs a warning if bands or bits are ignored."""
-    if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
-        logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
+def _colors(source: "DatasetReader", bands: list[int]) -> Callable[[Array], Pixels]:
+    """The conversion of samples (1 or 3, h, w) of the bands to RGB."""
     if source.colorinterp[bands[0] - 1].name == "palette":
         table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
         for index, color in source.colormap(bands[0]).items():
             table[index] = color[:3]
         return lambda samples: table[samples[0]]
 
-    tags = source.tags(bands[0], ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")
-    bits = int(tags.get("NBITS", np.iinfo(source.dtypes[bands[0] - 1]).bits))
+    bits = _bits(source, bands[0])
     factor = 255 // ((1 << min(bits, 8)) - 1)  # 1 bit: 0 and 255
-    white = 255 if "MINISWHITE" in tags else 0
-    if bits > 8:
-        remedy = "if that is too dark, gdal_translate -ot Byte -scale first"
-        logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, remedy)
+    white = 255 if "MINISWHITE" in _structure(source, bands[0]) else 0
 
     def to_rgb(samples: Array) -> Pixels:
         upper = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)
         return np.ascontiguousarray(np.broadcast_to(upper, (3, *upper.shape[1:])).transpose(1, 2, 0))
 
     return to_rgb
+
+
+def _structure(source: "DatasetReader", band: int) -> dict[str, str]:
+    """How GDAL says that a band is stored."""
+    tags: dict[str, str] = source.tags(band, ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")
+    return tags
+
+
+def _bits(source: "DatasetReader", band: int) -> int:
+    return int(_structure(source, band).get("NBITS", np.iinfo(source.dtypes[band - 1]).bits))
+
+
+def _warn_of_losses(source: "DatasetReader", bands: list[int], path: str) -> None:
+    """Log a warning if bands or bits are ignored."""
+    if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
+        logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
+    if source.colorinterp[bands[0] - 1].name != "palette" and (bits := _bits(source, bands[0])) > 8:
+        remedy = "if that is too dark, gdal_translate -ot Byte -scale first"
+        logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, remedy)

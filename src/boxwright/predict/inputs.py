@@ -143,7 +143,7 @@ def _extent(frame: Frame) -> tuple[int, int]:
 def _as_pixels(image: object, channels: int) -> Array:
     """Arrays, tensors (C, h, w), without a copy, and Pillow images in RGB (EXIF orientation applied), as (h, w, C)."""
     if isinstance(image, PIL.Image.Image):
-        image = _pillow_rgb(PIL.ImageOps.exif_transpose(image))
+        image = _pillow_rgb(image)
     what = "RGB" if channels == RGB else "of the stretched bands"
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != channels or not image.numel():
@@ -161,8 +161,13 @@ def _as_pixels(image: object, channels: int) -> Array:
 
 def _pillow_rgb(image: PIL.Image.Image) -> Array:
     """RGB of a Pillow image. Of 16 bits the upper 8 are used, as for files; Pillow would clip them."""
-    if not image.mode.startswith(("I", "F")):
-        return np.asarray(image.convert("RGB"))
+    try:
+        image = PIL.ImageOps.exif_transpose(image)
+        if not image.mode.startswith(("I", "F")):
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of a damaged file or a mode it does not convert
+        found = f"found Pillow's mode {image.mode} ({error})"
+        raise InputError(f"image: {found}, needed one that it converts to RGB") from error
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
         raise InputError(f"image: found Pillow's mode {image.mode}, needed 8 or unsigned 16 bits; convert it to RGB")

@@ -148,7 +148,7 @@ def _intersection(boxes: Tensor, limits: Tensor) -> Tensor:
 def _mutual(pairs: Tensor, index: Tensor, value: Tensor) -> Tensor:
     """(P, 2), index (N,) of the windows, value (P,) -> (P,) bool: whether each is the other's best of its window."""
     box, window = pairs.T.flatten(), index[pairs.flip(1)].T.flatten()  # each pair in both directions
-    key = box * len(index) + window
+    key = box * (index.max() + 1) + window
     order = value.repeat(2).argsort(descending=True, stable=True)
     order = order[key[order].argsort(stable=True)]
     is_best = torch.zeros_like(box, dtype=torch.bool)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from boxwright import json_text
 from boxwright.arrays import Array
+from boxwright.data.text import walk
 from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, printable, titled
 from boxwright.files import make_folder, write_bytes
@@ -169,7 +170,7 @@ def write_image(image: Array, target: Path) -> None:
 def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
     """The image files in `sources` (files, folders, archives, glob patterns), without duplicates.
 
-    Folders are searched recursively, except for `out`, which may contain earlier results.
+    Folders are searched as by `data.text.walk`, except for `out`, which may contain earlier results.
     """
     files: dict[Path, None] = {}
     for source in sources:
@@ -177,7 +178,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
         if Path(source).is_file():
             paths = [Path(source)]
         elif Path(source).is_dir():
-            images = (path for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            images = (path for path in map(Path, walk(Path(source), SUFFIXES)) if path.is_file())
             paths = sorted(path for path in images if out.resolve() not in path.resolve().parents)
         else:
             matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
@@ -192,7 +193,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
 
 
 def _without_images(folder: Path) -> str:
-    videos = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    videos = sorted(Path(path).name for path in walk(folder, tuple(VIDEO_SUFFIXES)))
     found = f", but {len(videos)} videos; give one video as the source, such as {videos[0]}" if videos else ""
     return f"this folder holds no image{found}"
 

@@ -1,8 +1,9 @@
 """The predictor: a network or an exported file with its recipe."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from io import IOBase
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
@@ -158,7 +159,7 @@ class Predictor(Generic[R]):
         args = self.args(threshold, iou, classes, top_k)
         if is_image(source):
             return next(self._each(iter([cast(Image, source)]), args, bgr))
-        if not isinstance(source, Iterable):
+        if not isinstance(source, Iterable) or isinstance(source, Mapping | IOBase):  # not their keys or lines
             raise InputError(f"image: found {type(source).__name__}, needed an image or an iterable of images")
         results = self._each(cast(Iterable[Image], source), args, bgr)
         return list(results) if isinstance(source, Sequence) else results

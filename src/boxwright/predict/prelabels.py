@@ -1,6 +1,7 @@
 """Predicted boxes as labels for label tools, where people correct them instead of drawing all boxes."""
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from boxwright.video.frames import Video
 LAYOUTS = {"coco": "coco", "yolo": "yolo_txt", "cvat": "cvat", "label-studio": "label_studio"}
 SPLIT = "train"  # which every tool supports
 STAGING = "frames"  # folder of the frames of a video until they are moved to their final folder
+FRAME = "frame_{:06d}.jpg"  # as CVAT names them
 QUALITY = 95  # of their JPEG files
 
 
@@ -60,11 +62,12 @@ def prelabel_images(
 
     Raises:
         InputError: A source or the layout does not exist, `out` is not empty, no image can be read, or the layout does
-            not support the name of an image or class.
+            not support the name of an image or class. All but the third are raised before anything is predicted.
     """
     layout, files = check_layout(name), find_images(sources, Path(out))
     args = predictor.args() if args is None else args
     with new_folder(out) as folder:
+        _check_names(predictor, files, layout, folder)
         results = predict_all(predictor, files, args, batch=predictor.recipe.predict.batch, title="predict")
         pairs = list(zip(files, results, strict=True))
         labeled = [(str(file), result) for file, result in pairs if not isinstance(result, InputError)]
@@ -102,11 +105,12 @@ def prelabel_video(
     batch = 1 if video.live else predictor.recipe.predict.batch
     with new_folder(out) as folder:
         staging = folder / STAGING
+        _check_names(predictor, [staging / FRAME.format(0)], layout, folder)
         staging.mkdir()
         labeled = []
         frames = track(video, video.total, "predict", "frames")
         for frame, result in predict_frames(predictor, frames, args, batch):
-            path = staging / f"frame_{frame.index:06d}.jpg"  # as CVAT names the frames of a video
+            path = staging / FRAME.format(frame.index)
             path.write_bytes(encode_image(frame.image, ".jpg", QUALITY))
             labeled.append((str(path), Detections(result.boxes, result.scores, result.labels, result.names)))
         _write(predictor, labeled, layout, folder)
@@ -115,10 +119,21 @@ def prelabel_video(
     return _summary(out, name, [result for _, result in labeled], failed, "frame[s]")
 
 
+def _check_names(predictor: Predictor[Prediction], files: Sequence[Path], layout: str, folder: Path) -> None:
+    """Write labels without boxes to a temporary folder in `folder`, which raises InputError for an unsupported name."""
+    with tempfile.TemporaryDirectory(dir=folder) as trial:
+        _write(predictor, [(str(file), Detections.empty()) for file in files], layout, Path(trial), links=False)
+
+
 def _write(
-    predictor: Predictor[Prediction], labeled: Sequence[tuple[str, Detections]], layout: str, folder: Path
+    predictor: Predictor[Prediction],
+    labeled: Sequence[tuple[str, Detections]],
+    layout: str,
+    folder: Path,
+    *,
+    links: bool = True,
 ) -> None:
-    """Write a data set. labeled: the file of each image, and its boxes."""
+    """Write a data set. labeled: the file of each image, and its boxes. links: also link the images."""
     names = tuple(predictor.names) or tuple(map(str, range(predictor.recipe.model.classes)))
     counts = [len(result) for _, result in labeled]
     xyxy, labels, scores = (
@@ -130,7 +145,7 @@ def _write(
     paths = [path for path, _ in labeled]
     dataset = Dataset.without_ids(source, names, paths, [""], rows, counts)
     extras = Extras([{"score": score, "source": "auto"} for score in scores.tolist()], [{} for _ in paths])
-    write_predictions(dataset, extras, layout, folder)
+    write_predictions(dataset, extras, layout, folder, links=links)
 
 
 def _summary(out: str | Path, name: str, results: Iterable[Detections], failed: dict[str, str], item: str) -> Summary:

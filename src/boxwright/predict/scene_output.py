@@ -26,6 +26,7 @@ def predict_scenes_to_folder(
     classes: Sequence[str | int] | None = None,
     *,
     geojson: bool = False,
+    draw: bool = True,
 ) -> output.Summary:
     """Predict large images window by window; write overviews with boxes as JPEG, detections.json, and GeoJSON.
 
@@ -38,6 +39,7 @@ def predict_scenes_to_folder(
         iou: As in `Predictor.__call__`.
         classes: As in `Predictor.__call__`.
         geojson: Require GeoJSON for all scenes; otherwise it is written for those with a georeference.
+        draw: Write the overviews.
 
     Returns:
         The summary; scenes that cannot be read or drawn are in `Summary.failed`.
@@ -53,7 +55,7 @@ def predict_scenes_to_folder(
     files = output.find_images(sources, folder)
     if geojson:
         _check_georeferences(files, predictor.bands)
-    targets = output.drawing_paths(files, folder, ".jpg")
+    targets = output.drawing_paths(files, folder, ".jpg" if draw else ".geojson")
     _check_names(targets)
     output.make_writable(folder)
     rows: list[JsonObject] = []
@@ -62,7 +64,7 @@ def predict_scenes_to_folder(
     for path in files:
         try:
             with open_scene(path, predictor.bands) as scene:
-                overview = Overview(scene.size)
+                overview = Overview(scene.size) if draw else None
                 prediction = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
         except InputError as error:
             failed[titled(str(path))] = str(error)
@@ -74,18 +76,19 @@ def predict_scenes_to_folder(
         except InputError as error:
             failed[titled(str(path))] = str(error)
     settings = {"tile": tiling.window, "overlap": tiling.overlap}
-    return output.write_results(predictor, folder, args, rows, failed, results, settings)
+    return output.write_results(predictor, folder, args, rows, failed, results, settings, draw=draw)
 
 
 def _write(
-    prediction: Prediction, overview: Overview, georeference: Georeference | None, target: Path
+    prediction: Prediction, overview: Overview | None, georeference: Georeference | None, target: Path
 ) -> dict[str, str | list[str]]:
     """Write the files of one scene; returns their names, for its entry in detections.json."""
-    output.write_image(draw_overview(prediction, overview), target)
+    if overview is not None:
+        output.write_image(draw_overview(prediction, overview), target)
     names: list[str] = []
     if georeference is not None and is_georeferenced(georeference, prediction.size):
         names = write_geojson(prediction, georeference, target.parent, target.stem)
-    return {"drawn": target.name} | ({"geojson": names} if names else {})
+    return ({"drawn": target.name} if overview else {}) | ({"geojson": names} if names else {})
 
 
 def _check_names(targets: Mapping[Path, Path]) -> None:

@@ -80,6 +80,8 @@ def _add_prediction(app: FastAPI, state: State) -> None:
         deadline, query = state.deadline(), request.query_params
         if unknown := query.keys() - set(QUERY):
             raise RequestError(400, f"query: found '{min(unknown)[:40]}', needed some of {', '.join(QUERY)}")
+        if repeated := next((name for name in query if name != "class" and len(query.getlist(name)) > 1), None):
+            raise RequestError(400, f"{repeated}: found {len(query.getlist(repeated))} values, needed one")
         model = _model(request, state, query.get("model"))
         draw = query.get("draw", "0")
         if draw not in FLAGS:

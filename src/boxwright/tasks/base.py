@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, SupportsFloat, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -375,7 +375,9 @@ def class_weights(recipe: Recipe) -> Array | None:
 
 
 def fraction(name: str, value: float) -> float:
-    """Return `value`. Raises InputError if it is not in [0, 1]."""
+    """Return `value`. Raises InputError if it is not in [0, 1], or no number."""
+    if not isinstance(value, SupportsFloat):
+        raise InputError(f"{name}: found {type(value).__name__}, needed a number from 0 to 1")
     if not 0 <= value <= 1:
         raise InputError(f"{name}: found {value}, needed a number from 0 to 1")
     return value

@@ -6,7 +6,7 @@ C classes of the model, K of them after top-k
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -163,8 +163,8 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         top_k: int | None = None,
     ) -> PostprocessArgs:
         self.check_options(recipe, {"threshold": threshold, "iou": iou, "classes": classes})
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k: found {top_k}, needed at least 1")
+        if top_k is not None and not (isinstance(top_k, SupportsIndex) and top_k >= 1):
+            raise InputError(f"top_k: found {top_k!r}, needed an integer of at least 1")
         return PostprocessArgs(top_k=TOP_K if top_k is None else top_k)
 
     def postprocess(
