@@ -20,6 +20,7 @@ from boxwright.predict.video_output import FrameRows
 from boxwright.types import Detections
 from boxwright.video import decode
 from boxwright.video.encode import VideoWriter
+from boxwright.video.files import VideoFile
 from boxwright.video.frames import Clock, Selection
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
@@ -114,17 +115,29 @@ def test_selection_by_hand(tmp_path):
         frames_of(path, start=5)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264", "a.avi", "a.flv"])
-def test_start_is_found_in_all_containers(tmp_path, name):
-    """Also where seeking lands behind it, or is not possible."""
-    codec = {"a.flv": "flv1", "a.avi": "mpeg4"}.get(name, "libx264")
-    path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=6)
+@pytest.mark.parametrize("gop", [6, 20])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "mpeg4.ts", "a.m2ts", "a.h264", "a.avi", "a.flv"])
+def test_start_is_found_in_all_containers(tmp_path, name, gop):
+    """Also where seeking lands behind it or between two key frames, or is not possible."""
+    codec = {"a.flv": "flv1", "a.avi": "mpeg4", "mpeg4.ts": "mpeg4"}.get(name, "libx264")
+    path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=gop)
+    everything, _ = frames_of(path)
     rate = 25 if name == "a.h264" else 10  # it has no times
-    frames, _ = frames_of(path, start=12.5 / rate)
-    assert [round(frame.time * rate) for frame in frames] == [13, 14, 15, 16, 17, 18, 19]
-    for frame in frames:
-        left = np.flatnonzero(frame.image[24, :, 1] > 128)[0]
-        assert abs(left - 8 - 4 * round(frame.time * rate)) <= 1
+    for start in (2.5, 11.5):  # the first key frames are 0 and 6
+        frames, video = frames_of(path, start=start / rate)
+        assert [round(frame.time * rate) for frame in frames] == list(range(round(start + 0.5), 20))
+        assert video.faults == []
+        for frame in frames:
+            number = round(frame.time * rate)
+            assert np.array_equal(frame.image, everything[number].image)
+            assert abs(np.flatnonzero(frame.image[24, :, 1] > 128)[0] - 8 - 4 * number) <= 1
+
+
+def test_a_late_start_does_not_read_all_before_it(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.ts", moving(16)[0] * 10, codec="libx264")  # of 16 s, with a key frame each 1.2 s
+    monkeypatch.setattr(VideoFile, "_open_again", lambda video: pytest.fail("the file is read from its start on"))
+    frames, _ = frames_of(path, start=15.5)
+    assert [round(frame.time * 10) for frame in frames] == [155, 156, 157, 158, 159]
 
 
 def test_selection_refuses_what_makes_no_sense():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 WITHOUT_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
+EARLIER = (
+    0.0,
+    10.0,
+)  # s before a start that are sought: MPEG-TS seeks to any frame, and the next key frame may be late
 EARLY = 0.5  # s; a video that ends so much before its declared end is truncated. Players round by less.
 
 
@@ -39,12 +43,21 @@ class VideoFile:
     live = False
     left_out = 0
 
-    def __init__(self, container: InputContainer, name: str, selection: Selection) -> None:
-        """container: opened; it is closed with this object.
+    def __init__(
+        self, container: InputContainer, name: str, connect: Callable[[], InputContainer], selection: Selection
+    ) -> None:
+        """Create a video.
 
-        Raises InputError if it has no video stream that can be decoded.
+        Args:
+            container: Opened; it is closed with this object.
+            name: As in `Video`.
+            connect: Opens the same again, where seeking has left it in a wrong place.
+            selection: Which frames are read.
+
+        Raises:
+            InputError: It has no video stream that can be decoded.
         """
-        self.container, self.name, self.selection = container, name, selection
+        self.container, self.name, self.connect, self.selection = container, name, connect, selection
         try:
             self.stream = video_stream(container, name)
         except InputError:
@@ -61,7 +74,8 @@ class VideoFile:
     @classmethod
     def open(cls, path: str, selection: Selection) -> Self:
         """Open a file. Raises InputError if it cannot be read or is no video."""
-        return cls(open_file(path), path, selection)
+        connect = partial(open_file, path)
+        return cls(connect(), path, connect, selection)
 
     def __enter__(self) -> Self:
         return self
@@ -85,13 +99,15 @@ class VideoFile:
     def _decoded(self) -> Iterator[Decoded]:
         """The frames from the start of the selection on, or from the one before it that can be decoded alone."""
         start = self.selection.start
-        if start > 0 and self._seek(start):
-            frames = self._all()
-            first = next(frames, None)
-            if first is not None and first.time <= start:
-                yield from self._numbered(itertools.chain([first], frames))
-                return
-            self._seek(0)  # an index that is wrong
+        for time in (start - earlier for earlier in EARLIER if start > earlier):
+            if self._seek(time):
+                frames = self._all(from_key=True)
+                first = next(frames, None)
+                if first is not None and first.time <= start:
+                    yield from self._numbered(itertools.chain([first], frames))
+                    return
+        if start > 0:
+            self._open_again()
         yield from self._numbered(self._all())
 
     def _numbered(self, frames: Iterator[Decoded]) -> Iterator[Decoded]:
@@ -100,7 +116,7 @@ class VideoFile:
         return (replace(frame, index=index) for index, frame in enumerate(wanted))
 
     def _seek(self, time: float) -> bool:
-        """Go to the last frame before `time`, s, that can be decoded alone. Whether that is possible."""
+        """Go to the last frame before `time`, s, that can be decoded alone. Whether that is possible; not where."""
         av = import_extra("av", "video")
         if self.container.format.flags & WITHOUT_STAMPS:  # trying it leaves a raw stream at its end
             return False
@@ -108,12 +124,27 @@ class VideoFile:
             self.container.seek(int((time + self._clock.start) * 1e6))
         except av.error.FFmpegError:
             return False
-        self._clock = Clock(self._clock.start, self._clock.interval)
+        self._begin()
         return True
 
-    def _all(self) -> Iterator[Decoded]:
+    def _open_again(self) -> None:
+        self.container.close()
+        self.container = self.connect()
+        self.stream = video_stream(self.container, self.name)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what was read."""
+        self._clock = Clock(self._clock.start, self._clock.interval)
+        self._damaged = 0
+        self.faults.clear()
+
+    def _all(self, *, from_key: bool = False) -> Iterator[Decoded]:
+        """The frames from here on. from_key: from the next key frame on, as some decoders yield damaged ones before."""
         av = import_extra("av", "video")
         packets = self.container.demux(self.stream)
+        if from_key:
+            packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, packets)
         while True:
             try:
                 packet = next(packets, None)
