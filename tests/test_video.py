@@ -196,6 +196,21 @@ def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
     assert fault == f"{path}: ends at {left / 10:.1f} s, declared are 3.0 s; is it truncated?"
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.asf", "a.nut", "a.wtv", "a.mp4", "a.ts"])
+def test_time_stamps_that_do_not_begin_at_0(tmp_path, name):
+    """Some containers declare the time stamp of the end, not the duration."""
+    codec = {"a.webm": "libvpx", "a.ts": "libx264"}.get(name, "mpeg4")
+    path = write_video(tmp_path / name, noise(30), [20 + index / 10 for index in range(30)], codec=codec)
+    frames, video = frames_of(path)
+    assert (len(frames), video.faults) == (30, [])
+    assert video.total == pytest.approx(30, abs=1)
+    assert frames_of(path, start=1.0)[1].total == pytest.approx(20, abs=1)
+    if name == "a.mkv":
+        path, left = cut(path, path)
+        (fault,) = frames_of(path)[1].faults
+        assert fault == f"{path}: ends at {left / 10:.1f} s, declared are 3.0 s; is it truncated?"
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_damage_within_a_video_is_reported(tmp_path, name):
     path = write_video(tmp_path / name, noise(30), codec="libx264")

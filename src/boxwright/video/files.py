@@ -12,6 +12,7 @@ from boxwright.errors import InputError
 from boxwright.extras import import_extra
 from boxwright.video.decode import (
     RgbConverter,
+    container_duration,
     duration_of,
     frame_rate,
     open_file,
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 WITHOUT_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
-EARLIER = (
-    0.0,
-    10.0,
-)  # s before a start that are sought: MPEG-TS seeks to any frame, and the next key frame may be late
+EARLIER = (0.0, 10.0)  # s before a start to seek to: in MPEG-TS reading begins at the key frame after that place
 EARLY = 0.5  # s; a video that ends so much before its declared end is truncated. Players round by less.
 
 
@@ -65,7 +63,7 @@ class VideoFile:
             raise
         self.duration, self.faults = duration_of(container, self.stream), list[str]()
         rate = frame_rate(self.stream)
-        about = self.duration if self.duration is not None else (container.duration or 0) / 1e6 or None
+        about = self.duration if self.duration is not None else container_duration(container)
         self.rate, self.total = selection.rate(rate), selection.total(rate, about)
         self._to_rgb = RgbConverter()
         self._clock = Clock((container.start_time or 0) / 1e6, 1 / rate)
