@@ -3,6 +3,8 @@
 import json
 import re
 import resource
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -394,6 +396,40 @@ def test_ctrl_c_ends_with_complete_files(tmp_path):
     assert found["complete"] is False
     with av.open(str(tmp_path / "out" / "a.mp4")) as container:
         assert len(list(container.decode(video=0))) == 6
+
+
+# The command line, with a prediction that gets SIGTERM after the third frame and once more while it ends.
+TERMINATED = """
+import os, signal
+from boxwright.cli import main
+from boxwright.predict.video_output import VideoOutput
+
+write, finish = VideoOutput.write, VideoOutput.finish
+
+def terminate(after, *arguments):
+    after(*arguments)
+    if arguments[0].frames == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+VideoOutput.write = lambda *arguments: terminate(write, *arguments)
+VideoOutput.finish = lambda *arguments: terminate(finish, *arguments)
+main()
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_complete_files(tmp_path, saved):
+    path, out = write_video(tmp_path / "a.mp4", moving(20)[0]), tmp_path / "out"
+    words = ["predict", saved, path, "--out", out, "--track", "--set", "predict.batch=1"]
+    command = [sys.executable, "-c", TERMINATED, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "boxwright: stopped by SIGTERM\n")
+    assert sorted(file.name for file in out.iterdir()) == ["a.mp4", "detections.json", "tracks.json", "tracks.txt"]
+    found = json.loads((out / "detections.json").read_text())
+    assert [row["index"] for row in found["frames"]] == [0, 1, 2]
+    assert found["complete"] is False
+    with av.open(str(out / "a.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 3
 
 
 @pytest.mark.parametrize(
