@@ -13,6 +13,7 @@ from boxwright.errors import InputError
 from boxwright.formats import open_boxes
 from boxwright.predict.prelabels import LAYOUTS, prelabel_images, prelabel_video
 from boxwright.video.frames import Selection
+from boxwright.video.live import LiveVideo
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
 from stand_in import NAMES, rectangles_predictor, scene
@@ -140,6 +141,27 @@ def test_frames_as_labels(tmp_path, name):
     for (image, rows), index in zip(sorted(found.items()), (0, 4, 8), strict=True):
         assert image.rpartition(".")[0] == f"frame_{index:06d}"
         assert_same(rows, [(boxes[index], 1)])
+
+
+def test_a_live_source_needs_a_stop(tmp_path):
+    class Camera:
+        rate = 10.0
+
+        def __iter__(self):
+            for index in range(5):
+                yield index / 10, lambda: scene(*SIZE, [BOXES["a.png"][0][0]], [1])
+
+        def close(self):
+            pass
+
+    with (
+        pytest.raises(InputError, match=r"camera 0: found a live source, needed a stop, .*; add for example --stop 60"),
+        LiveVideo("camera 0", Camera(), Camera, Selection(), patience=0.0) as video,
+    ):
+        prelabel_video(rectangles_predictor(), video, tmp_path / "out", "coco")
+    assert not (tmp_path / "out").exists()
+    with LiveVideo("camera 0", Camera(), Camera, Selection(stop=0.3), patience=0.0) as video:
+        assert prelabel_video(rectangles_predictor(), video, tmp_path / "out", "coco").images > 0
 
 
 def test_images_that_cannot_be_read_are_not_in_the_set(photos, tmp_path):

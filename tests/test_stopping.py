@@ -61,6 +61,26 @@ print("it went on")
     assert done.stderr == f"boxwright: stopped by {name}; no step was made since the last save\n"
 
 
+def test_sigterm_as_ctrl_c() -> None:
+    code = """
+import os, signal, sys
+from boxwright import interrupt
+interrupt.install()
+interrupt.install_terminate()
+if (child := os.fork()) == 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM, "a forked process does not end by it"
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)  # a second one changes nothing
+    sys.exit(interrupt.finish(0, ""))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "boxwright: stopped by SIGTERM\n")
+
+
 @pytest.mark.parametrize(
     ("batch", "accumulate", "processes", "now", "expected"),
     [

@@ -3,6 +3,8 @@
 import json
 import re
 import resource
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from boxwright.errors import InputError
 from boxwright.predict import video as video_prediction
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.video import predict_video
-from boxwright.predict.video_output import FrameRows
+from boxwright.predict.video_output import FrameRows, stem_of
 from boxwright.types import Detections
 from boxwright.video import decode
 from boxwright.video.encode import VideoWriter
+from boxwright.video.files import VideoFile
 from boxwright.video.frames import Clock, Selection
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
@@ -114,17 +117,29 @@ def test_selection_by_hand(tmp_path):
         frames_of(path, start=5)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264", "a.avi", "a.flv"])
-def test_start_is_found_in_all_containers(tmp_path, name):
-    """Also where seeking lands behind it, or is not possible."""
-    codec = {"a.flv": "flv1", "a.avi": "mpeg4"}.get(name, "libx264")
-    path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=6)
+@pytest.mark.parametrize("gop", [6, 20])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "mpeg4.ts", "a.m2ts", "a.h264", "a.avi", "a.flv"])
+def test_start_is_found_in_all_containers(tmp_path, name, gop):
+    """Also where seeking lands behind it or between two key frames, or is not possible."""
+    codec = {"a.flv": "flv1", "a.avi": "mpeg4", "mpeg4.ts": "mpeg4"}.get(name, "libx264")
+    path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=gop)
+    everything, _ = frames_of(path)
     rate = 25 if name == "a.h264" else 10  # it has no times
-    frames, _ = frames_of(path, start=12.5 / rate)
-    assert [round(frame.time * rate) for frame in frames] == [13, 14, 15, 16, 17, 18, 19]
-    for frame in frames:
-        left = np.flatnonzero(frame.image[24, :, 1] > 128)[0]
-        assert abs(left - 8 - 4 * round(frame.time * rate)) <= 1
+    for start in (2.5, 11.5):  # the first key frames are 0 and 6
+        frames, video = frames_of(path, start=start / rate)
+        assert [round(frame.time * rate) for frame in frames] == list(range(round(start + 0.5), 20))
+        assert video.faults == []
+        for frame in frames:
+            number = round(frame.time * rate)
+            assert np.array_equal(frame.image, everything[number].image)
+            assert abs(np.flatnonzero(frame.image[24, :, 1] > 128)[0] - 8 - 4 * number) <= 1
+
+
+def test_a_late_start_does_not_read_all_before_it(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.ts", moving(16)[0] * 10, codec="libx264")  # of 16 s, with a key frame each 1.2 s
+    monkeypatch.setattr(VideoFile, "_open_again", lambda video: pytest.fail("the file is read from its start on"))
+    frames, _ = frames_of(path, start=15.5)
+    assert [round(frame.time * 10) for frame in frames] == [155, 156, 157, 158, 159]
 
 
 def test_selection_rejects_what_makes_no_sense():
@@ -181,6 +196,21 @@ def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
     assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(left)], abs=1e-3)
     (fault,) = video.faults
     assert fault == f"{path}: ends at {left / 10:.1f} s of the declared 3.0 s; is it truncated?"
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.asf", "a.nut", "a.wtv", "a.mp4", "a.ts"])
+def test_time_stamps_that_do_not_begin_at_0(tmp_path, name):
+    """Some containers declare the time stamp of the end, not the duration."""
+    codec = {"a.webm": "libvpx", "a.ts": "libx264"}.get(name, "mpeg4")
+    path = write_video(tmp_path / name, noise(30), [20 + index / 10 for index in range(30)], codec=codec)
+    frames, video = frames_of(path)
+    assert (len(frames), video.faults) == (30, [])
+    assert video.total == pytest.approx(30, abs=1)
+    assert frames_of(path, start=1.0)[1].total == pytest.approx(20, abs=1)
+    if name == "a.mkv":
+        path, left = cut(path, path)
+        (fault,) = frames_of(path)[1].faults
+        assert fault == f"{path}: ends at {left / 10:.1f} s of the declared 3.0 s; is it truncated?"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
@@ -368,12 +398,59 @@ def test_ctrl_c_ends_with_complete_files(tmp_path):
         assert len(list(container.decode(video=0))) == 6
 
 
+# The command line, with a prediction that gets SIGTERM after the third frame and once more while it ends.
+TERMINATED = """
+import os, signal
+from boxwright.cli import main
+from boxwright.predict.video_output import VideoOutput
+
+write, finish = VideoOutput.write, VideoOutput.finish
+
+def terminate(after, *arguments):
+    after(*arguments)
+    if arguments[0].frames == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+VideoOutput.write = lambda *arguments: terminate(write, *arguments)
+VideoOutput.finish = lambda *arguments: terminate(finish, *arguments)
+main()
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_complete_files(tmp_path, saved):
+    path, out = write_video(tmp_path / "a.mp4", moving(20)[0]), tmp_path / "out"
+    words = ["predict", saved, path, "--out", out, "--track", "--set", "predict.batch=1"]
+    command = [sys.executable, "-c", TERMINATED, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "boxwright: stopped by SIGTERM\n")
+    assert sorted(file.name for file in out.iterdir()) == ["a.mp4", "detections.json", "tracks.json", "tracks.txt"]
+    found = json.loads((out / "detections.json").read_text())
+    assert [row["index"] for row in found["frames"]] == [0, 1, 2]
+    assert found["complete"] is False
+    with av.open(str(out / "a.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [
+        ("clips/name with sp%20ace 100%d.mp4", "name with sp_20ace 100_d"),
+        ("clips/50%.mkv", "50_"),
+        ("http://host/a%20b.mp4?token=%d", "a_20b"),
+        ("clips/%06d.jpg", "clips"),
+    ],
+)
+def test_the_name_of_the_drawn_video(source, stem):
+    assert stem_of(source) == stem
+
+
 def test_an_error_leaves_no_file(tmp_path):
     path = write_video(tmp_path / "a.mp4", moving(20)[0])
     out = tmp_path / "out"
     with pytest.raises(InputError), open_video(str(path), Selection(start=9)) as video:
         predict_video(rectangles_predictor(), video, out)
-    assert list(out.iterdir()) == []
+    assert not out.exists()
     with pytest.raises(InputError, match="would be overwritten"), open_video(str(path)) as video:
         predict_video(rectangles_predictor(), video, tmp_path)
 
@@ -425,7 +502,7 @@ def test_the_command_line(tmp_path, saved, capsys):
         assert not (tmp_path / "two").exists()
     assert run("predict", saved, path, "--line", "0.1,0.5,0.9,0.5", "--out", tmp_path / "two") == 2
     assert "line 1: lies within one pixel" in capsys.readouterr().err
-    assert list((tmp_path / "two").iterdir()) == []
+    assert not (tmp_path / "two").exists()
 
 
 class Constant(Rectangles):

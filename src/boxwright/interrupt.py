@@ -1,4 +1,4 @@
-"""Signals that end the command line: Ctrl-C, and SIGTERM or SIGUSR1 for a training.
+"""Signals that end the command line: Ctrl-C, and SIGTERM or SIGUSR1 for a training or a video.
 
 Ctrl-C: one line and exit status 130. Python's KeyboardInterrupt can be lost: raised in a destructor it is only printed,
 and libraries turn it into other errors while they are imported. So a flag is set as well, and long loops check it at
@@ -7,6 +7,8 @@ each step.
 SIGTERM and SIGUSR1, which schedulers send before they end a job: while a training can be saved, they only set a flag
 (`stop_requested`), and the training saves and raises `Stopped`; before and after, the process ends at once.
 The exit status is 143 in both cases.
+
+SIGTERM while a video is predicted ends it as Ctrl-C does, with complete files, and with exit status 143.
 """
 
 import os
@@ -23,6 +25,7 @@ STATUS_STOPPED = 143  # 128 + SIGTERM, also after SIGUSR1: one status for schedu
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 _process = _count = 0  # the process with the handler; signals received
+_end = (STATUS, MESSAGE)  # exit status and last line after these signals
 _exiting = False
 _stop = _deferred = False  # whether a stop was asked for, and whether that only sets a flag
 
@@ -53,8 +56,14 @@ def install_stop() -> None:
             signal.signal(number, _handle_stop)
 
 
+def install_terminate() -> None:
+    """Have SIGTERM end this command as Ctrl-C does; without effect unless this is the command line (`install`)."""
+    if _process == os.getpid():
+        signal.signal(signal.SIGTERM, _handle_terminate)
+
+
 def requested() -> bool:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed, or SIGTERM received in its place (`install_terminate`)."""
     return _count > 0
 
 
@@ -89,17 +98,18 @@ def stop_deferred() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+    """Raise KeyboardInterrupt if `requested`."""
     if _count:
         raise KeyboardInterrupt
 
 
 def finish(status: int, line: str) -> int:
-    """Print `line` to stderr unless it is empty, and return the exit status; after Ctrl-C both are Ctrl-C's."""
+    """Print `line` to stderr unless it is empty, and return the exit status; after Ctrl-C, or SIGTERM in its place,
+    both are those of the signal."""
     global _exiting
     _exiting = True  # from here on Ctrl-C ends the process at once
     if _count:
-        status, line = STATUS, MESSAGE
+        status, line = _end
     if status == STATUS_STOPPED:
         for number in STOP_SIGNALS:  # Python restores the default at its end, and torchrun signals twice
             signal.signal(number, signal.SIG_IGN)
@@ -118,6 +128,18 @@ def _handle(number: int, frame: FrameType | None, **_: object) -> None:
     if not _exiting:
         os.write(2, f"{MESSAGE}\n".encode())
     os._exit(STATUS)  # the second Ctrl-C
+
+
+def _handle_terminate(number: int, frame: FrameType | None, **_: object) -> None:
+    global _count, _end
+    if os.getpid() != _process:  # a forked process, which its parent may end by this signal
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    if _count or _exiting:  # a second one, as `timeout` sends, changes nothing
+        return
+    _count, _end = 1, (STATUS_STOPPED, "boxwright: stopped by SIGTERM")
+    raise KeyboardInterrupt
 
 
 def _handle_stop(number: int, frame: FrameType | None, **_: object) -> None:

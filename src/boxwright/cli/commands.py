@@ -11,7 +11,7 @@ from boxwright.version import __version__
 
 EXIT_STATUS = (
     "Exit status: 0 success; 1 problems were found; 2 invalid input, with one line on stderr; "
-    "130 Ctrl-C; 143 a training was stopped by a signal and saved."
+    "130 Ctrl-C; 143 a training or video was stopped by a signal, with complete files."
 )
 app = typer.Typer(
     rich_markup_mode="rich",

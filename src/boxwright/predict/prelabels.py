@@ -98,9 +98,12 @@ def prelabel_video(
         The summary; why frames are missing is in `Summary.failed`.
 
     Raises:
-        InputError: No frame can be read, the layout does not exist, or `out` is not empty.
+        InputError: No frame can be read, a live source has no `stop`, the layout does not exist, or `out` is not empty.
     """
     layout = check_layout(name)
+    if video.live and video.selection.stop is None:
+        need = "needed a stop, since the labels are written at the end"
+        raise InputError(f"{video.name}: found a live source, {need}; add for example --stop 60")
     args = predictor.args() if args is None else args
     batch = 1 if video.live else predictor.recipe.predict.batch
     with new_folder(out) as folder:

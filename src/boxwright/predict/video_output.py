@@ -11,14 +11,15 @@ from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, titled
-from boxwright.files import atomic_write
+from boxwright.files import atomic_write, output_folder
 from boxwright.json_text import JsonObject
-from boxwright.predict.output import Summary, image_row, make_writable
+from boxwright.predict.output import Summary, image_row
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
 from boxwright.video.encode import SUFFIX, VideoWriter
 from boxwright.video.frames import Video, VideoFrame
+from boxwright.video.sequence import is_sequence
 from boxwright.video.sound import Sound
 
 TRACKS, COCO, EVENTS = TRACK_FILES = ("tracks.txt", "tracks.json", "events.csv")
@@ -67,16 +68,15 @@ class VideoOutput:
     def __init__(
         self, predictor: AnyPredictor, video: Video, out: Path, args: PostprocessArgs, *, draw: bool = True
     ) -> None:
-        """Create the folder. draw: write a video with the predictions drawn.
+        """draw: write a video with the predictions drawn.
 
-        Raises InputError if the folder is not writable or the drawn video would replace the video itself.
+        Raises InputError if that would replace the video itself.
         """
         self.predictor, self.video, self.out, self.args = predictor, video, out, args
         self.counts, self.frames, self.complete = Counter[str](), 0, True
         self.target = out / f"{stem_of(video.name)}{SUFFIX}" if draw else None
         if self.target is not None and self.target.resolve() == Path(video.name).resolve():
             raise InputError(f"{self.target}: would be overwritten; give another folder for the results than {out}")
-        make_writable(out)
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -88,7 +88,8 @@ class VideoOutput:
         return self
 
     def open(self, stack: ExitStack) -> None:
-        """Begin the files, which `stack` completes or removes."""
+        """Create the folder and begin the files, which `stack` completes or removes. Raises InputError if it cannot."""
+        stack.enter_context(output_folder(self.out))
         task = self.predictor.task
         path = stack.enter_context(atomic_write(self.out / task.results_file))
         head = task.settings(self.predictor.recipe, self.args) | {
@@ -153,7 +154,7 @@ class VideoOutput:
 def stem_of(name: str) -> str:
     """A file name for the drawn video, from a path, the pattern of a sequence or an address."""
     path = Path(re.sub(r"[?#].*", "", name) if "://" in name else name)
-    stem = path.parent.name if "%" in path.name else path.stem
+    stem = path.parent.name if is_sequence(name) else path.stem
     return re.sub(r"[^\w. +-]", "_", stem)[:MAX_NAME].strip(". ") or "video"
 
 

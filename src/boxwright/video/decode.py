@@ -28,6 +28,8 @@ DEMUXERS = (
 # A playlist (HLS) from the network may refer to other addresses there, but not to files.
 NETWORK_DEMUXERS = f"{DEMUXERS},hls,rtsp,rtp,sdp,mpjpeg,live_flv"
 PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto,udp,rtp,rtsp,rtsps,srtp,rtmp,rtmps"
+# Their demuxers give the end, as a time stamp, in place of the duration.
+GIVE_END = ("matroska,webm", "nut", "asf", "wtv")
 # A decoder keeps up to 16 reference frames (H.264) and one for each of its threads.
 MAX_FRAME_PIXELS = MAX_PIXELS // 4
 DEFAULT_RATE = 25.0  # frames per second if a container states none, as in FFmpeg
@@ -153,13 +155,22 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 def duration_of(container: InputContainer, stream: VideoStream) -> float | None:
     """Declared duration of the video stream in s; None if only other streams, or all streams together, have one."""
     if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * stream.time_base) - _skipped(container)
     hours, *rest = stream.metadata.get("DURATION", "").split(":")  # Matroska's tag, 00:01:02.500000000
     try:
-        return 3600 * float(hours) + 60 * float(rest[0]) + float(rest[1])
+        return 3600 * float(hours) + 60 * float(rest[0]) + float(rest[1]) - _skipped(container)
     except (ValueError, IndexError):
-        alone = container.duration is not None and len(container.streams) == 1
-        return container.duration / 1e6 if alone and container.duration else None
+        return container_duration(container) if len(container.streams) == 1 else None
+
+
+def container_duration(container: InputContainer) -> float | None:
+    """Seconds of all streams together that the container declares; None if it does not."""
+    return container.duration / 1e6 - _skipped(container) if container.duration else None
+
+
+def _skipped(container: InputContainer) -> float:
+    """Seconds of a declared duration that are before the first time stamp."""
+    return (container.start_time or 0) / 1e6 if container.format.name in GIVE_END else 0.0
 
 
 def stamp_of(frame: VideoFrame) -> float | None:

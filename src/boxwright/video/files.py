@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -12,6 +12,7 @@ from boxwright.errors import InputError
 from boxwright.extras import import_extra
 from boxwright.video.decode import (
     RgbConverter,
+    container_duration,
     duration_of,
     frame_rate,
     open_file,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 WITHOUT_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
+EARLIER = (0.0, 10.0)  # s before a start to seek to: in MPEG-TS reading begins at the key frame after that place
 EARLY = 0.5  # s; a video that ends that much before its declared end is truncated. Players round by less.
 
 
@@ -39,12 +41,22 @@ class VideoFile:
     live = False
     left_out = 0
 
-    def __init__(self, container: InputContainer, name: str, selection: Selection) -> None:
-        """Read the opened `container`, which is closed with this object.
+    def __init__(
+        self, container: InputContainer, name: str, connect: Callable[[], InputContainer], selection: Selection
+    ) -> None:
+        """Read an opened container.
 
-        Raises InputError if it has no video stream that can be decoded.
+
+        Args:
+            container: Opened; it is closed with this object.
+            name: As in `Video`.
+            connect: Opens the same again, where seeking has left it in a wrong place.
+            selection: Which frames are read.
+
+        Raises:
+            InputError: It has no video stream that can be decoded.
         """
-        self.container, self.name, self.selection = container, name, selection
+        self.container, self.name, self.connect, self.selection = container, name, connect, selection
         try:
             self.stream = video_stream(container, name)
         except InputError:
@@ -52,7 +64,7 @@ class VideoFile:
             raise
         self.duration, self.faults = duration_of(container, self.stream), list[str]()
         rate = frame_rate(self.stream)
-        about = self.duration if self.duration is not None else (container.duration or 0) / 1e6 or None
+        about = self.duration if self.duration is not None else container_duration(container)
         self.rate, self.total = selection.rate(rate), selection.total(rate, about)
         self._to_rgb = RgbConverter()
         self._clock = Clock((container.start_time or 0) / 1e6, 1 / rate)
@@ -61,7 +73,8 @@ class VideoFile:
     @classmethod
     def open(cls, path: str, selection: Selection) -> Self:
         """Open a file. Raises InputError if it cannot be read or is not a video."""
-        return cls(open_file(path), path, selection)
+        connect = partial(open_file, path)
+        return cls(connect(), path, connect, selection)
 
     def __enter__(self) -> Self:
         return self
@@ -85,13 +98,15 @@ class VideoFile:
     def _decoded(self) -> Iterator[Decoded]:
         """The frames from the start of the selection on, or from the one before it that can be decoded alone."""
         start = self.selection.start
-        if start > 0 and self._seek(start):
-            frames = self._all()
-            first = next(frames, None)
-            if first is not None and first.time <= start:
-                yield from self._numbered(itertools.chain([first], frames))
-                return
-            self._seek(0)  # the index is wrong
+        for time in (start - earlier for earlier in EARLIER if start > earlier):
+            if self._seek(time):
+                frames = self._all(from_key=True)
+                first = next(frames, None)
+                if first is not None and first.time <= start:
+                    yield from self._numbered(itertools.chain([first], frames))
+                    return
+        if start > 0:
+            self._open_again()
         yield from self._numbered(self._all())
 
     def _numbered(self, frames: Iterator[Decoded]) -> Iterator[Decoded]:
@@ -100,7 +115,8 @@ class VideoFile:
         return (replace(frame, index=index) for index, frame in enumerate(wanted))
 
     def _seek(self, time: float) -> bool:
-        """Seek to the last frame before `time`, s, that can be decoded alone; returns whether that is possible."""
+        """Seek to the last frame before `time`, s, that can be decoded alone; returns whether seeking is possible, not
+        where it has led to."""
         av = import_extra("av", "video")
         if self.container.format.flags & WITHOUT_STAMPS:  # a failed seek leaves a raw stream at its end
             return False
@@ -108,12 +124,27 @@ class VideoFile:
             self.container.seek(int((time + self._clock.start) * 1e6))
         except av.error.FFmpegError:
             return False
-        self._clock = Clock(self._clock.start, self._clock.interval)
+        self._begin()
         return True
 
-    def _all(self) -> Iterator[Decoded]:
+    def _open_again(self) -> None:
+        self.container.close()
+        self.container = self.connect()
+        self.stream = video_stream(self.container, self.name)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what was read."""
+        self._clock = Clock(self._clock.start, self._clock.interval)
+        self._damaged = 0
+        self.faults.clear()
+
+    def _all(self, *, from_key: bool = False) -> Iterator[Decoded]:
+        """The frames from here on. from_key: from the next key frame on, as some decoders yield damaged ones before."""
         av = import_extra("av", "video")
         packets = self.container.demux(self.stream)
+        if from_key:
+            packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, packets)
         while True:
             try:
                 packet = next(packets, None)

@@ -43,6 +43,7 @@ class Video(Protocol):
 
     Attributes:
         name: Name in messages and results, without a password.
+        selection: The frames to read.
         rate: Nominal frames per second of the selected frames, for encoding and for progress.
         total: Estimated number of selected frames; None if unknown.
         live: Whether frames that come too fast are left out.
@@ -51,6 +52,7 @@ class Video(Protocol):
     """
 
     name: str
+    selection: "Selection"
     rate: float
     total: int | None
     live: bool

@@ -159,7 +159,7 @@ class LiveVideo:
         """
         self.name, self.connect, self.patience, self._connection = name, connect, patience, first
         self.rate, self.left_out, self.faults = selection.rate(first.rate), 0, list[str]()
-        self._selection, self._closing = selection, threading.Event()
+        self.selection, self._closing = selection, threading.Event()
         self._changed, self._ended = threading.Condition(), False
         self._newest: Decoded | None = None
         self._error: BaseException | None = None
@@ -193,7 +193,7 @@ class LiveVideo:
     def _drain(self) -> None:
         """The thread: keep the newest of the selected frames."""
         try:
-            for decoded in self._selection.of(self._frames()):
+            for decoded in self.selection.of(self._frames()):
                 with self._changed:
                     self.left_out += self._newest is not None
                     self._newest = decoded

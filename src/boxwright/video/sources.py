@@ -93,12 +93,13 @@ def open_video(source: str, selection: Selection | None = None, fps: float | Non
 
 def _open_address(address: str, selection: Selection) -> Video:
     name = shown(address)
-    container = open_address(address, name, TIMEOUT)
+    open_again = partial(open_address, address, name, TIMEOUT)
+    container = open_again()
     if container.duration is not None and not address.startswith("rtsp"):
-        return VideoFile(container, name, selection)
+        return VideoFile(container, name, open_again, selection)
 
     def connect() -> Connection:
-        return StreamConnection(open_address(address, name, TIMEOUT), name)
+        return StreamConnection(open_again(), name)
 
     return LiveVideo(name, StreamConnection(container, name), connect, selection)
 
