@@ -15,6 +15,8 @@ from PIL import Image
 import boxwright as bw
 from agreement import assert_same_detections
 from boxwright import models, recipe
+from boxwright.config import ModelConfig
+from boxwright.nn.network import Network
 from boxwright.ops.boxes import clip, cxcywh_to_xyxy
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.types import Detections
@@ -166,6 +168,23 @@ def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert line.count("\n") == 1
     assert len(line.rstrip("\n")) <= 200
     return line
+
+
+def test_import_takes_no_memory_for_a_network_that_does_not_fit(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = models.build
+
+    def without_memory_only(config: ModelConfig) -> Network:
+        network = build(config)
+        assert all(parameter.is_meta for parameter in network.parameters())
+        return network
+
+    (mine / "big.cfg").write_text(CFG.replace("filters=8", "filters=9"))
+    monkeypatch.setattr(models, "build", without_memory_only)
+    out = ("-o", str(mine / "net.safetensors"))
+    line = run(mine, capsys, "import", str(mine / "net.weights"), "--cfg", str(mine / "big.cfg"), *out)
+    assert "truncated or of another network" in line
 
 
 @pytest.mark.slow

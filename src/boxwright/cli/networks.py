@@ -235,8 +235,8 @@ def import_(
     set_: Overrides = None,
 ) -> None:
     """Convert published weights to a .safetensors file with an embedded recipe."""
-    from boxwright import models, weights
     from boxwright import recipe as recipes
+    from boxwright import weights
     from boxwright.predict.loading import given_recipe
     from boxwright.recipe import Recipe
     from boxwright.weights import cfg_report, checkpoint, files
@@ -252,8 +252,7 @@ def import_(
     resolved = given.with_overrides(set_ or ()) if isinstance(given, Recipe) else recipes.load(given, set_ or ())
     if recipe is not None:
         resolved = weights.with_names_of(file, resolved)
-    model = models.build(resolved.model)
-    report = weights.load(model, file, resolved, transfer=transfer)
+    model, report = weights.load_new(file, resolved, transfer=transfer)
     echo("\n".join(cfg_report.lines(file, model, resolved, report)) if cfg else report)
     checkpoint.save(out, model, resolved)
     echo(out)
