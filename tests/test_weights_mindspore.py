@@ -18,9 +18,10 @@ from torch import nn
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.weights import mindspore
+from boxwright.weights import darknet, mindspore
 from boxwright.weights.identify import the_recipe_of
 from boxwright.weights.names.yolov3 import Names
+from test_cli import status_of
 
 WRITTEN = Path(__file__).parent / "oracles" / "mindspore_ckpt"
 
@@ -286,3 +287,29 @@ def test_a_file_that_several_recipes_fit(tmp_path: Path) -> None:
     words = "a checkpoint of MindSpore of 3 classes; fits tiny_darknet_cifar10, tiny_darknet_imagenet_224; name the one"
     with pytest.raises(InputError, match=words):
         the_recipe_of(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "needed"),
+    [("tiny_darknet_imagenet_224", "ckpt", "model.classes=N"), ("tiny_darknet_imagenet_224_darknet", "weights", "=7")],
+)
+def test_import_takes_the_number_of_classes_of_the_file(
+    tmp_path: Path, name: str, suffix: str, needed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a recipe is named, unless --set says how many; then the message says what to set."""
+    chosen = recipe.load(name, {"model.classes": 7, "data.names": []})
+    file, out = tmp_path / f"a.{suffix}", tmp_path / "a.safetensors"
+    if suffix == "ckpt":
+        mindspore.write(file, models.build(chosen.model), chosen)
+    else:
+        darknet.write(file, models.build(chosen.model))
+    arguments = ("import", str(file), "--recipe", name, "-o", str(out))
+    other = ("--set", "model.classes=9", "--set", "data.names=[]")
+    assert status_of(*arguments, *other) == 2
+    line = capsys.readouterr().err
+    assert "...." not in line
+    assert f"{needed} --set 'data.names=[]', or --transfer" in line
+    assert status_of(*arguments) == 0
+    stored = weights.stored_recipe(out)
+    assert stored is not None
+    assert stored.model.classes == 7

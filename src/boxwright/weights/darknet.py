@@ -192,8 +192,10 @@ def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, tr
     line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
     if (classes := _classes(found, config)) is not None:
         if not transfer:
-            own = config.classes
-            raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
+            raise InputError(
+                f"{line}; that is {classes} classes against {config.classes}; --set model.classes={classes} --set "
+                "'data.names=[]', or --transfer for all but the heads"
+            )
         return _of_classes(config, classes)
     origin = names.of(config).classifier()
     if origin is not None and (classes := _classes(found, origin)) is not None:
@@ -209,17 +211,15 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
     for done, layer in enumerate(plan):
         size = count([layer])
         if left < size:
-            few = f"{needed - found:,} too few"
             if left:
-                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
+                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers)"
                 raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not done:
                 raise InputError(f"{line}; it ends behind its header, so it is truncated")
             if not transfer:
-                behind = _place(plan, done - 1)
+                few = f"{needed - found:,} too few behind {_place(plan, done - 1)}"
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} behind {behind} "
-                    "(--transfer loads it)"
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} (--transfer loads it)"
                 )
             return plan[:done]
         left -= size

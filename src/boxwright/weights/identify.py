@@ -52,7 +52,7 @@ def identify(path: str | Path) -> Identified:
     stored = weights.stored_recipe(file)
     if stored is not None:
         return Identified(f"a checkpoint of boxwright, trained with recipe {stored.name}", (stored,))
-    contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+    contents = _contents(file, kind)
     what, suffix = _origin(contents)
     shipped = [each for each in _shipped() if each.name.endswith(suffix)]
     for depths in ((None,), (101, 152)):  # a recipe of the depth, or else one of 50 with another
@@ -106,6 +106,24 @@ def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Rec
         return None
 
 
+def with_own_classes(path: str | Path, recipe: Recipe) -> Recipe:
+    """`recipe` with the number of classes, and the class names, of a file that fits it then; else as it is.
+
+    Raises InputError for a file that cannot be read.
+    """
+    file = locate(Path(path))
+    kind = weights.kind_of(file)
+    if kind in ("darknet", "mindspore"):
+        return next(iter(_of_other_classes(file, recipe)), recipe)
+    contents = _contents(file, kind)
+    own = adapted(recipe, contents)
+    return own if own is not None and _fits_tensors(file, contents, own) else recipe
+
+
+def _contents(file: Path, kind: str) -> Contents:
+    return torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+
+
 def _is_for_darknet(recipe: Recipe) -> bool:
     """Whether its weights are Darknet's, rather than the MindSpore zoo's."""
     return recipe.name.endswith("_darknet") or recipe.model.name == "darknet_cfg"
@@ -142,7 +160,7 @@ def _classes(contents: Contents) -> int:
 
 
 def _of_other_classes(file: Path, recipe: Recipe) -> list[Recipe]:
-    """`recipe` with the number of classes of a file of MindSpore's zoo, if the file fits it then."""
+    """`recipe` with the number of classes of a file of Darknet or of MindSpore's zoo, if the file fits it then."""
     plan = without_memory(recipe.model)
     own = plan.state_dict()
     try:
