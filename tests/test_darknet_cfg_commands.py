@@ -201,7 +201,7 @@ def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFix
     content = Path(weights).read_bytes()
     Path(weights).write_bytes(content[:-8])
     line = run(mine, capsys, "import", weights, "--cfg", cfg, *out)
-    assert "it ends inside layer 2 of the .cfg (187 of 189 numbers), so it is truncated or of another network" in line
+    assert "it ends inside layer 2 of the .cfg (187 of 189 numbers): truncated or of another network" in line
     Path(weights).write_bytes(content[: -4 * 189])
     assert "189 too few behind layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content[:20])

@@ -6,6 +6,7 @@ sliced.ckpt (slice size set to 1 KiB, so that its one tensor lies in three piece
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +314,26 @@ def test_import_takes_the_number_of_classes_of_the_file(
     stored = weights.stored_recipe(out)
     assert stored is not None
     assert stored.model.classes == 7
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "words"),
+    [
+        ("ckpt", lambda content: content[:-3], "truncated"),
+        ("ckpt", lambda content: content.replace(b"Float32", b"Float99", 1), "holds Float99"),
+        ("weights", lambda content: content[:-3], "ends inside a number"),
+        ("weights", lambda content: b"\xff" * 4 + content, "not a Darknet weights file"),
+        ("weights", lambda content: content[:-4], "fits no shipped recipe .* truncated"),
+    ],
+)
+def test_damage_is_told_from_another_network(
+    suffix: str, change: Callable[[bytes], bytes], words: str, tmp_path: Path
+) -> None:
+    chosen, file = recipe.load("tiny_darknet_cifar10"), tmp_path / f"a.{suffix}"
+    if suffix == "ckpt":
+        mindspore.write(file, models.build(chosen.model), chosen)
+    else:
+        darknet.write(file, models.build(chosen.model))
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(InputError, match=words):
+        the_recipe_of(file)

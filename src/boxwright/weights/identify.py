@@ -11,7 +11,7 @@ from boxwright import recipe as recipes
 from boxwright import weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.weights import checkpoint, meta, torch_files
+from boxwright.weights import checkpoint, darknet, meta, mindspore, torch_files
 from boxwright.weights.files import locate
 from boxwright.weights.fit import compare
 from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
@@ -42,6 +42,7 @@ def identify(path: str | Path) -> Identified:
     file = locate(Path(path))
     kind = weights.kind_of(file)
     if kind in ("darknet", "mindspore"):
+        _check_readable(file, kind)
         what = "a file of Darknet" if kind == "darknet" else "a checkpoint of MindSpore"
         of_kind = [each for each in _shipped() if _is_for_darknet(each) == (kind == "darknet")]
         fits = tuple(each for each in of_kind if _fits(file, each))
@@ -79,7 +80,7 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
     if not names:
         remedy = "name one by --recipe, with --transfer to load what fits"
         if weights.kind_of(locate(Path(path))) == "darknet":
-            remedy = "give its --cfg"
+            remedy = "give its --cfg, or copy it anew if it is truncated"
         raise InputError(f"{path}: {found.what}; fits no shipped recipe as a whole; {remedy}")
     raise InputError(f"{path}: {found.what}; fits {', '.join(names)}; name the one of its origin by --recipe")
 
@@ -122,6 +123,16 @@ def with_own_classes(path: str | Path, recipe: Recipe) -> Recipe:
 
 def _contents(file: Path, kind: str) -> Contents:
     return torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+
+
+def _check_readable(file: Path, kind: str) -> None:
+    """Raises InputError for a damaged file of Darknet or MindSpore; `_fits` does not tell it from another network."""
+    if kind == "mindspore":
+        for _ in mindspore.entries(file):
+            pass
+        return
+    with file.open("rb") as stream:
+        darknet.read_start(stream, file)
 
 
 def _is_for_darknet(recipe: Recipe) -> bool:
