@@ -161,6 +161,25 @@ def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
     assert bw.load(mine / "out.weights").recipe.model == recipe.load(mine / "net.cfg").model
 
 
+def test_export_replaces_no_input(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The .cfg is written beside the .weights; a default name may be that of the original."""
+    monkeypatch.chdir(mine)
+    source, before = mine / "old.weights", (mine / "net.cfg").read_bytes()
+    (mine / "net.weights").rename(source)
+    (mine / "net.weights").write_bytes(b"older")
+    arguments = ("export", str(source), "--cfg", "net.cfg", "--to", "darknet")
+    assert "net.cfg: would take the place of" in run(mine, capsys, *arguments, "-o", "net.weights")
+    assert (mine / "net.cfg").read_bytes() == before
+    assert status_of("import", str(source), "--cfg", "net.cfg", "-o", "net.safetensors") == 0
+    capsys.readouterr()
+    assert "no net.weights.json" in run(mine, capsys, "export", "net.safetensors", "--to", "darknet")
+    assert (mine / "net.weights").read_bytes() == b"older"
+    assert "mindir, om, onnx" in (line := run(mine, capsys, "export", "net.safetensors", "--to", "foo"))
+    assert line.rstrip().endswith(", triton")
+
+
 def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line of a command that refuses its input."""
     assert status_of(*arguments) == 2

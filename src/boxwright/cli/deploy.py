@@ -63,6 +63,7 @@ def export(
         data=data,
         split=split,
         chip=chip,
+        inputs=[path for path in (cfg, names) if path],
     )
     echo(report)
     if to in ("onnx", "openvino", "pt2"):  # others need further options, or a program of their maker
