@@ -15,6 +15,8 @@ from PIL import Image
 import boxwright as bw
 from agreement import assert_same_detections
 from boxwright import models, recipe
+from boxwright.config import ModelConfig
+from boxwright.nn.network import Network
 from boxwright.ops.boxes import clip, cxcywh_to_xyxy
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.types import Detections
@@ -159,6 +161,25 @@ def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
     assert bw.load(mine / "out.weights").recipe.model == recipe.load(mine / "net.cfg").model
 
 
+def test_export_replaces_no_input(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The .cfg is written beside the .weights; a default name may be that of the original."""
+    monkeypatch.chdir(mine)
+    source, before = mine / "old.weights", (mine / "net.cfg").read_bytes()
+    (mine / "net.weights").rename(source)
+    (mine / "net.weights").write_bytes(b"older")
+    arguments = ("export", str(source), "--cfg", "net.cfg", "--to", "darknet")
+    assert "net.cfg: would take the place of" in run(mine, capsys, *arguments, "-o", "net.weights")
+    assert (mine / "net.cfg").read_bytes() == before
+    assert status_of("import", str(source), "--cfg", "net.cfg", "-o", "net.safetensors") == 0
+    capsys.readouterr()
+    assert "no net.weights.json" in run(mine, capsys, "export", "net.safetensors", "--to", "darknet")
+    assert (mine / "net.weights").read_bytes() == b"older"
+    assert "mindir, om, onnx" in (line := run(mine, capsys, "export", "net.safetensors", "--to", "foo"))
+    assert line.rstrip().endswith(", triton")
+
+
 def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The error line of a command that rejects its input."""
     assert status_of(*arguments) == 2
@@ -166,6 +187,23 @@ def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert line.count("\n") == 1
     assert len(line.rstrip("\n")) <= 200
     return line
+
+
+def test_import_takes_no_memory_for_a_network_that_does_not_fit(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = models.build
+
+    def without_memory_only(config: ModelConfig) -> Network:
+        network = build(config)
+        assert all(parameter.is_meta for parameter in network.parameters())
+        return network
+
+    (mine / "big.cfg").write_text(CFG.replace("filters=8", "filters=9"))
+    monkeypatch.setattr(models, "build", without_memory_only)
+    out = ("-o", str(mine / "net.safetensors"))
+    line = run(mine, capsys, "import", str(mine / "net.weights"), "--cfg", str(mine / "big.cfg"), *out)
+    assert "truncated or of another network" in line
 
 
 @pytest.mark.slow
@@ -182,7 +220,7 @@ def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFix
     content = Path(weights).read_bytes()
     Path(weights).write_bytes(content[:-8])
     line = run(mine, capsys, "import", weights, "--cfg", cfg, *out)
-    assert "it ends inside layer 2 of the .cfg (187 of 189 numbers), 2 too few" in line
+    assert "it ends inside layer 2 of the .cfg (187 of 189 numbers): truncated or of another network" in line
     Path(weights).write_bytes(content[: -4 * 189])
     assert "189 too few after layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content[:20])

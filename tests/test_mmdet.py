@@ -26,7 +26,7 @@ from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch
 from boxwright.weights import torch_files
-from boxwright.weights.identify import identify, the_recipe_of
+from boxwright.weights.identify import identify, the_recipe_of, with_own_classes
 from boxwright.weights.names.faster_rcnn import COCO_ROWS
 from boxwright.weights.names.mmdetection import offsets_and_masks
 from mmdet_oracle import ADAPTIVE, FOLDER, NORMS, apart, random_image, state, unmatched
@@ -387,6 +387,10 @@ def test_own_classes_of_a_file(tmp_path: Path) -> None:
     assert predictor.recipe.data.names == ("ship", "plane", "storage tank")
     weight = predictor.model.state_dict()["head.classes.weight"]
     assert torch.equal(weight, values[f"{head}.fc_cls.weight"][[3, 0, 1, 2]])
+    torch.save({"state_dict": values}, tmp_path / "a.pth")
+    chosen = with_own_classes(tmp_path / "a.pth", recipe.load("faster_rcnn_r50_coco_mmdet"))
+    assert (chosen.model.classes, chosen.data.names) == (3, ())
+    weights.build(tmp_path / "a.pth", chosen)
 
 
 @pytest.mark.slow

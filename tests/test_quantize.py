@@ -176,6 +176,10 @@ class TestSearch:
     def test_a_limit_just_met_is_met(self) -> None:
         assert len(int8._search(Falling(9), None, 0.0052, list("ab"))[0]) == 1  # type: ignore[arg-type]
 
+    def test_a_network_without_layers(self) -> None:
+        with pytest.raises(InputError, match="0 of 0 layers in float"):
+            int8._search(Falling(9), None, 0.005, [])  # type: ignore[arg-type]
+
     def test_a_limit_that_cannot_be_met(self) -> None:
         work = Falling(9)
         with pytest.raises(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from boxwright import models, recipe, weights
-from boxwright.errors import InputError
+from boxwright.errors import InputError, one_line
 from boxwright.recipe import Recipe
 from boxwright.weights import darknet, mindspore
 
@@ -97,7 +97,7 @@ def test_yolov3_takes_62001757_numbers(name: str) -> None:
 def test_other_classes_are_named(tmp_path: Path, tiny: Recipe) -> None:
     three, file = with_classes(tiny, 3), tmp_path / "x.weights"
     darknet.write(file, build(tiny))
-    with pytest.raises(InputError, match="that is 80 classes against 3 ") as error:
+    with pytest.raises(InputError, match="that is 80 classes against 3; --set model") as error:
         weights.load(build(three), file, three)
     assert "\n" not in str(error.value)
 
@@ -242,3 +242,13 @@ def test_files_of_the_other_lineage_are_rejected(
     monkeypatch.setattr(mindspore, "read", lambda *_, **__: ({}, []))
     with pytest.raises(InputError, match="such files belong to networks with"):
         weights.load(torch.nn.Identity(), tmp_path / name, recipe.load(recipe_name))
+
+
+@pytest.mark.parametrize("found", [60_000_000, 61_234_567, 64_000_000])
+def test_messages_show_all_numbers(found: int) -> None:
+    """They are not cut, also for large networks and long names."""
+    plan = [[(name, torch.Size([size]))] for name, size in (("a", 60_000_000), ("b", 2_359_296))]
+    line = f"{'x' * 32}.weights holds {found:,} numbers, the model takes 62,359,296"
+    with pytest.raises(InputError) as error:
+        darknet._cut(found, plan, line, transfer=False)
+    assert one_line(str(error.value)) == str(error.value)

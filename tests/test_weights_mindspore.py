@@ -6,6 +6,7 @@ sliced.ckpt (slice size set to 1 KiB, so that its one tensor lies in three piece
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch import nn
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.weights import mindspore
+from boxwright.weights import darknet, mindspore
 from boxwright.weights.identify import the_recipe_of
 from boxwright.weights.names.yolov3 import Names
+from test_cli import status_of
 
 WRITTEN = Path(__file__).parent / "oracles" / "mindspore_ckpt"
 
@@ -286,3 +288,52 @@ def test_a_file_that_several_recipes_fit(tmp_path: Path) -> None:
     words = "a checkpoint of MindSpore of 3 classes; fits tiny_darknet_cifar10, tiny_darknet_imagenet_224; name the one"
     with pytest.raises(InputError, match=words):
         the_recipe_of(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "needed"),
+    [("tiny_darknet_imagenet_224", "ckpt", "model.classes=N"), ("tiny_darknet_imagenet_224_darknet", "weights", "=7")],
+)
+def test_import_takes_the_number_of_classes_of_the_file(
+    tmp_path: Path, name: str, suffix: str, needed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a recipe is named, unless --set says how many; then the message says what to set."""
+    chosen = recipe.load(name, {"model.classes": 7, "data.names": []})
+    file, out = tmp_path / f"a.{suffix}", tmp_path / "a.safetensors"
+    if suffix == "ckpt":
+        mindspore.write(file, models.build(chosen.model), chosen)
+    else:
+        darknet.write(file, models.build(chosen.model))
+    arguments = ("import", str(file), "--recipe", name, "-o", str(out))
+    other = ("--set", "model.classes=9", "--set", "data.names=[]")
+    assert status_of(*arguments, *other) == 2
+    line = capsys.readouterr().err
+    assert "...." not in line
+    assert f"{needed} --set 'data.names=[]', or --transfer" in line
+    assert status_of(*arguments) == 0
+    stored = weights.stored_recipe(out)
+    assert stored is not None
+    assert stored.model.classes == 7
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "words"),
+    [
+        ("ckpt", lambda content: content[:-3], "truncated"),
+        ("ckpt", lambda content: content.replace(b"Float32", b"Float99", 1), "holds Float99"),
+        ("weights", lambda content: content[:-3], "ends inside a number"),
+        ("weights", lambda content: b"\xff" * 4 + content, "not a Darknet weights file"),
+        ("weights", lambda content: content[:-4], "fits no shipped recipe .* truncated"),
+    ],
+)
+def test_damage_is_told_from_another_network(
+    suffix: str, change: Callable[[bytes], bytes], words: str, tmp_path: Path
+) -> None:
+    chosen, file = recipe.load("tiny_darknet_cifar10"), tmp_path / f"a.{suffix}"
+    if suffix == "ckpt":
+        mindspore.write(file, models.build(chosen.model), chosen)
+    else:
+        darknet.write(file, models.build(chosen.model))
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(InputError, match=words):
+        the_recipe_of(file)

@@ -171,17 +171,6 @@ def test_pickles_that_take_memory(
     assert capsys.readouterr().out == ""
 
 
-def test_a_key_that_takes_forever_to_hash(network: nn.Module, tmp_path: Path) -> None:
-    """A tuple of the one before, twice, 60 times: two to the power of 60 hashes as the key of a dict."""
-    nested = b")q\0" + b"".join(b"h" + bytes([i, 0x86]) + b"q" + bytes([i + 1]) for i in range(60))
-    file, good = tmp_path / "a.pth", tmp_path / "good.pth"
-    torch.save({"a": torch.zeros(2)}, good)
-    with zipfile.ZipFile(good) as old, zipfile.ZipFile(file, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, b"\x80\x02" + nested + b"}h<Ns." if name.endswith("data.pkl") else old.read(name))
-    assert "tuples in tuples" in rejection(file, network)
-
-
 def test_pickles_of_training_are_read(network: nn.Module, tmp_path: Path) -> None:
     """What torch.save writes beside a state dict: counters of schedules, sets, types, devices, parameters."""
     kept = {

@@ -65,6 +65,7 @@ def export(
         data=data,
         split=split,
         chip=chip,
+        inputs=[path for path in (cfg, names) if path],
     )
     echo(report)
     if to in ("onnx", "openvino", "pt2"):  # other formats need more options, or the vendor's program

@@ -235,12 +235,12 @@ def import_(
     set_: Overrides = None,
 ) -> None:
     """Convert published weights to a .safetensors file with an embedded recipe."""
-    from boxwright import models, weights
     from boxwright import recipe as recipes
+    from boxwright import weights
     from boxwright.predict.loading import given_recipe
     from boxwright.recipe import Recipe
     from boxwright.weights import cfg_report, checkpoint, files
-    from boxwright.weights.identify import the_recipe_of
+    from boxwright.weights.identify import the_recipe_of, with_own_classes
 
     if Path(out).suffix != ".safetensors":
         raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
@@ -251,9 +251,11 @@ def import_(
         echo(f"{Path(file).name}: {what}; recipe {given.name}")
     resolved = given.with_overrides(set_ or ()) if isinstance(given, Recipe) else recipes.load(given, set_ or ())
     if recipe is not None:
+        own_classes = any(change.startswith("model.classes") for change in set_ or ())
+        if recipe in recipes.names() and not transfer and not own_classes:
+            resolved = with_own_classes(file, resolved)
         resolved = weights.with_names_of(file, resolved)
-    model = models.build(resolved.model)
-    report = weights.load(model, file, resolved, transfer=transfer)
+    model, report = weights.load_new(file, resolved, transfer=transfer)
     echo("\n".join(cfg_report.lines(file, model, resolved, report)) if cfg else report)
     checkpoint.save(out, model, resolved)
     echo(out)

@@ -111,7 +111,7 @@ def _search(
     """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until the drop is small enough."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
-        if count >= len(layers):
+        if count and count >= len(layers):
             break
         files.quantize(layers[:count])
         difference = files.compare(files.int8, val)

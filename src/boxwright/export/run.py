@@ -1,6 +1,7 @@
 """Export of weights to a file for another runtime, with a parity check."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ def export_model(
     data: str | None = None,
     split: str | None = None,
     chip: str | None = None,
+    inputs: Sequence[str | Path] = (),
 ) -> parity.Report:
     """Export a network to a file for another runtime, which is kept only if its results match PyTorch's.
 
@@ -63,6 +65,7 @@ def export_model(
         data: The root of a data set to compare results on; None for rendered scenes.
         split: Split of `data`; None for val.
         chip: The Ascend device of an om, such as Ascend310P3.
+        inputs: Further files that `recipe` was made of; they are not overwritten either.
 
     Returns:
         The report of the parity check.
@@ -88,7 +91,8 @@ def export_model(
     split = _split(split, data)
     if target.compiler is not None:
         target.compiler.check(chip)
-    path = _path(source, to, target, out)
+    read = [*inputs, *([recipe] if isinstance(recipe, str | Path) else [])]
+    path = _path(source, to, target, out, [*source_files(source), *map(Path, read)])
     model, resolved = load_for_export(source, recipe, overrides, size)
 
     def make_graph(recipe: Recipe) -> Graph:
@@ -154,8 +158,9 @@ def _split(split: str | None, data: str | None) -> str:
     return split or "val"
 
 
-def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -> Path:
-    """The path of the file. Raises InputError for another suffix, and if it would overwrite an input."""
+def _path(source: str | Path, to: str, target: Target, out: str | Path | None, read: list[Path]) -> Path:
+    """The path of the file. Raises InputError for another suffix, if it would overwrite one of `read`, and if a default
+    name is that of weights from elsewhere."""
     path = Path(default_name(source) + target.suffix if out is None else out)
     if path.suffix != target.suffix:
         raise InputError(f"{path}: found the suffix '{path.suffix}', needed {target.suffix} for --to {to}")
@@ -164,7 +169,9 @@ def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -
         written.append(Path(f"{path}.json"))
     if target.companion:
         written.append(path.with_suffix(target.companion))
-    check_not_overwritten(written, source_files(source))
+    check_not_overwritten(written, read)
+    if out is None and target.metadata_beside and path.exists() and not Path(f"{path}.json").exists():
+        raise InputError(f"{path}: is there, and was not exported from here (no {path.name}.json); give another -o")
     return path
 
 

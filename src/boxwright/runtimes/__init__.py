@@ -22,7 +22,7 @@ def names() -> list[str]:
 def target(name: str) -> "Target":
     """The target called `name`. Raises InputError for an unknown one."""
     if name not in names():
-        raise InputError(f"--to: found '{name}', needed one of {', '.join(names())}")
+        raise InputError(f"--to: found '{name}', needed one of {', '.join(names())}, triton")
     return cast("Target", importlib.import_module(f"{__name__}.{name}").TARGET)
 
 

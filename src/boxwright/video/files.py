@@ -46,12 +46,11 @@ class VideoFile:
     ) -> None:
         """Read an opened container.
 
-
         Args:
-            container: Opened; it is closed with this object.
+            container: The container, which is closed with this object.
             name: As in `Video`.
-            connect: Opens the same again, where seeking has left it in a wrong place.
-            selection: Which frames are read.
+            connect: Opens the same container again, after seeking has led to a wrong place.
+            selection: The frames to read.
 
         Raises:
             InputError: It has no video stream that can be decoded.

@@ -24,7 +24,7 @@ from boxwright.weights.meta import contradiction, with_own_names
 from boxwright.weights.shapes import without_memory
 from boxwright.weights.torch_files import Contents
 
-__all__ = ["Report", "build", "kind_of", "load", "read", "renamed", "stored_recipe", "with_names_of"]
+__all__ = ["Report", "build", "kind_of", "load", "load_new", "read", "renamed", "stored_recipe", "with_names_of"]
 
 
 def build(path: str | Path, recipe: Recipe) -> Network:
@@ -51,9 +51,29 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     Raises InputError for an unreadable file and for one that does not fit; the model is unchanged then.
     """
     file = locate(Path(path))
-    tensors, unexpected = read(model, file, recipe, transfer)
-    tensors = widen_tensors(tensors, model.state_dict(), recipe.model.input_channels)
+    tensors, unexpected = _widened(model, file, recipe, transfer)
     report = fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
+    return _with_assumptions(report, file, recipe)
+
+
+def load_new(path: str | Path, recipe: Recipe, *, transfer: bool = False) -> tuple[Network, Report]:
+    """The network of `recipe`, filled as by `load`; it takes memory only once its shapes fit the file's."""
+    file = locate(Path(path))
+    plan = without_memory(recipe.model)
+    tensors, unexpected = _widened(plan, file, recipe, transfer)
+    compare(plan, tensors, str(file), transfer=transfer, unexpected=unexpected)
+    model = models.build(recipe.model)
+    report = fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
+    return model, _with_assumptions(report, file, recipe)
+
+
+def _widened(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """As `read`, for the channels of `recipe`."""
+    tensors, unexpected = read(model, file, recipe, transfer)
+    return widen_tensors(tensors, model.state_dict(), recipe.model.input_channels), unexpected
+
+
+def _with_assumptions(report: Report, file: Path, recipe: Recipe) -> Report:
     anchors = getattr(recipe.model, "anchors", None)
     if kind_of(file) == "darknet" and anchors and not report.fresh:  # shapes do not depend on the anchors
         report = replace(report, assumed=f"anchors {' '.join(f'{w:g}x{h:g}' for w, h in anchors)}")

@@ -105,6 +105,15 @@ def read_header(stream: BinaryIO, path: Path) -> Header:
     return Header(major, minor, revision, struct.unpack(layout, rest)[0])
 
 
+def read_start(stream: BinaryIO, path: Path) -> tuple[Header, int]:
+    """Read the header and leave `stream` at the first weight; also how many numbers follow."""
+    header = read_header(stream, path)
+    found, odd = divmod(path.stat().st_size - stream.tell(), 4)
+    if odd:
+        raise InputError(f"{path}: ends inside a number ({odd} bytes too many); the file is truncated")
+    return header, found
+
+
 def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False) -> dict[str, Tensor]:
     """Tensors of a .weights file by the model's names.
 
@@ -121,14 +130,11 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
     """
     plan = layers(model)
     with require(path).open("rb") as stream:
-        header = read_header(stream, path)
+        header, found = read_start(stream, path)
         connected = {f"{name}.linear.weight" for name, each in model.named_modules() if isinstance(each, Connected)}
         if header.transposed and not connected:
             version = f"{header.major}.{header.minor}.{header.revision}"
             raise InputError(f"{path}: version {version} is of networks with [connected] layers, this one has none")
-        found, odd = divmod(path.stat().st_size - stream.tell(), 4)
-        if odd:
-            raise InputError(f"{path}: ends inside a number ({odd} bytes too many); the file is truncated")
         plan = _plan_for(found, plan, recipe.model, path, transfer)
         numbers = np.fromfile(stream, "<f4", found)
     if len(numbers) != found:
@@ -192,8 +198,10 @@ def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, tr
     line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
     if (classes := _classes(found, config)) is not None:
         if not transfer:
-            own = config.classes
-            raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
+            raise InputError(
+                f"{line}; that is {classes} classes against {config.classes}; --set model.classes={classes} --set "
+                "'data.names=[]', or --transfer for all but the heads"
+            )
         return _of_classes(config, classes)
     origin = names.of(config).classifier()
     if origin is not None and (classes := _classes(found, origin)) is not None:
@@ -209,17 +217,15 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
     for done, layer in enumerate(plan):
         size = count([layer])
         if left < size:
-            shortfall = f"{needed - found:,} too few"
             if left:
-                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {shortfall}"
-                raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
+                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers)"
+                raise InputError(f"{line}; it ends {position}: truncated or of another network")
             if not done:
                 raise InputError(f"{line}; it ends after its header, so it is truncated")
             if not transfer:
-                behind = _place(plan, done - 1)
+                few = f"{needed - found:,} too few behind {_place(plan, done - 1)}"
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {shortfall} after {behind} "
-                    "(--transfer loads it)"
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} (--transfer loads it)"
                 )
             return plan[:done]
         left -= size

@@ -140,7 +140,16 @@ def _refusal(report: Report, tensors: dict[str, Tensor], own: dict[str, Tensor])
         parts.append(f"{len(report.missing)} are missing ({_first(report.missing)})")
     if report.unexpected:
         parts.append(f"{len(report.unexpected)} have no place in the model ({_first(report.unexpected)})")
-    return f"{report.path}: {', '.join(parts)}; use the recipe they were made with, or --transfer to load what fits"
+    remedy = "use the recipe they were made with"
+    of_other_classes = all(_differ_in_rows(tensors[name], own[name]) for name in report.mismatched)
+    if of_other_classes and not report.missing and not report.unexpected:
+        remedy = "--set model.classes=N --set 'data.names=[]'"
+    return f"{report.path}: {', '.join(parts)}; {remedy}, or --transfer to load what fits"
+
+
+def _differ_in_rows(tensor: Tensor, own: Tensor) -> bool:
+    """As those of a head for another number of classes."""
+    return tensor.ndim > 0 and tensor.shape != own.shape and tensor.shape[1:] == own.shape[1:]
 
 
 def _describe(tensor: Tensor, values: bool) -> str:

@@ -11,7 +11,7 @@ from boxwright import recipe as recipes
 from boxwright import weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.weights import checkpoint, meta, torch_files
+from boxwright.weights import checkpoint, darknet, meta, mindspore, torch_files
 from boxwright.weights.files import locate
 from boxwright.weights.fit import compare
 from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
@@ -42,6 +42,7 @@ def identify(path: str | Path) -> Identified:
     file = locate(Path(path))
     kind = weights.kind_of(file)
     if kind in ("darknet", "mindspore"):
+        _check_readable(file, kind)
         what = "a file of Darknet" if kind == "darknet" else "a checkpoint of MindSpore"
         of_kind = [each for each in _shipped() if _is_for_darknet(each) == (kind == "darknet")]
         fits = tuple(each for each in of_kind if _fits(file, each))
@@ -52,7 +53,7 @@ def identify(path: str | Path) -> Identified:
     stored = weights.stored_recipe(file)
     if stored is not None:
         return Identified(f"a checkpoint of boxwright, trained with recipe {stored.name}", (stored,))
-    contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+    contents = _contents(file, kind)
     what, suffix = _origin(contents)
     shipped = [each for each in _shipped() if each.name.endswith(suffix)]
     for depths in ((None,), (101, 152)):  # a recipe with the file's depth, or else one of 50 with the depth changed
@@ -79,7 +80,7 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
     if not names:
         remedy = "name one by --recipe, with --transfer to load what fits"
         if weights.kind_of(locate(Path(path))) == "darknet":
-            remedy = "give its --cfg"
+            remedy = "give its --cfg, or copy it anew if it is truncated"
         raise InputError(f"{path}: {found.what}; fits no shipped recipe as a whole; {remedy}")
     raise InputError(f"{path}: {found.what}; fits {', '.join(names)}; name the one of its origin by --recipe")
 
@@ -104,6 +105,34 @@ def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Rec
         return meta.with_own_names(recipe.with_overrides(changes), contents)
     except InputError:
         return None
+
+
+def with_own_classes(path: str | Path, recipe: Recipe) -> Recipe:
+    """`recipe` with the number of classes, and the class names, of a file that fits it then; else as it is.
+
+    Raises InputError for a file that cannot be read.
+    """
+    file = locate(Path(path))
+    kind = weights.kind_of(file)
+    if kind in ("darknet", "mindspore"):
+        return next(iter(_of_other_classes(file, recipe)), recipe)
+    contents = _contents(file, kind)
+    own = adapted(recipe, contents)
+    return own if own is not None and _fits_tensors(file, contents, own) else recipe
+
+
+def _contents(file: Path, kind: str) -> Contents:
+    return torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+
+
+def _check_readable(file: Path, kind: str) -> None:
+    """Raises InputError for a damaged file of Darknet or MindSpore; `_fits` does not tell it from another network."""
+    if kind == "mindspore":
+        for _ in mindspore.entries(file):
+            pass
+        return
+    with file.open("rb") as stream:
+        darknet.read_start(stream, file)
 
 
 def _is_for_darknet(recipe: Recipe) -> bool:
@@ -142,7 +171,7 @@ def _classes(contents: Contents) -> int:
 
 
 def _of_other_classes(file: Path, recipe: Recipe) -> list[Recipe]:
-    """`recipe` with the number of classes of a file of the MindSpore zoo, if the file fits it then."""
+    """`recipe` with the number of classes of a file of Darknet or of the MindSpore zoo, if the file fits it then."""
     plan = without_memory(recipe.model)
     own = plan.state_dict()
     try:

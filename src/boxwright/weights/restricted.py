@@ -119,7 +119,7 @@ class Reader(pickle._Unpickler):
             "Counter": lambda *args: Table(*args),
             "defaultdict": lambda *args: Table(*args[1:]),
             "set": lambda *args: list(*args),
-            "encode": lambda text, *_: str(text).encode("latin1"),
+            "encode": lambda text, *_: str.encode(text, "latin1"),
             "_rebuild_tensor": lambda *args: TensorEntry(*args[:4]),
             "_rebuild_tensor_v2": lambda *args: TensorEntry(*args[:4]),
             "_rebuild_parameter": lambda data, *_: data,
@@ -146,6 +146,8 @@ class Reader(pickle._Unpickler):
         word, dtype, key, _, numel, *view = pid
         if word != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int or numel < 0 or any(view):
             raise ValueError("an unknown kind of storage")
+        if type(key) not in (str, int):  # the text of anything else may take memory without end
+            raise ValueError("a storage without name")
         return self.storages.setdefault(str(key), Storage(dtype, str(key), numel))
 
 
@@ -223,7 +225,9 @@ def tensor_of(entry: object) -> object:
 
 def _array(entry: ArrayEntry) -> Tensor:
     _, shape, kind, fortran, data = entry.state
-    code = f"{kind.order}{kind.code}" if isinstance(kind, ArrayType) else ""
+    code = ""
+    if isinstance(kind, ArrayType) and type(kind.order) is type(kind.code) is str:
+        code = f"{kind.order}{kind.code}"
     if not NUMPY.fullmatch(code) or not isinstance(data, bytes | str):
         raise ValueError("an array of other values than plain numbers")
     content = data.encode("latin1") if isinstance(data, str) else data

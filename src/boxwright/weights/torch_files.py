@@ -7,6 +7,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ NAMED = re.compile(
 MAX_PICKLE = 8 << 20  # bytes; a thousand tensors take about 100 kB
 MAX_HISTORY = 128 << 20  # bytes of a pickle of mmengine, which holds each loss of up to a million steps
 MAX_OPERATIONS = 4_000_000  # of a pickle; each takes about 200 bytes while it is checked
+MAX_EXPANDED = 10 * MAX_OPERATIONS  # objects, where one that is mentioned repeatedly counts each time
 MAX_NESTED = 16  # levels of nested tuples; a tensor has 2, and each container around it adds one or two
+GROWING = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"}  # operations on a container made before
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
 
 
@@ -102,7 +105,9 @@ def _weights_in(state: object) -> object:
         return state
     for key in ("state_dict", "model"):
         inner = state.get(key)
-        if isinstance(inner, dict) and (key == "state_dict" or any("." in str(name) for name in inner)):
+        if isinstance(inner, dict) and (
+            key == "state_dict" or any(isinstance(name, str) and "." in name for name in inner)
+        ):
             return inner
     return state
 
@@ -191,8 +196,11 @@ def _names_tensors_only(file: Path) -> bool:
                     f"{file}: cannot be read as a torch state dict (pickles {str(argument).replace(' ', '.')[:60]}, "
                     "needed tensors only), like files of YOLOv5 and YOLOv8; save its state_dict() with torch.save"
                 )
-        if _depth_of_tuples(operations) > MAX_NESTED:
-            raise InputError(f"{file}: cannot be read as a torch state dict (tuples in tuples, deeply nested)")
+        if _expands(operations):
+            raise InputError(
+                f"{file}: cannot be read as a torch state dict (objects in objects, which expand to too many "
+                "or are too deep); save its state_dict() with torch.save"
+            )
     return only
 
 
@@ -212,11 +220,27 @@ def _operations(content: bytes) -> Iterator[Operation]:
         return
 
 
-def _depth_of_tuples(operations: Sequence[Operation]) -> int:
-    """Upper bound of the depth of nested tuples, whose hashes take exponential time. ValueError for a bad pickle."""
-    stack: list[int | None] = []  # None: a mark
-    memo: dict[int, int | None] = {}
-    deepest = 0
+@dataclass(slots=True, eq=False)
+class _Object:
+    """An object of a pickle.
+
+    Attributes:
+        size: Objects in its tree, where one that is mentioned repeatedly counts each time.
+        depth: Levels of nested tuples.
+        inside: Whether another object contains it.
+    """
+
+    size: int = 1
+    depth: int = 0
+    inside: bool = False
+
+
+def _expands(operations: Sequence[Operation]) -> bool:
+    """Whether hashing or printing the objects of a pickle could take exponential time or exhaust the stack: deeply
+    nested or repeated containers, or one that grows inside another. ValueError for a bad pickle."""
+    stack: list[_Object | None] = []  # None: a mark
+    memo: dict[int, _Object | None] = {}
+    total = 0
     for operation, argument, _ in operations:
         name = operation.name
         if name == "MARK":
@@ -226,16 +250,25 @@ def _depth_of_tuples(operations: Sequence[Operation]) -> int:
         elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1]
         else:
-            taken = []
+            taken: list[_Object | None] = []
             if pickletools.markobject in operation.stack_before:
                 while (top := stack.pop()) is not None:
                     taken.append(top)
             markers = (pickletools.markobject, pickletools.stackslice)
-            taken += [stack.pop() or 0 for item in operation.stack_before if item not in markers]
-            depth = max(taken, default=0) + name.startswith("TUPLE")
-            deepest = max(deepest, depth)
-            stack += [depth] * len(operation.stack_after)
-    return deepest
+            taken += [stack.pop() for item in operation.stack_before if item not in markers]
+            made = (taken.pop() if name in GROWING or name == "BUILD" else None) or _Object()
+            members = [each for each in taken if each is not None]
+            added = sum(each.size for each in members)
+            total += added
+            made.size += added
+            made.depth = max([made.depth, *(each.depth for each in members)]) + name.startswith("TUPLE")
+            grows = made.inside and members and name in GROWING
+            if total > MAX_EXPANDED or made.depth > MAX_NESTED or grows:
+                return True
+            for each in members:
+                each.inside = True
+            stack += [made] * len(operation.stack_after)
+    return False
 
 
 def _is_plain(tensor: Tensor) -> bool:
