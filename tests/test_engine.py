@@ -689,7 +689,7 @@ def test_a_head_with_other_classes_is_logged(finished, capsys):
 @pytest.mark.slow
 def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.freeze": ["backbone"]}
-    with pytest.raises(InputError, match=r"backbone would stay as random.*--weights"):
+    with pytest.raises(InputError, match=r"backbone would keep random weights.*--weights"):
         run(tiny_coco, tmp_path / "run", changes)
     with pytest.raises(InputError, match=r"--set train\.freeze=\[\] --set train\.freeze_statistics=false$"):
         run(tiny_coco, tmp_path / "run", changes | {"train.freeze_statistics": True})

@@ -144,7 +144,7 @@ def status_of(*words: str) -> int | str | None:
 
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(loading, "recipe_of", lambda *_: rectangles_predictor().recipe)
-    monkeypatch.setattr(predictor, "load", lambda *_: rectangles_predictor())
+    monkeypatch.setattr(predictor, "load", lambda *_, **__: rectangles_predictor())
     out = folder / "out"
     words = ("evaluate", "w.safetensors", "--data", str(folder), "--split", "test", "--out", str(out))
     assert status_of(*words, "--no-truth", "--top-k", "1") == 0

@@ -179,9 +179,9 @@ def test_images_that_cannot_be_read_are_not_in_the_set(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "image", "fault"),
     [
-        ("yolo", "a.jpg", "would have the same file of labels"),
+        ("yolo", "a.jpg", "would have the same label file"),
         ("coco", "tab\t.png", "control character"),
-        ("cvat", "no\uffffcharacter.png", "letters that no XML holds"),
+        ("cvat", "no\uffffcharacter.png", "has characters that XML cannot hold"),
     ],
 )
 def test_names_are_checked_before_predicting(photos, tmp_path, monkeypatch, name, image, fault):

@@ -261,7 +261,7 @@ def command(tmp_path, monkeypatch, capsys):
     """Run `boxwright predict` with the stand-in for weights; return exit status and output."""
     stand_in = rectangles_predictor(data__canvas__size=[128, 128])
     monkeypatch.setattr(loading, "recipe_of", lambda *_: stand_in.recipe)
-    monkeypatch.setattr(predictors, "load", lambda *_: stand_in)
+    monkeypatch.setattr(predictors, "load", lambda *_, **__: stand_in)
 
     def run(*words):
         with pytest.raises(SystemExit) as leaving:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from io import IOBase
 from itertools import count, islice
 from pathlib import Path
@@ -99,7 +100,7 @@ class Predictor(Generic[R]):
 
     def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[object, ...]]:
         if self.origin is not None:
-            return load, self.origin.arguments(self.recipe, self.device)
+            return partial(load, **self.origin.arguments(self.recipe, self.device)), ()
         if self.runtime is not None:
             raise TypeError(UNKNOWN)
         return type(self), (self.model, self.recipe, self.device)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -24,9 +24,9 @@ class Origin(NamedTuple):
         """Make the path absolute, since other processes may have other working directories."""
         return cls(str(Path(path).absolute()), runtime.name, runtime_options)
 
-    def arguments(self, recipe: Recipe, device: torch.device) -> tuple[object, ...]:
+    def arguments(self, recipe: Recipe, device: torch.device) -> dict[str, Any]:
         """The arguments with which `load` creates the same predictor."""
-        return self.path, recipe, str(device), (), self.backend, self.runtime_options
+        return {"recipe": recipe, "device": str(device)} | self._asdict()
 
 
 def reject_fork(process: int) -> None:

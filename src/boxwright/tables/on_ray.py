@@ -110,11 +110,11 @@ class _Attempts:
 class _Actor:
     """A network in a separate process."""
 
-    def __init__(self, arguments: tuple[Any, ...], settings: Settings, attempts: Any) -> None:
+    def __init__(self, arguments: dict[str, Any], settings: Settings, attempts: Any) -> None:
         """arguments: arguments of `load`. attempts: a handle of `_Attempts`."""
         tune_malloc()
         cv2.setNumThreads(torch.get_num_threads())  # Ray gives PyTorch as many as the actor has CPUs
-        self.predictor, self.settings, self.attempts = load(*arguments), settings, attempts
+        self.predictor, self.settings, self.attempts = load(**arguments), settings, attempts
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         """Rows of a block. Raises InputError if too many actors have died while processing it."""

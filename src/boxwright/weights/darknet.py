@@ -223,7 +223,7 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
             if not done:
                 raise InputError(f"{line}; it ends after its header, so it is truncated")
             if not transfer:
-                few = f"{needed - found:,} too few behind {_place(plan, done - 1)}"
+                few = f"{needed - found:,} too few after {_place(plan, done - 1)}"
                 raise InputError(
                     f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} (--transfer loads it)"
                 )
