@@ -108,3 +108,17 @@ def test_tests_and_benchmarks_use_the_terms_of_the_glossary() -> None:
     texts = [(path, path.read_text(encoding="utf-8")) for path in DEVELOPERS if path.suffix in {".py", ".md"}]
     texts = [(path, page_text(text) if path.suffix == ".md" else documentation(text)) for path, text in texts]
     assert [f"{path.relative_to(ROOT)}: {line!r}" for path, text in texts for line in found(text)] == []
+
+
+NO_NAMES = {"one", "some", "many", "most", "few", "told", "said", "held", "meant", "whole"}
+
+
+def test_pronouns_and_adjectives_are_no_names() -> None:
+    bound = [
+        (path, node.lineno, node.arg if isinstance(node, ast.arg) else node.id)
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.arg) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    ]
+    assert len(bound) > 10_000
+    assert [f"{path.relative_to(ROOT)}:{line} {name}" for path, line, name in bound if name in NO_NAMES] == []

@@ -33,8 +33,8 @@ def loss(heads: Sequence[Head]) -> Tree:
 
 
 def _region(section: Section) -> Tree:
-    focal_loss = bool(section.whole("focal_loss"))
-    if focal_loss and not section.whole("softmax"):
+    focal_loss = bool(section.integer("focal_loss"))
+    if focal_loss and not section.integer("softmax"):
         raise section.error("training needs softmax=1 with it", "focal_loss")
     return {
         "box": section.number("coord_scale", 1.0),
@@ -42,8 +42,8 @@ def _region(section: Section) -> Tree:
         "background": section.number("noobject_scale", 1.0),
         "classes": section.number("class_scale", 1.0),
         "ignore_iou": min(section.number("thresh", 0.5), 1.0),
-        "rescore": bool(section.whole("rescore")),
-        "bias_match": bool(section.whole("bias_match")),
+        "rescore": bool(section.integer("rescore")),
+        "bias_match": bool(section.integer("bias_match")),
         "focal_loss": focal_loss,
     }
 
@@ -66,8 +66,8 @@ def _yolo(sections: Sequence[Section]) -> Tree:
         "label_smoothing": sections[0].number("label_smooth_eps"),
     }
     if sections[0].kind == "yolo":
-        keys["objectness_smooth"] = of_heads(lambda each: bool(each.whole("objectness_smooth")))
-        keys["focal_loss"] = of_heads(lambda each: bool(each.whole("focal_loss")))
+        keys["objectness_smooth"] = of_heads(lambda each: bool(each.integer("objectness_smooth")))
+        keys["focal_loss"] = of_heads(lambda each: bool(each.integer("focal_loss")))
     else:
         keys["uncertainty"] = of_heads(lambda each: each.number("uc_normalizer", 1.0))
     if weights := _class_weights(sections):
@@ -100,8 +100,8 @@ def _class_weights(sections: Sequence[Section]) -> list[float]:
     _same(sections, "counters_per_class")
     section = sections[0]
     counts = [max(1, count) for count in section.wholes("counters_per_class", end="#")]
-    if counts and len(counts) != section.whole("classes", 20):
-        needed = section.whole("classes", 20)
+    if counts and len(counts) != section.integer("classes", 20):
+        needed = section.integer("classes", 20)
         raise section.error(f"{len(counts)} counts for {needed} classes; needed one per class", "counters_per_class")
     limit = section.number("max_delta") or UNLIMITED
     return [min(max(counts) / count, limit) for count in counts]

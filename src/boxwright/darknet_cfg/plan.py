@@ -174,7 +174,7 @@ def _rewritten(text: str, changes: list[tuple[Section, str, object]]) -> str:
 
 
 def _image(net: Section) -> Shape:
-    channels, height, width = (net.whole(key) for key in ("channels", "height", "width"))
+    channels, height, width = (net.integer(key) for key in ("channels", "height", "width"))
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise net.error(f"width={width}, height={height}; needed 1 to {MAX_SIDE:,} px")
     if channels not in (1, 3):

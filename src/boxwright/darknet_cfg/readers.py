@@ -91,15 +91,15 @@ class Before:
 
     def positive(self, key: str, default: int, largest: int = MAX_FILTERS) -> int:
         """An integer of at least 1 and at most `largest`."""
-        value = self.section.whole(key, default)
+        value = self.section.integer(key, default)
         if not 1 <= value <= largest:
             raise self.section.error(f"needed {key} of 1 to {largest:,}", key)
         return value
 
     def strides(self, default: int) -> tuple[int, int]:
         """Stride (y, x)."""
-        both = self.section.whole("stride", default)
-        pair = tuple(value if (value := self.section.whole(key)) > 0 else both for key in ("stride_y", "stride_x"))
+        both = self.section.integer("stride", default)
+        pair = tuple(value if (value := self.section.integer(key)) > 0 else both for key in ("stride_y", "stride_x"))
         if min(pair) < 1:
             raise self.section.error("needed a stride of 1 or more", "stride")
         return pair[0], pair[1]
@@ -124,20 +124,20 @@ def _convolution(before: Before) -> Convolution:
     size, filters = before.positive("size", 1, 1024), before.positive("filters", 1)
     stride = before.strides(1)
     groups, dilation = before.positive("groups", 1), before.positive("dilation", 1, 1024) if size > 1 else 1
-    padding = size // 2 if section.whole("pad") else section.whole("padding")
+    padding = size // 2 if section.integer("pad") else section.integer("padding")
     if not 0 <= padding <= 4096:
         raise section.error("needed a padding of 0 to 4096", "padding")
     if dilation > 1 and (padding != size // 2 or size % 2 == 0):
         raise section.error("needed pad=1 and an odd size, without which Darknet's own output is undefined", "dilation")
     if channels % groups or filters % groups:
         raise section.error(f"{channels} channels and {filters} filters do not divide into {groups} groups", "groups")
-    blur = section.whole("antialiasing")
+    blur = section.integer("antialiasing")
     h, w = before.map_size(size, 2 * padding, (1, 1) if blur else stride)
     if blur:
         h, w = _blurred(h, w, blur, stride)
     own = Convolution(
         section, (before.previous,), (filters, h, w), channels, filters, size, stride, padding, dilation, groups,
-        bool(section.whole("batch_normalize") or section.whole("cbn")), before.activation("logistic"), blur, None,
+        bool(section.integer("batch_normalize") or section.integer("cbn")), before.activation("logistic"), blur, None,
     )  # fmt: skip
     return own if not section.has("share_index") else _shared(own, before)
 
@@ -163,18 +163,18 @@ def _blurred(h: int, w: int, blur: int, stride: tuple[int, int]) -> tuple[int, i
 def _pool(before: Before) -> Layer:
     section, (c, _, _) = before.section, before.shape
     average = section.kind == "local_avgpool"
-    if not average and section.whole("maxpool_depth"):
+    if not average and section.integer("maxpool_depth"):
         filters = before.positive("out_channels", 1)
         if c % filters:
             raise section.error(f"{c} channels do not divide into {filters}", "out_channels")
         return DepthPool(section, (before.previous,), (filters, *before.shape[1:]), filters)
     stride = before.strides(1)
-    size = before.positive("size", section.whole("stride", 1), 4096)
-    padding = section.whole("padding", size - 1)
+    size = before.positive("size", section.integer("stride", 1), 4096)
+    padding = section.integer("padding", size - 1)
     # PyTorch and exported files only pad by less than the window
     if not 0 <= padding <= 2 * (size - 1):
         raise section.error(f"needed a padding of 0 to {2 * (size - 1)} in total for size {size}", "padding")
-    blur = 0 if average else section.whole("antialiasing")
+    blur = 0 if average else section.integer("antialiasing")
     h, w = before.map_size(size, padding, (1, 1) if blur else stride)
     if blur:
         h, w = _blurred(h, w, blur, stride)
@@ -183,7 +183,7 @@ def _pool(before: Before) -> Layer:
 
 def _upsample(before: Before) -> Upsample:
     section, (c, h, w) = before.section, before.shape
-    stride, scale = section.whole("stride", 2), section.number("scale", 1.0)
+    stride, scale = section.integer("stride", 2), section.number("scale", 1.0)
     if not 1 <= abs(stride) <= 1024:
         raise section.error("needed a stride of 1 to 1024", "stride")
     shape = (c, h * stride, w * stride) if stride > 0 else (c, h // -stride, w // -stride)
@@ -193,7 +193,7 @@ def _upsample(before: Before) -> Upsample:
 def _route(before: Before) -> Route:
     section, inputs = before.section, before.numbers("layers")
     shapes = [before.layers[index].shape for index in inputs]
-    groups, group_id = before.positive("groups", 1), section.whole("group_id")
+    groups, group_id = before.positive("groups", 1), section.integer("group_id")
     if len({shape[1:] for shape in shapes}) > 1:
         sizes = ", ".join(f"{h}x{w}" for _, h, w in shapes[:6])
         raise section.error(f"the maps have the sizes {sizes}, needed equal ones{before.size_hint}", "layers")
@@ -225,7 +225,7 @@ def _shortcut(before: Before) -> Shortcut:
 def _scale_channels(before: Before) -> ScaleChannels:
     section, (index, *_) = before.section, before.numbers("from")
     other, (c, h, w) = before.layers[index].shape, before.shape
-    places = bool(section.whole("scale_wh"))
+    places = bool(section.integer("scale_wh"))
     if (c, h, w) != ((1, *other[1:]) if places else (other[0], 1, 1)):
         raise section.error(f"a map of {c}x{h}x{w} cannot scale one of {'x'.join(map(str, other))}", "from")
     activation = before.activation("linear", allowed=SIMPLE)
@@ -241,7 +241,7 @@ def _product(before: Before) -> Product:
 
 def _reorg(before: Before) -> Reorg:
     section, (c, h, w) = before.section, before.shape
-    stride, reverse = before.positive("stride", 1, 1024), bool(section.whole("reverse"))
+    stride, reverse = before.positive("stride", 1, 1024), bool(section.integer("reverse"))
     area = stride * stride
     shape = (c // area, h * stride, w * stride) if reverse else (c * area, h // stride, w // stride)
     in_memory = section.kind == "reorg"
@@ -258,7 +258,7 @@ def _reorg(before: Before) -> Reorg:
 def _connected(before: Before) -> Connected:
     section, (c, h, w) = before.section, before.shape
     outputs = before.positive("output", 1)
-    norm, activation = bool(section.whole("batch_normalize")), before.activation("logistic")
+    norm, activation = bool(section.integer("batch_normalize")), before.activation("logistic")
     if "normalize" in activation:
         raise section.error("a connected layer cannot have this activation", "activation")
     return Connected(section, (before.previous,), (outputs, 1, 1), c * h * w, outputs, norm, activation)
@@ -269,7 +269,7 @@ def _crop(before: Before) -> Crop:
     shape = (c, before.positive("crop_height", 1), before.positive("crop_width", 1))
     if shape[1] > h or shape[2] > w:
         raise section.error(f"cannot cut {shape[1]}x{shape[2]} px out of {h}x{w}")
-    return Crop(section, (before.previous,), shape, not section.whole("noadjust"))
+    return Crop(section, (before.previous,), shape, not section.integer("noadjust"))
 
 
 def _softmax(before: Before) -> Softmax:
@@ -285,7 +285,7 @@ def _softmax(before: Before) -> Softmax:
 def head_mask(section: Section) -> tuple[int, ...]:
     """Indices of a head's anchors in its list `anchors`."""
     mask = () if section.kind == "region" else section.wholes("mask", end="#")
-    return mask or tuple(range(section.whole("num", 1)))
+    return mask or tuple(range(section.integer("num", 1)))
 
 
 def _head(before: Before) -> Head:
@@ -312,11 +312,11 @@ def _head(before: Before) -> Head:
     anchors = tuple(pairs[index] for index in mask)
     if any(side <= 0 for pair in anchors for side in pair):
         raise section.error("needed anchors above 0", "anchors")
-    scale_xy, new_coords = section.number("scale_x_y", 1.0), bool(section.whole("new_coords"))
+    scale_xy, new_coords = section.number("scale_x_y", 1.0), bool(section.integer("new_coords"))
     plain = section.kind == "yolo"
     return Head(
         section, (before.previous,), before.shape, anchors, classes, 1.0 if region else scale_xy,
-        plain and new_coords, region and bool(section.whole("softmax")), values,
+        plain and new_coords, region and bool(section.integer("softmax")), values,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Section:
         """The value as written, without blanks."""
         return self.options[key][0] if self.has(key) else default
 
-    def whole(self, key: str, default: int = 0) -> int:
+    def integer(self, key: str, default: int = 0) -> int:
         """The value as C's atoi reads it: the digits it starts with, or 0."""
         return _whole(self.options[key][0]) if self.has(key) else default
 

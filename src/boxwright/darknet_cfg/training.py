@@ -41,15 +41,15 @@ def training(plan: Plan) -> tuple[Tree, Tree, Tree]:
     """Keys of the sections `train`, `data` and `model` of a recipe that the file sets."""
     net = plan.net
     train: Tree = {
-        "batch": max(1, net.whole("batch", 1) // max(1, net.whole("subdivisions", 1))),
-        "accumulate": max(1, net.whole("subdivisions", 1)),
+        "batch": max(1, net.integer("batch", 1) // max(1, net.integer("subdivisions", 1))),
+        "accumulate": max(1, net.integer("subdivisions", 1)),
         "schedule": _schedule(net),
         "optimizer": {"momentum": net.number("momentum", 0.9), "weight_decay": net.number("decay", 0.0001)},
         "evaluate_min_steps": EVERY_STEPS,
     }
     if net.number("loss_scale", 1.0) != 1:
         train["optimizer"]["loss_scale"] = net.number("loss_scale")
-    if limit := net.whole("max_batches"):
+    if limit := net.integer("max_batches"):
         train |= {"epochs": "auto", "min_steps": limit}
     if alpha := net.number("ema_alpha"):
         train["ema"] = {"decay": alpha, "ramp": EMA_RAMP}
@@ -58,7 +58,7 @@ def training(plan: Plan) -> tuple[Tree, Tree, Tree]:
     if not plan.heads:
         return {**train, "class_augment": _class_augment(plan)}, {}, {"label_smoothing": net.number("label_smooth_eps")}
     train["augment"] = _augment(plan)
-    max_boxes = plan.heads[-1].section.whole("max")
+    max_boxes = plan.heads[-1].section.integer("max")
     return train, {"max_boxes": max_boxes} if max_boxes else {}, losses.loss(plan.heads)
 
 
@@ -69,7 +69,7 @@ def not_taken_over(plan: Plan) -> list[str]:
     for section in plan.sections:
         used = USED_KEYS.get(section.kind, set()) - ALSO_TRAINING
         for key in section.options.keys() - used - taken.get(section.kind, set()):
-            frozen = key == "stopbackward" and section.whole(key) == 1
+            frozen = key == "stopbackward" and section.integer(key) == 1
             if section.has(key) and section.word(key) != "0" and not frozen:
                 try:
                     neutral = float(section.word(key)) == (1 if key in WITHOUT_EFFECT_AT_1 else 0)
@@ -80,29 +80,29 @@ def not_taken_over(plan: Plan) -> list[str]:
 
 
 def _schedule(net: Section) -> Tree:
-    rate, limit = net.number("learning_rate", 0.001), net.whole("max_batches")
+    rate, limit = net.number("learning_rate", 0.001), net.integer("max_batches")
     schedule: Tree = {"lr": rate, "kind": "constant", "by_step": True}
     match net.word("policy", "constant"):
         case "step":
-            schedule |= {"kind": "step", "lr_steps": [net.whole("step", 1)], "lr_gamma": net.number("scale", 1.0)}
+            schedule |= {"kind": "step", "lr_steps": [net.integer("step", 1)], "lr_gamma": net.number("scale", 1.0)}
         case "steps":
             schedule |= _falls(net)
         case "poly":
             schedule |= {"kind": "linear", "linear_power": net.number("power", 4.0)}
         case "sgdr":
             schedule |= {"kind": "cosine", "eta_min": net.number("learning_rate_min", 0.00001)}
-            if net.whole("sgdr_cycle", limit) < limit:
+            if net.integer("sgdr_cycle", limit) < limit:
                 schedule["cycle_steps"] = _cycles(net, limit)
         case "exp":
             schedule |= {"kind": "exponential", "lr_gamma": net.number("gamma", 1.0)}
         case "sigmoid":
-            step = net.whole("step", 1)
+            step = net.integer("step", 1)
             schedule |= {"kind": "sigmoid", "lr_gamma": net.number("gamma", 1.0), "lr_steps": [step]}
         case "random":
             raise net.error(
                 "not supported in training; needed constant, step, steps, exp, poly, sigmoid or sgdr", "policy"
             )
-    if burn_in := net.whole("burn_in"):
+    if burn_in := net.integer("burn_in"):
         power = net.number("power", 4.0)
         schedule |= {"warmup_min_steps": burn_in, "warmup_from": 0.0, "warmup_power": power}
     return schedule
@@ -110,7 +110,7 @@ def _schedule(net: Section) -> Tree:
 
 def _cycles(net: Section, limit: int) -> list[int]:
     """Step at which each cosine cycle ends, up to the one that reaches `limit` steps."""
-    cycle, factor = net.whole("sgdr_cycle"), net.whole("sgdr_mult", 2)
+    cycle, factor = net.integer("sgdr_cycle"), net.integer("sgdr_mult", 2)
     if min(cycle, factor) < 1:
         raise net.error("needed sgdr_cycle and sgdr_mult of 1 or more", "sgdr_cycle")
     ends = [cycle]
@@ -154,8 +154,8 @@ def _augment(plan: Plan) -> Tree:
         "scale": [round(1 / ((1 + jitter) * resize), 4), round(resize / (1 - jitter), 4)],
         "jitter": round(math.sqrt(2) * jitter, 4),
         "translate": None,
-        "mosaic": 0.5 if net.whole("mosaic") else 0.0,
-        "mixup": 0.5 if net.whole("mixup") else 0.0,
+        "mosaic": 0.5 if net.integer("mosaic") else 0.0,
+        "mixup": 0.5 if net.integer("mixup") else 0.0,
     }
     if jitter == 0 and resize == 1:
         found |= {"translate": 0.0}
@@ -166,7 +166,7 @@ def _augment(plan: Plan) -> Tree:
 
 def _sizes(plan: Plan, factor: float) -> list[list[int]]:
     """Canvas sizes of `random`: round(side * f / 32 + 1) * 32 for f from 1 / factor to factor."""
-    wanted = plan.net.whole("resize_step", 32)
+    wanted = plan.net.integer("resize_step", 32)
     largest = max(side for pair in plan.strides for side in pair)
     step = wanted if wanted > 0 and wanted % largest == 0 else math.ceil(largest)
     _, height, width = plan.image
@@ -178,7 +178,7 @@ def _sizes(plan: Plan, factor: float) -> list[list[int]]:
 def _class_augment(plan: Plan) -> Tree:
     net, (_, height, width) = plan.net, plan.image
     aspect = _up(net.number("aspect", 1.0))
-    smallest, largest = net.whole("min_crop", width), net.whole("max_crop", 2 * width)
+    smallest, largest = net.integer("min_crop", width), net.integer("max_crop", 2 * width)
     side = math.sqrt(height * width)
     area = [min(1.0, (side / max(1, crop)) ** 2) for crop in (largest, smallest)]
     return {
@@ -188,13 +188,13 @@ def _class_augment(plan: Plan) -> Tree:
         "hue": min(abs(net.number("hue")), 0.5),
         "saturation": min(round(_up(net.number("saturation", 1.0)) - 1, 4), 1.0),
         "brightness": min(round(_up(net.number("exposure", 1.0)) - 1, 4), 1.0),
-        "mixup": 0.5 if net.whole("mixup") else 0.0,
-        "cutmix": 0.5 if net.whole("cutmix") else 0.0,
+        "mixup": 0.5 if net.integer("mixup") else 0.0,
+        "cutmix": 0.5 if net.integer("cutmix") else 0.0,
     }
 
 
 def _flip(net: Section) -> Tree:
-    return {"flip": 0.5 if net.whole("flip", 1) else 0.0}
+    return {"flip": 0.5 if net.integer("flip", 1) else 0.0}
 
 
 def _up(factor: float) -> float:
@@ -209,7 +209,7 @@ def _range(factor: float) -> list[float]:
 
 def _frozen(plan: Plan) -> list[str]:
     """Names of the layers with weights up to the last `stopbackward=1`."""
-    last = max((layer.section.index for layer in plan.layers if layer.section.whole("stopbackward") == 1), default=-1)
+    last = max((layer.section.index for layer in plan.layers if layer.section.integer("stopbackward") == 1), default=-1)
     own = (
         layer.section.index
         for layer in plan.layers[: last + 1]

@@ -75,7 +75,7 @@ def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[
     Raises InputError if a remote image cannot be fetched."""
     threads = min(16, 4 * (os.cpu_count() or 1))
     for start in range(0, len(paths), CHUNK):
-        prefetch(paths[start : start + CHUNK], whole=False)
+        prefetch(paths[start : start + CHUNK], skip_ranged=True)
         with quiet():
             headers = list(read_in_threads(partial(_read, decode=decode), paths[start : start + CHUNK], threads))
         yield from headers

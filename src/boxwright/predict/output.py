@@ -119,6 +119,11 @@ def predict_to_folder(
     return write_results(predictor, folder, args, rows, failed, readable, draw=draw)
 
 
+def counted_names(found: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Keys of `Summary.counts`. found: class names, or numbers without `names`, those of the model."""
+    return [name if names else f"of class {name}" for name in found]
+
+
 def write_results(
     predictor: AnyPredictor,
     out: Path,
@@ -137,7 +142,7 @@ def write_results(
     counts: Counter[str] = Counter()
     lines = []
     for result in results:
-        counts.update(name if result.names else f"of class {name}" for name in task.class_names(result))
+        counts.update(counted_names(task.class_names(result), result.names))
         if (line := task.line(result)) is not None:
             lines.append(line)
     drawn = "drawn images" if draw else ""

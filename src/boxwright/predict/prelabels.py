@@ -16,7 +16,7 @@ from boxwright.datatools.convert import write_predictions
 from boxwright.errors import InputError, titled
 from boxwright.files import new_folder
 from boxwright.images.draw import encode_image
-from boxwright.predict.output import Summary, find_images
+from boxwright.predict.output import Summary, counted_names, find_images
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.stream import predict_all
 from boxwright.predict.video import predict_frames
@@ -153,5 +153,5 @@ def _write(
 
 def _summary(out: str | Path, name: str, results: Iterable[Detections], failed: dict[str, str], item: str) -> Summary:
     results = list(results)
-    counts = Counter(text if result.names else f"of class {text}" for result in results for text in result.class_names)
+    counts = Counter(name for result in results for name in counted_names(result.class_names, result.names))
     return Summary(Path(out), len(results), dict(counts), failed, f"labels as {name}", "", item=item)

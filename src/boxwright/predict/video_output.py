@@ -13,7 +13,7 @@ from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, titled
 from boxwright.files import atomic_write, output_folder
 from boxwright.json_text import JsonObject
-from boxwright.predict.output import Summary, image_row
+from boxwright.predict.output import Summary, counted_names, image_row
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
@@ -114,9 +114,7 @@ class VideoOutput:
         self._rows.write(self.row(frame, result))
         if self._writer is not None:
             self._writer.write(self.draw(result), frame.time)
-        self.counts.update(
-            name if result.names else f"of class {name}" for name in self.predictor.task.class_names(result)
-        )
+        self.counts.update(counted_names(self.predictor.task.class_names(result), result.names))
         self.frames += 1
 
     def draw(self, result: Result) -> Array:

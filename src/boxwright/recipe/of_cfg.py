@@ -100,7 +100,7 @@ def _fit(network: Plan) -> dict[str, object]:
     if not network.heads:
         _, height, width = network.image
         return {"fit": "crop", "short_side": 0 if height == width else max(height, width)}
-    return {"fit": "letterbox" if network.net.whole("letter_box") else "stretch"}
+    return {"fit": "letterbox" if network.net.integer("letter_box") else "stretch"}
 
 
 def _nms(network: Plan) -> Tree:

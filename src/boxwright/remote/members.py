@@ -53,12 +53,12 @@ def local_member(source: Source, member: Member) -> Path:
         raise _os_error(error) from error
 
 
-def prefetch(paths: Iterable[str | Path], *, whole: bool = True) -> None:
+def prefetch(paths: Iterable[str | Path], *, skip_ranged: bool = False) -> None:
     """Fetch the objects that paths represent, many in parallel, to hide latency.
 
     Args:
         paths: Paths; those that do not represent objects, or members that an archive lacks, are ignored.
-        whole: Whether they are read completely; otherwise those that can be read in ranges are left out.
+        skip_ranged: Leave out objects that can be read in ranges.
 
     Raises:
         InputError: One cannot be read.
@@ -68,7 +68,7 @@ def prefetch(paths: Iterable[str | Path], *, whole: bool = True) -> None:
         with suppress(OSError):
             if (place := mirrors.find(path)) is not None and place[0].kind == "remote":
                 objects.append(remote_object(*place))
-    fetch([each for each in objects if whole or not _has_ranges(each)])
+    fetch([each for each in objects if not (skip_ranged and _has_ranges(each))])
 
 
 def is_ranged(path: str | Path) -> bool:

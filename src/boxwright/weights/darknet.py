@@ -223,9 +223,9 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
             if not done:
                 raise InputError(f"{line}; it ends after its header, so it is truncated")
             if not transfer:
-                few = f"{needed - found:,} too few after {_place(plan, done - 1)}"
+                shortfall = f"{needed - found:,} too few after {_place(plan, done - 1)}"
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} (--transfer loads it)"
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {shortfall} (--transfer loads it)"
                 )
             return plan[:done]
         left -= size

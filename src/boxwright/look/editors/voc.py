@@ -70,7 +70,9 @@ def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
                 spans.append(Span(_space_before(plain, element.start), element.end, b""))
             else:
                 spans += _changed(plain, element, change, target)
-    added = [_object(plain, root, objects, change, target, whole=integer) for change in changes if change.entry is None]
+    added = [
+        _object(plain, root, objects, change, target, integer=integer) for change in changes if change.entry is None
+    ]
     place = objects[-1].end if objects else _end_of_content(plain, root)
     spans += [Span(place, place, text) for text in added]
     return Edited(spliced(plain, spans).decode().encode(codec))
@@ -137,7 +139,9 @@ def _changed(content: bytes, element: _Element, change: Change, target: Target) 
             raise EditError("a rotated box, which cannot take an upright one; delete it, and add a box")
         words = _words(content, element)
         sides = [box.child(side) for side in SIDES]
-        for side, word in zip(sides, _corners(change.box, target, whole=all(map(WHOLE.fullmatch, words))), strict=True):
+        for side, word in zip(
+            sides, _corners(change.box, target, integer=all(map(WHOLE.fullmatch, words))), strict=True
+        ):
             assert side is not None
             spans.append(_text(side, word))
     return spans
@@ -151,10 +155,10 @@ def _text(element: _Element, text: str) -> Span:
     return Span(*element.inner, written)
 
 
-def _corners(box: Box, target: Target, *, whole: bool) -> list[str]:
-    """xmin, ymin, xmax, ymax, counted from 1 and inclusive. whole: whole pixels, at least one."""
+def _corners(box: Box, target: Target, *, integer: bool) -> list[str]:
+    """xmin, ymin, xmax, ymax, counted from 1 and inclusive. integer: rounded to whole pixels, at least one."""
     x1, y1, x2, y2 = box
-    if whole:
+    if integer:
         height, width = target.size
         x1, y1 = min(round(x1), width - 1), min(round(y1), height - 1)
         x2, y2 = max(round(x2), x1 + 1), max(round(y2), y1 + 1)
@@ -162,7 +166,7 @@ def _corners(box: Box, target: Target, *, whole: bool) -> list[str]:
 
 
 def _object(
-    content: bytes, root: _Element, objects: Sequence[_Element], change: Change, target: Target, *, whole: bool
+    content: bytes, root: _Element, objects: Sequence[_Element], change: Change, target: Target, *, integer: bool
 ) -> bytes:
     """A new object with the white space before it, indented as the other objects."""
     assert change.box is not None
@@ -173,7 +177,7 @@ def _object(
     unit = b"\t" if b"\t" in outer else b" " * max(1, len(outer.strip(b"\r\n")))
     inner = content[_space_before(content, child.start) : child.start] if child else outer + unit * bool(outer)
     deep = inner + inner[len(outer) :] if len(inner) > len(outer) else inner
-    corners = zip(SIDES, _corners(change.box, target, whole=whole), strict=True)
+    corners = zip(SIDES, _corners(change.box, target, integer=integer), strict=True)
     parts = [outer, b"<object>", inner, b"<name>", escape(target.dataset.names[change.label]).encode(), b"</name>"]
     for tag, value in (("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):
         parts += [inner, f"<{tag}>{value}</{tag}>".encode()]
