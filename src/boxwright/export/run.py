@@ -171,7 +171,9 @@ def _path(source: str | Path, to: str, target: Target, out: str | Path | None, r
         written.append(path.with_suffix(target.companion))
     check_not_overwritten(written, read)
     if out is None and target.metadata_beside and path.exists() and not Path(f"{path}.json").exists():
-        raise InputError(f"{path}: is there, and was not exported from here (no {path.name}.json); give another -o")
+        raise InputError(
+            f"{path}: exists, and no export wrote it (there is no {path.name}.json); name another file with -o"
+        )
     return path
 
 

@@ -152,9 +152,8 @@ def _read(source: str | bytes, decode: bool | None) -> Header:
                 orientation = _orientation(image, file)
                 if decode or (decode is False and not _is_complete(image, file)):
                     image.load()
-                    if image.format == "PNG" and PNG_END not in _tail(
-                        file, LATE_EXIF
-                    ):  # OpenCV needs it, Pillow does not
+                    # OpenCV needs the end of a PNG, Pillow does not
+                    if image.format == "PNG" and PNG_END not in _tail(file, LATE_EXIF):
                         return Header(fault="cannot be decoded (cut off: the end of the PNG is missing)")
                 height, width = image.height, image.width
     except FileNotFoundError:

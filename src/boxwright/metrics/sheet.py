@@ -94,7 +94,7 @@ def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -
         "ignore region" if label == ANY_CLASS else name_of(names, label) + (" (crowd)" if crowd else "")
         for label, crowd in zip(labels, sample.crowd.tolist(), strict=True)
     )
-    truth = View("truth", sample.boxes * factors, tuple(map(color, labels)), texts)
+    truth = View("ground truth", sample.boxes * factors, tuple(map(color, labels)), texts)
     found, scores = prediction.labels.tolist(), tuple(prediction.scores.tolist())
     texts = tuple(f"{name_of(names, label)} {score:.2f}" for label, score in zip(found, scores, strict=True))
     boxes = prediction.boxes.numpy(force=True) * factors

@@ -80,7 +80,7 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
     if not names:
         remedy = "name one by --recipe, with --transfer to load what fits"
         if weights.kind_of(locate(Path(path))) == "darknet":
-            remedy = "give its --cfg, or copy it anew if it is truncated"
+            remedy = "give its --cfg, or copy it again if it is truncated"
         raise InputError(f"{path}: {found.what}; fits no shipped recipe as a whole; {remedy}")
     raise InputError(f"{path}: {found.what}; fits {', '.join(names)}; name the one of its origin by --recipe")
 
