@@ -46,6 +46,7 @@ def adamw(lr: float, decay: float = 0.05) -> JsonObject:
 
 VARIANTS: dict[str, JsonObject] = {
     "15 epochs": {},
+    "400 steps": steps(400),
     "400 steps, AdamW 0.0005": steps(400) | adamw(0.0005),
     "400 steps, anchors of the data": steps(400) | {"model.anchors": "auto"},
     "400 steps, mosaic 0.5": steps(400) | {"train.augment.mosaic": 0.5},

@@ -1,4 +1,4 @@
-"""Ctrl-C ends the command line with one line and status 130, at any time."""
+"""Ctrl-C ends the command line with one line and status 130, at any time; SIGTERM with status 143."""
 
 import os
 import signal
@@ -108,6 +108,24 @@ def test_a_training(tiny_coco: Path, tmp_path: Path, workers: int) -> None:
     assert [line for line in stderr[:-1] if not line.startswith("epoch ")] == []
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+# `boxwright data convert` that gets SIGTERM when it writes the first image.
+TERMINATED = """
+import os, signal
+from boxwright import files
+from boxwright.cli import main
+
+files.link_or_copy = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+main()
+"""
+
+
+def test_sigterm_leaves_nothing(tiny_coco: Path, tmp_path: Path) -> None:
+    command = ["data", "convert", str(tiny_coco), "--to", "voc", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", TERMINATED, *command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "boxwright: stopped by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) -> None:

@@ -66,7 +66,6 @@ def test_sigterm_as_ctrl_c() -> None:
 import os, signal, sys
 from boxwright import interrupt
 interrupt.install()
-interrupt.install_terminate()
 if (child := os.fork()) == 0:
     os.kill(os.getpid(), signal.SIGTERM)
     os._exit(0)

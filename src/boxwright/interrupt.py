@@ -1,14 +1,12 @@
-"""Signals that end the command line: Ctrl-C, and SIGTERM or SIGUSR1 for a training or a video.
+"""Signals that end the command line: Ctrl-C and SIGTERM, and SIGUSR1 for a training.
 
-Ctrl-C: one line and exit status 130. Python's KeyboardInterrupt can be lost: raised in a destructor it is only printed,
-and libraries turn it into other errors while they are imported. So a flag is set as well, and long loops check it at
-each step.
+One line and exit status 130 after Ctrl-C, 143 after SIGTERM (`kill`, `timeout`, `docker stop`). Python's
+KeyboardInterrupt can be lost: raised in a destructor it is only printed, and libraries turn it into other errors while
+they are imported. So a flag is set as well, and long loops check it at each step.
 
-SIGTERM and SIGUSR1, which schedulers send before they end a job: while a training can be saved, they only set a flag
-(`stop_requested`), and the training saves and raises `Stopped`; before and after, the process ends at once.
-The exit status is 143 in both cases.
-
-SIGTERM while a video is predicted ends it as Ctrl-C does, with complete files, and with exit status 143.
+In a training, SIGTERM and SIGUSR1, which schedulers send before they end a job, have another handler: while it can be
+saved, they only set a flag (`stop_requested`), and the training saves and raises `Stopped`; before and after, the
+process ends at once. The exit status is 143 in both cases.
 """
 
 import os
@@ -39,10 +37,11 @@ class Stopped(SystemExit):
 
 
 def install() -> None:
-    """Install the signal handler; call it from the main thread of the command line only."""
+    """Install the handlers of Ctrl-C and SIGTERM; call it from the main thread of the command line only."""
     global _process
     _process = os.getpid()
     signal.signal(signal.SIGINT, _handle)
+    signal.signal(signal.SIGTERM, _handle_terminate)
     unraisable, in_thread = sys.unraisablehook, threading.excepthook
     # errors after Ctrl-C are consequences of it
     sys.unraisablehook = lambda error: None if _count else unraisable(error)
@@ -56,14 +55,8 @@ def install_stop() -> None:
             signal.signal(number, _handle_stop)
 
 
-def install_terminate() -> None:
-    """Have SIGTERM end this command as Ctrl-C does; without effect unless this is the command line (`install`)."""
-    if _process == os.getpid():
-        signal.signal(signal.SIGTERM, _handle_terminate)
-
-
 def requested() -> bool:
-    """Whether Ctrl-C was pressed, or SIGTERM received in its place (`install_terminate`)."""
+    """Whether Ctrl-C was pressed, or SIGTERM received outside a training."""
     return _count > 0
 
 

@@ -20,7 +20,7 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory") 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 success, 1 problems found, 2 invalid input (one line on stderr), 130 Ctrl-C,
-    143 a training was stopped by SIGTERM or SIGUSR1, or the prediction of a video by SIGTERM.
+    143 SIGTERM, or SIGUSR1 in a training.
 
     Args:
         arguments: None for `sys.argv[1:]`.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boxwright import interrupt
 from boxwright.cli.options import (
     Backend,
     BFloat16,
@@ -146,7 +145,6 @@ def predict(
     source = the_video(sources, of_videos | {"--fps": fps, "--track": tracking}, {"--tile": tile, **of_tables})
     with ExitStack() as stack:
         if source is not None:  # opened first, since loading takes seconds
-            interrupt.install_terminate()
             selection = Selection(stride or 1, start or 0.0, stop, max_fps)
             opened = stack.enter_context(open_video(source, selection, fps))
             batch = 1 if opened.live else batch
