@@ -27,6 +27,7 @@ from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write_group
 from boxwright.metrics.comparison import Difference
+from boxwright.nn.network import is_two_stage
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import load
 from boxwright.recipe import Recipe
@@ -71,7 +72,7 @@ def quantize(
     target = _target(source, out, backend, images, max_drop)
     int8_files.import_nncf()  # fails before the long computation
     model, resolved = load_for_export(source, recipe, overrides, None)
-    if getattr(model, "two_stage", False):
+    if is_two_stage(model):
         raise InputError(
             f"{source}: quantize takes YOLO and classifiers, found Faster R-CNN; its graph computes with px of boxes, "
             "which 256 steps cannot hold; export it with --half"

@@ -18,6 +18,7 @@ from boxwright.export.parity_predictions import compare_predictions
 from boxwright.export.parity_raw import compare_raw
 from boxwright.files import atomic_write
 from boxwright.json_text import JsonObject
+from boxwright.nn.network import is_two_stage
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import AnyPredictor, load
@@ -86,7 +87,7 @@ def check(
         InputError: The file cannot be run, or `data` cannot be read.
     """
     recipe, limits = metadata.recipe, LIMITS[metadata.precision]
-    if getattr(model, "two_stage", False):
+    if is_two_stage(model):
         limits = replace(limits, matched=limits.proposals)  # a detection matches only if its proposal does
     images, description = _images(data, split, recipe)
     ours = AnyPredictor(model, recipe)

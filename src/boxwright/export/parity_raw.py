@@ -11,6 +11,7 @@ from torch import Tensor
 
 from boxwright.export.parity_limits import LIMITS, Limits, mutual_nearest
 from boxwright.json_text import JsonObject
+from boxwright.nn.network import is_two_stage
 from boxwright.predict.inputs import Image
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.types import Detector
@@ -22,7 +23,7 @@ def compare_raw(ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image
     Images run in batches of two, so that dynamic batch sizes are tested.
     """
     names = cast(Detector, ours.model).raw_names
-    two_stage = bool(getattr(ours.model, "two_stage", False))
+    two_stage = is_two_stage(ours.model)
     rows: dict[str, JsonObject] = {}
     for start in range(0, len(images), 2):
         prepared = [ours.preprocess(image) for image in images[start : start + 2]]

@@ -68,3 +68,8 @@ class Network(nn.Module):
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Any) -> dict[str, Tensor]:
         """`loss` for raw outputs already computed."""
         raise NotImplementedError
+
+
+def is_two_stage(model: nn.Module | None) -> bool:
+    """Whether the raw outputs are proposals (`Network.two_stage`); False without the attribute."""
+    return bool(getattr(model, "two_stage", False))

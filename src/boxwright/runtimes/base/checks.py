@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.errors import InputError
+from boxwright.nn.network import is_two_stage
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import MAX_NUMEL, Inputs
 
@@ -47,7 +48,7 @@ def output_check(path: str | Path, metadata: Metadata, model: nn.Module | None =
     detectors, only the number is checked.
     """
     names, channels = metadata.outputs, metadata.recipe.model.input_channels
-    has_shapes = metadata.kind == "raw" and not getattr(model, "two_stage", False)
+    has_shapes = metadata.kind == "raw" and not is_two_stage(model)
     empty = copy.deepcopy(model).to("meta") if model is not None and has_shapes else None
 
     @lru_cache(8)
