@@ -12,9 +12,9 @@ import boxwright
 ORDER = (  # left to right
     "version . arrays . errors . cache . locks . mirrors . files . json_text . xml_text . memory . extras . "
     "interrupt . progress . ray_cluster . archives . remote . types . interop . config . darknet_cfg . ops . nn . "
-    "models . recipe . zoo . weights . images . video . data . tracking . counting . formats . batches . datatools . "
-    "metrics . tasks . runtimes . predict . tables . evaluation . engine . audit . export . serve . look . doctor . "
-    "cli"
+    "models . recipe . factory . weights . images . video . data . tracking . counting . formats . batches . "
+    "datatools . metrics . tasks . runtimes . predict . tables . evaluation . engine . audit . export . serve . look . "
+    "doctor . cli"
 )
 PACKAGES = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

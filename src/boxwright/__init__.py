@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from boxwright.evaluation.calibrate import calibrate
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
+    from boxwright.factory import create_model, list_recipes
     from boxwright.formats import open_dataset
     from boxwright.images.windows import open_scene
     from boxwright.predict.predictor import Predictor, load
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from boxwright.tasks.classify import ClassPrediction
     from boxwright.tasks.detect import Prediction
     from boxwright.types import Batch, Classes, Detection, Detections
-    from boxwright.zoo import create_model, list_recipes
 
 __all__ = [
     "Batch",
@@ -71,10 +71,10 @@ _MODULES = {
     "RuntimeOptions": "runtimes.base.runtime",
     "Tiling": "predict.tiled",
     "calibrate": "evaluation.calibrate",
-    "create_model": "zoo",
+    "create_model": "factory",
     "evaluate": "evaluation.evaluate",
     "export_model": "export.run",
-    "list_recipes": "zoo",
+    "list_recipes": "factory",
     "load": "predict.predictor",
     "local_output": "remote.outputs",
     "local_path": "remote.folders",

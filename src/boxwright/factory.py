@@ -1,4 +1,4 @@
-"""The shipped recipes and their networks, by name."""
+"""Shipped recipes and their networks by name."""
 
 from pathlib import Path
 
