@@ -7,12 +7,15 @@ Darknet's center form) are converted where they enter or leave the package.
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, overload, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from boxwright.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,30 @@ class Batch:
     seen: Tensor | None = None
     class_weights: Tensor | None = None
 
+    @classmethod
+    def from_targets(cls, images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> Self:
+        """A batch for `Detector.loss` in your own training loop, from targets as torchvision's detectors take them.
+
+        Args:
+            images: (B, 3, H, W) RGB, uint8 or float in [0, 1], whose sides fit the network (`config.size_step`).
+            targets: One per image: `boxes` (N, 4) xyxy px; `labels` (N,) int64 from 0, without a class for the
+                background, which is 0 in torchvision; and optionally `iscrowd` (N,), nonzero for ignore regions.
+
+        Raises:
+            InputError: Images and targets do not match, a shape is wrong, a label is negative, or a box is not finite.
+        """
+        if images.ndim != 4 or not len(images) == len(targets) > 0:
+            found = f"found images of shape {tuple(images.shape)} and {len(targets)} targets"
+            raise InputError(f"{found}, needed (B, 3, H, W) and B, at least 1")
+        rows = [_target_rows(number, target) for number, target in enumerate(targets)]
+        boxes, labels, ignore = (
+            pad_sequence(list(column), batch_first=True, padding_value=padding)
+            for column, padding in zip(zip(*rows, strict=True), (0.0, -1, False), strict=True)
+        )
+        size = images.shape[2], images.shape[3]
+        frames = tuple(Frame(number, "", size, size, (1.0, 1.0)) for number in range(len(images)))
+        return cls(images.float() / 255 if images.dtype == torch.uint8 else images, boxes, labels, ignore, frames)
+
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
         return replace(self, **_tensors_on(self, device))
@@ -134,6 +161,23 @@ def _tensors_on(batch: AnyBatch, device: torch.device | str) -> dict[str, Any]:
     """The tensors among the fields of a batch, on `device`."""
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _target_rows(number: int, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (N, 4) float32, labels (N,) int64 and ignore regions (N,) bool of one of `Batch.from_targets`."""
+    place = f"targets[{number}]"
+    if missing := [key for key in ("boxes", "labels") if key not in target]:
+        raise InputError(f"{place}: found {', '.join(target) or 'nothing'}, needed {missing[0]}")
+    boxes, labels = target["boxes"], target["labels"]
+    crowd = target.get("iscrowd", torch.zeros_like(labels))
+    if labels.ndim != 1 or boxes.shape != (len(labels), 4) or crowd.shape != labels.shape:
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in target.items())
+        raise InputError(f"{place}: found {shapes}, needed boxes (N, 4), labels (N,) and, if given, iscrowd (N,)")
+    if labels.is_floating_point() or (labels < 0).any():
+        raise InputError(f"{place}: labels: found {labels.tolist()[:5]}, needed integers from 0")
+    if not boxes.isfinite().all():
+        raise InputError(f"{place}: boxes: found a number that is not finite")
+    return boxes.float(), labels.long(), crowd.bool()
 
 
 class Detection(NamedTuple):
