@@ -247,7 +247,7 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
         "turned": (folder / "turned.tif", "stored rotated (orientation 6)"),
         "no TIFF": (file("no.tif", b"II*\0" + bytes(50)), "not a readable TIFF"),
         "cut head": (file("head.tif", data[:100]), "not a readable TIFF"),
-        "damaged": (file("hole.tif", data[:9000] + bytes(40000) + data[49000:]), "cannot be decoded at Window(x="),
+        "damaged": (file("hole.tif", data[:9000] + bytes(40000) + data[49000:]), "cannot be decoded at rows ("),
         "text": (file("a.jpg", b"no image at all"), "not an image"),
         "empty": (file("b.png", b""), "the file is empty"),
         "missing": (folder / "c.tif", "cannot be read (No such file or directory)"),

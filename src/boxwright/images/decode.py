@@ -31,6 +31,7 @@ from boxwright.images.header import (
     tiff_directory,
     tiff_orientation,
 )
+from boxwright.images.tiff_rgb import decode_tiff
 
 Size = tuple[int, int]  # (height, width) px
 
@@ -140,8 +141,6 @@ def _by_opencv(data: bytes, flag: int) -> npt.NDArray[np.uint8] | None:
 
 def _decode_tiff(source: Source) -> npt.NDArray[np.uint8]:
     """RGB, by OpenCV, or by rasterio where OpenCV would misread the bands or cannot decode them."""
-    from boxwright.images.windows import decode_tiff  # which imports this module
-
     orientation, misread = 1, False
     try:
         tags = tiff_directory(io.BytesIO(source.data))

@@ -7,7 +7,6 @@ Any other image is decoded once and kept while it is open. Pixels are converted 
 palettes become RGB, 16 bits are reduced to the upper 8, alpha is dropped, unless bands are chosen (`images/bands.py`).
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,25 +18,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.files import open_regular
-from boxwright.images.bands import Bands, check_numbers, read_window, upright
-from boxwright.images.budget import MAX_PIXELS
+from boxwright.images.bands import Bands, Span, check_numbers, read_window
 from boxwright.images.decode import read_image
 from boxwright.images.header import TIFF, read_header
-from boxwright.images.tiff import first_line, open_pages, open_tiff, reject_rotated
+from boxwright.images.tiff import open_pages, open_tiff, reject_rotated
+from boxwright.images.tiff_rgb import check_blocks, rgb_bands, rgb_reader
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
-
-logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB, or (h, w, C) of bands
 Size = tuple[int, int]  # (height, width) px
 
 MAX_WINDOWS = 1_000_000  # of one scene: with windows of 600 px, a side of 480,000 px or more
-COLORS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,11 @@ class Window:
     def xyxy(self) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) in px of the scene."""
         return self.x, self.y, self.x + self.width, self.y + self.height
+
+    @property
+    def rows_and_columns(self) -> Span:
+        """((top, bottom), (left, right)) in px of the scene, as rasterio takes windows."""
+        return (self.y, self.y + self.height), (self.x, self.x + self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,8 @@ def open_scene(path: str | Path, bands: Bands | None = None) -> Iterator[Scene]:
     elif bands is None:
         with open_tiff(path) as source:
             reject_rotated(path)
-            yield _scene(source, str(path), _rgb_reader(source, str(path)))
+            read = rgb_reader(source, str(path))
+            yield _scene(source, str(path), lambda window, size: read(window.rows_and_columns, size))
     else:
         with open_pages(path) as pages:
             reject_rotated(path)
@@ -186,9 +187,9 @@ def scene_fault(path: str, *, rgb: bool = True) -> str:
         if is_tiff(path):
             with open_tiff(path) as source:
                 reject_rotated(path)
-                _check_stored(source, path)
+                check_blocks(source, path)
                 if rgb:
-                    _bands(source, path)
+                    rgb_bands(source, path)
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")
     return ""
@@ -228,110 +229,11 @@ def _georeference(source: "DatasetReader") -> Georeference | None:
 
 
 def _bands_reader(pages: list["DatasetReader"], path: str, bands: Bands) -> Callable[[Window, Size | None], Pixels]:
-    _check_stored(pages[0], path)
+    check_blocks(pages[0], path)
     check_numbers(path, bands.numbers, sum(page.count for page in pages))
 
     def pixels(window: Window, size: Size | None) -> Pixels:
-        x1, y1, x2, y2 = window.xyxy
-        image = bands.stretch(*read_window(pages, bands.numbers, ((y1, y2), (x1, x2)), path), path)
+        image = bands.stretch(*read_window(pages, bands.numbers, window.rows_and_columns, path), path)
         return image if size is None else resized(image, size)
 
     return pixels
-
-
-def decode_tiff(name: str, content: bytes, orientation: int) -> Pixels:
-    """All pixels of a TIFF as `open_scene` reads them, without its warnings, and upright: (h, w, 3) RGB.
-
-    name: For messages. orientation: Of EXIF, which is applied. Raises InputError as `open_scene`.
-    """
-    with open_tiff(name, content) as source:
-        pixels = _rgb_reader(source, name, warn=False)(Window(0, 0, source.width, source.height), None)
-        return np.ascontiguousarray(upright(pixels, orientation))
-
-
-def _rgb_reader(source: "DatasetReader", path: str, *, warn: bool = True) -> Callable[[Window, Size | None], Pixels]:
-    from rasterio.errors import RasterioError
-
-    _check_stored(source, path)
-    bands = _bands(source, path)
-    to_rgb = _colors(source, bands)
-    if warn:
-        _warn_of_losses(source, bands, path)
-
-    def pixels(window: Window, size: Size | None) -> Pixels:
-        x1, y1, x2, y2 = window.xyxy
-        shape = None if size is None else (len(bands), *size)
-        try:
-            samples = source.read(bands, window=((y1, y2), (x1, x2)), out_shape=shape)
-        except RasterioError as error:
-            raise InputError(
-                f"{path}: cannot be decoded at {window} ({first_line(error)}); replace the file"
-            ) from error
-        return to_rgb(samples)
-
-    return pixels
-
-
-def _check_stored(source: "DatasetReader", path: str) -> None:
-    """Raise InputError for a TIFF whose windows cannot be read separately."""
-    if math.prod(source.block_shapes[0]) > MAX_PIXELS:
-        raise InputError(
-            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MAX_PIXELS} px per block at most; "
-            "rewrite it in tiles (gdal_translate -co TILED=YES)"
-        )
-
-
-def _bands(source: "DatasetReader", path: str) -> list[int]:
-    """The band numbers of red, green and blue, or of the only gray or palette band. Raises InputError for others."""
-    kinds = [kind.name for kind in source.colorinterp]
-    visible = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
-    bands = [kinds.index(color) + 1 for color in COLORS] if set(COLORS) <= set(kinds) else visible
-    if len(bands) not in (1, 3):
-        raise InputError(
-            f"{path}: {len(kinds)} bands ({', '.join(kinds[:4])}{', ...' * (len(kinds) > 4)}), needed red, green, blue "
-            "or one band; choose by data.bands or --bands, or gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
-        )
-    types = sorted({source.dtypes[band - 1] for band in bands})
-    if types not in (["uint8"], ["uint16"]):
-        raise InputError(
-            f"{path}: samples are {', '.join(types)}, needed unsigned 8 or 16 bits; gdal_translate -ot Byte -scale"
-        )
-    return bands
-
-
-def _colors(source: "DatasetReader", bands: list[int]) -> Callable[[Array], Pixels]:
-    """The conversion of samples (1 or 3, h, w) of the bands to RGB."""
-    if source.colorinterp[bands[0] - 1].name == "palette":
-        table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
-        for index, color in source.colormap(bands[0]).items():
-            table[index] = color[:3]
-        return lambda samples: table[samples[0]]
-
-    bits = _bits(source, bands[0])
-    factor = 255 // ((1 << min(bits, 8)) - 1)  # 1 bit: 0 and 255
-    white = 255 if "MINISWHITE" in _structure(source, bands[0]) else 0
-
-    def to_rgb(samples: Array) -> Pixels:
-        upper = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)
-        return np.ascontiguousarray(np.broadcast_to(upper, (3, *upper.shape[1:])).transpose(1, 2, 0))
-
-    return to_rgb
-
-
-def _structure(source: "DatasetReader", band: int) -> dict[str, str]:
-    """How GDAL says that a band is stored."""
-    tags: dict[str, str] = source.tags(band, ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")
-    return tags
-
-
-def _bits(source: "DatasetReader", band: int) -> int:
-    return int(_structure(source, band).get("NBITS", np.iinfo(source.dtypes[band - 1]).bits))
-
-
-def _warn_of_losses(source: "DatasetReader", bands: list[int], path: str) -> None:
-    """Log a warning if bands or bits are ignored."""
-    if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
-        logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
-    if source.colorinterp[bands[0] - 1].name != "palette" and (bits := _bits(source, bands[0])) > 8:
-        remedy = "if that is too dark, gdal_translate -ot Byte -scale first"
-        logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, remedy)
