@@ -232,6 +232,8 @@ class TestStratify:
         ("train=0.8", "sum to 0.8, needed 1"),
         ("train=0.8,val=0.3", "sum to 1.1, needed 1"),
         ("train=0.5,train=0.5", "found 'train=0.5', needed different names"),
+        ("train=0.5,Train=0.5", "found 'Train=0.5', needed different names"),
+        ("train=0.6,val=0.2,valid=0.2", "found 'valid=0.2', needed different names"),  # both are val
         ("train=1.5,val=-0.5", "found 'train=1.5'"),
         ("train=nan,val=1", "found 'train=nan'"),
         ("../x=0.5,val=0.5", r"found '\.\./x=0.5'"),
