@@ -450,6 +450,14 @@ def test_class_folders(tmp_path: Path) -> None:
         split.split(root / "all", tmp_path / "x", Division(parts=HALVES), lists=True)
 
 
+def test_several_sets_of_class_folders_are_rejected(tmp_path: Path) -> None:
+    for name in "ab":
+        class_folder.write(tmp_path / name, {"train": 2})
+    (tmp_path / "both.yaml").write_text("sets: [a, b]\n")
+    with pytest.raises(InputError, match="lists several sets of class folders, needed one; divide each by itself"):
+        split.split(tmp_path / "both.yaml", tmp_path / "to", Division(parts=HALVES))
+
+
 def test_a_class_with_one_image_is_a_folder_everywhere(tmp_path: Path) -> None:
     """Its label is the index of its folder in every split."""
     root = class_folder.write(tmp_path / "from", {"all": 5}) / "all"

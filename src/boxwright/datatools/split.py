@@ -267,6 +267,8 @@ def _split_classes(
 ) -> str:
     """Link the images of each class to `out`/PART/CLASS."""
     sets, left_out = [open_classes(root, name) for name in [*divided, *others]], list[str]()
+    if sets[0].members is not None:
+        raise InputError(f"{root}: lists several sets of class folders, needed one; divide each by itself")
     if cleaning.skip_bad:
         clean = [cleaning.apply(each, class_check.check(each), root) for each in sets]
         sets, left_out = [each for each, _ in clean], [line for _, lines in clean for line in lines]
