@@ -67,6 +67,21 @@ def test_every_object_exactly_once(window, overlap, count, low, high):
     same(merge(look(boxes, labels, windows), windows, SIZE, 0.45), boxes, labels)
 
 
+@pytest.mark.parametrize(
+    ("overlap", "objects"),
+    [
+        # Both end within the tolerance of the strip's edges, y 900 to 975, where their parts are shorter.
+        (0.25, [[1875.25, 477.9, 2149.25, 967.6], [1821.9, 908.4, 2144.2, 1117]]),
+        # Both cross or meet lines where windows touch, x 600 or x 450 and y 900; windows between show both sides.
+        (0.5, [[460.8, 1499.2, 710.4, 1645.3], [600.1, 1493, 734.3, 1776.8]]),
+        (0.5, [[225.6, 780.6, 445.7, 942.5], [298.4, 899.8, 562, 1136.8]]),
+    ],
+)
+def test_overlapping_objects_stay_two(overlap, objects):
+    boxes, labels, windows = np.array(objects), np.array([0, 0]), grid(SIZE, 300, overlap)
+    same(merge(look(boxes, labels, windows), windows, SIZE, 0.45), boxes, labels)
+
+
 def test_two_objects_in_many_windows():
     """Each is complete in two windows: fewer boxes (4) than windows (16)."""
     size = (180, 660)

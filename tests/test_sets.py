@@ -513,6 +513,22 @@ def test_merged_sets_are_written_as_one(here: Path, capsys: pytest.CaptureFixtur
     assert len(open_boxes("new", "val")) == 1
 
 
+def test_sets_are_divided(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`data split` of a YAML with `sets` counts the images of each set in each part."""
+    Path("both.yaml").write_text("sets: [a, b]\n")
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["data", "split", "both.yaml", "-o", "new", "--parts", "x=0.5,y=0.5", "--split", "train"])
+    assert not leaving.value.code
+    lines = capsys.readouterr().out.splitlines()
+    counts = dict.fromkeys(("a", "b"), 0)
+    for part in ("x", "y"):
+        start = next(number for number, line in enumerate(lines) if line.startswith(f"{part}: "))
+        assert lines[start].startswith(f"{part}: 2 images")
+        for name, line in zip("ab", lines[start + 1 : start + 3], strict=True):
+            counts[name] += int(line.removeprefix(f"  {name}: ").split(" image")[0])
+    assert counts == {"a": 2, "b": 2}
+
+
 @pytest.mark.parametrize("to", ["coco", "yolo_txt", "line_txt", "voc"])
 def test_every_layout_of_merged_sets_reads_back(here: Path, to: str) -> None:
     whole = open_boxes(["a", "b"], "train")

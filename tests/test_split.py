@@ -232,6 +232,8 @@ class TestStratify:
         ("train=0.8", "sum to 0.8, needed 1"),
         ("train=0.8,val=0.3", "sum to 1.1, needed 1"),
         ("train=0.5,train=0.5", "found 'train=0.5', needed different names"),
+        ("train=0.5,Train=0.5", "found 'Train=0.5', needed different names"),
+        ("train=0.6,val=0.2,valid=0.2", "found 'valid=0.2', needed different names"),  # both are val
         ("train=1.5,val=-0.5", "found 'train=1.5'"),
         ("train=nan,val=1", "found 'train=nan'"),
         ("../x=0.5,val=0.5", r"found '\.\./x=0.5'"),
@@ -446,6 +448,14 @@ def test_class_folders(tmp_path: Path) -> None:
     assert "with blue: train 8 (80.0%), val 1 (10.0%), test 1 (10.0%)" in summary
     with pytest.raises(InputError, match="leave --to and --lists out"):
         split.split(root / "all", tmp_path / "x", Division(parts=HALVES), lists=True)
+
+
+def test_several_sets_of_class_folders_are_rejected(tmp_path: Path) -> None:
+    for name in "ab":
+        class_folder.write(tmp_path / name, {"train": 2})
+    (tmp_path / "both.yaml").write_text("sets: [a, b]\n")
+    with pytest.raises(InputError, match="lists several sets of class folders, needed one; divide each by itself"):
+        split.split(tmp_path / "both.yaml", tmp_path / "to", Division(parts=HALVES))
 
 
 def test_a_class_with_one_image_is_a_folder_everywhere(tmp_path: Path) -> None:

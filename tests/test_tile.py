@@ -17,7 +17,7 @@ from boxwright.datatools import tile
 from boxwright.datatools.check import check
 from boxwright.datatools.tile import Cut, Cutting, cut_boxes
 from boxwright.errors import InputError
-from boxwright.formats import open_dataset
+from boxwright.formats import open_boxes, open_dataset
 from boxwright.images.decode import read_image
 from boxwright.images.windows import Window
 
@@ -266,6 +266,15 @@ def test_others_read_the_tiles(tmp_path: Path) -> None:
     assert (len(dataset), dataset.names, dataset.category_ids) == (12, ("ship",), (5,))
     assert not check(dataset).errors
     assert len(COCO(str(out / "annotations" / "train.json")).getAnnIds()) == len(dataset.rows) == 3
+
+
+@pytest.mark.parametrize("box", [(10, 10, 130, 80), (20, 20, 50, 50)])
+def test_truncated_objects_are_no_faulty_marks(tmp_path: Path, box: Box) -> None:
+    """All or most boxes of the tiles are to be ignored; that is not the fault of tools that mark every object so."""
+    tile.tile(scenes(tmp_path / "in", [box]), tmp_path / "out", Cutting(**SMALL))
+    dataset = open_boxes(tmp_path / "out", "train")
+    assert dataset.rows.crowd.mean() > 0.5
+    assert not {finding.kind for finding in check(dataset).findings} & {"only_crowd", "unusual"}
 
 
 def test_a_tiff_is_a_scene(tmp_path: Path) -> None:

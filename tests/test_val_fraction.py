@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ import class_folder
 from boxwright import recipe as recipes
 from boxwright import tasks
 from boxwright.data.dataset import Dataset
+from boxwright.datatools.check import check, skip_bad
+from boxwright.datatools.tile import Cutting, tile
 from boxwright.engine import train as training
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes
@@ -70,6 +73,43 @@ def test_augmented_copies_are_not_divided(only_train: Path, tmp_path: Path) -> N
     names = [{Path(sample.path).name.split("_")[0] for sample in each} for each in (train, val)]
     assert [len(each) for each in names] == [3, 1]
     assert not names[0] & names[1]
+
+
+def test_a_label_that_cannot_be_read_is_an_error_of_its_part(tmp_path: Path) -> None:
+    """As without a fraction: it is not left out in silence."""
+    draw = np.random.default_rng(0)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("car\n")
+    for number in range(8):
+        cv2.imwrite(str(tmp_path / "images" / "train" / f"{number}.png"), draw.integers(0, 255, (32, 32, 3)))
+        fault = "0 0.5 0.5 word 0.1\n" if number == 5 else ""
+        (tmp_path / "labels" / "train" / f"{number}.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{fault}")
+    train, val = opened(tmp_path, 0.25)
+    assert (len(train), len(val)) == (6, 2)
+    (error,) = [finding for each in (train, val) for finding in check(each).errors]
+    part = {"train": train, "val": val}[error.split]
+    assert error.index is not None
+    assert Path(part.path(error.index)).name == Path(error.image).name == "5.png"
+    clean = skip_bad(part, check(part))
+    assert clean.rows.ignored.sum() == 1  # the image is an ignore region instead
+    assert not check(clean).errors
+
+
+def test_several_sets_are_divided(only_train: Path, tmp_path: Path) -> None:
+    """With the tiles of a scene, which overlap, in one part; `check` names each set."""
+    roots = []
+    for name in "ab":
+        shutil.copytree(only_train, tmp_path / name)
+        tile(tmp_path / name, tmp_path / f"tiles_{name}", Cutting(window=40, overlap=0.2))
+        roots.append(tmp_path / f"tiles_{name}")
+    dataset = open_boxes(roots, "train")
+    recipe = recipes.load("demo", {"data.val_fraction": 0.25})
+    train, val = (tasks.of(recipe).open(roots, split, recipe.data) for split in ("train", "val"))
+    assert len(train) + len(val) == len(dataset)
+    scenes = [{Path(path).name.split("__")[0] for path in each.paths()} for each in (train, val)]
+    assert not scenes[0] & scenes[1]
+    assert {*check(val).checked} == {"val", *(f"val of {root}" for root in roots)}
 
 
 @pytest.mark.slow

@@ -136,6 +136,16 @@ def test_names_in_lists(tmp_path: Path, split: str, lines: list[str], folder: st
     assert not check(dataset).errors
 
 
+def test_an_object_with_two_boxes_is_an_error(tmp_path: Path) -> None:
+    """Which of them is meant is unclear; none is left out in silence."""
+    voc(tmp_path)
+    box = XML[XML.index("<bndbox>") : XML.index("</object>")]
+    (tmp_path / "Annotations/a1.xml").write_text(XML.replace("</object>", f"{box}</object>"))
+    assert errors(open_boxes(tmp_path, "all")) == [
+        ("Annotations/a1.xml object[1]", "bndbox: found 2, needed one per object")
+    ]
+
+
 def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
     """The rest stays, and what was left out can be left out."""
     voc(tmp_path)

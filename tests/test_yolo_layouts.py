@@ -600,3 +600,14 @@ def test_a_data_set_in_a_folder_of_another_is_named(tmp_path: Path) -> None:
     write(tmp_path / "My set.v1/classes.txt", "car\n")
     with pytest.raises(InputError, match=r"no data set found in it .*; open .*My set\.v1, which is one"):
         splits(tmp_path)
+
+
+def test_labels_in_another_form_are_not_a_hint_at_classes(tmp_path: Path) -> None:
+    """Folders of images beside labels are not class folders."""
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "train" / "a.png")
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0,0.5,0.5,0.2,0.2\n")
+    with pytest.raises(InputError, match=r"no data set found in it .*, or name its files in a data YAML") as error:
+        open_boxes(tmp_path, "train")
+    assert "which is one" not in str(error.value)

@@ -86,6 +86,10 @@ class ClassSet:
         members = self.members and self.members.take(chosen)
         return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], pixels=pixels, members=members)
 
+    def with_split(self, split: str) -> "ClassSet":
+        """The same images, as the split `split`."""
+        return replace(self, split=split)
+
     def ordered(self, names: Sequence[str]) -> "ClassSet":
         """The same images with labels in the order of `names`, which may contain more classes.
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MIN_SIZE = 1 << 20  # bytes; a smaller JSON is parsed in less than 30 ms
 LABELED = "labeled"  # of Contents; missing in an index where all classes were looked for
 COLUMNS = ("image_ids", "files", "sizes", "image_entries", "starts")  # of Contents
-METADATA = ("names", "category_ids", "group")  # of Contents
+METADATA = ("names", "category_ids", "group", "tiled")  # of Contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Contents:
     findings: tuple[Finding, ...] = ()  # without a split and paths; `file` is the position in the JSON
     group: int | None = None  # label of the class that is the supercategory of all others
     labeled: NDArray[np.bool_] | None = None  # (P, K) as in Images
+    tiled: bool = False  # whether images are tiles of `data tile`, whose truncated objects are crowd regions
 
 
 def read_indexed(
@@ -117,6 +118,7 @@ def _from_columns(columns: Mapping[str, Array], metadata: JsonObject) -> Content
         group=metadata["group"],
         findings=index.unpacked(metadata["findings"], ""),
         labeled=columns.get(LABELED),
+        tiled=bool(metadata["tiled"]),
     )
     images = Images(contents.image_ids, contents.files, contents.sizes, contents.files, contents.labeled)
     index.check(images, contents.rows, contents.starts, contents.names, contents.findings)

@@ -31,6 +31,7 @@ Ids = Mapping[str, int]  # the id of a category in the file, as text -> its id i
 UNUSUAL = (AttributeError, KeyError, OverflowError, TypeError, ValueError)  # of entries in another form
 MISSING = float("nan")  # compared by identity
 SIDES = ("height", "width")
+TILE_KEYS = ("scene", "offset", "scale")  # of an image that `data tile` has written
 
 
 def parse(file: Path) -> Contents:
@@ -79,7 +80,7 @@ def to_contents(tree: Mapping[str, object], labels: Entries, file: Path) -> Cont
     labeled = labeled_classes.of_coco(listed, names, category_ids, (owners[order], rows.labels[order]), str(file))
     return Contents(
         names, category_ids, ids, files, sizes, numbers, rows.take(order), starts, remarks.all(),
-        _group_class(classes, names), labeled,
+        _group_class(classes, names), labeled, any({*TILE_KEYS} <= entry.keys() for entry in listed),
     )  # fmt: skip
 
 

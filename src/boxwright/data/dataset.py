@@ -7,7 +7,7 @@ a fork. Nothing is repaired or dropped: faulty rows are kept as read, for `check
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -230,9 +230,25 @@ class Dataset:
             labeled=None if self.images.labeled is None else self.images.labeled[chosen],
         )
         members = self.members and self.members.take(chosen)
-        findings = tuple(finding for finding in self.findings if finding.index is None)
         rows = self.rows.take(indices)
+        findings = tuple(self._findings_of(chosen, starts))
         return replace(self, images=images, rows=rows, starts=starts, findings=findings, members=members)
+
+    def _findings_of(self, chosen: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[Finding]:
+        """The findings for the images at `chosen`, whose rows begin at `starts` then, and those of no image."""
+        places: dict[int, int] = {}
+        for finding in self.findings:
+            if (index := finding.index) is not None:
+                places = places or {own: place for place, own in enumerate(chosen.tolist())}
+                if (place := places.get(index)) is None:
+                    continue
+                row = None if finding.row is None else finding.row + int(starts[place] - self.starts[index])
+                finding = replace(finding, index=place, row=row)
+            yield finding
+
+    def with_split(self, split: str) -> "Dataset":
+        """The same images, as the split `split`."""
+        return replace(self, split=split, findings=tuple(replace(finding, split=split) for finding in self.findings))
 
     def without_group(self) -> "Dataset":
         """The same images without the class `group`, which has no boxes; labels after it decrease by one."""

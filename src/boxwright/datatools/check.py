@@ -140,6 +140,7 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
         if not dataset.names:
             raise InputError(f"{dataset.root}: split {dataset.split} has no class, since no label can be read")
         dataset = _without_labels(dataset, [finding for finding in errors if finding.leave_out == "label"])
+        dataset = replace(dataset, findings=tuple(finding for finding in dataset.findings if finding.index is None))
     return dataset.subset(kept)
 
 

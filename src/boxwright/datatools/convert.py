@@ -155,8 +155,8 @@ def _summary(
 ) -> Iterator[str]:
     """Lines about a split that was written."""
     yield f"{dataset.split}: {_counts(dataset)} from {dataset.kind} to {to}"
-    for member, _, _ in dataset.members.each() if dataset.members else ():
-        yield f"  {member.title}: {_counts(member.dataset)}"
+    for member, indices, _ in dataset.members.each() if dataset.members else ():
+        yield f"  {member.title}: {_counts(dataset.subset(indices))}"
     yield from (one_line(f"  {line}") for line in (*dataset.notes, *left_out))
     lost = count_losses(split, layout, writer)
     if len(split.dataset.rows) < len(dataset.rows):

@@ -98,7 +98,14 @@ def scene_names(dataset: Dataset) -> list[str]:
 
 def entry_values(dataset: Dataset, key: str) -> list[object]:
     """The value of a key in the COCO JSON entry of each image; None without the key or the entry."""
-    if dataset.kind != "coco" or dataset.members is not None or not len(dataset):
+    if dataset.members is not None:
+        result: list[object] = [None] * len(dataset)
+        for member, indices, own in dataset.members.each():
+            found = entry_values(member.dataset, key)
+            for index, place in zip(indices.tolist(), own.tolist(), strict=True):
+                result[index] = found[place]
+        return result
+    if dataset.kind != "coco" or not len(dataset):
         return [None] * len(dataset)
     entries = [entry for entry in coco.image_entries(Path(dataset.label_file(0))) if isinstance(entry, dict)]
     values = {id_text(entry.get("id")): entry.get(key) for entry in entries}

@@ -20,7 +20,8 @@ def check_sets(dataset: Labels, check: Callable[[Labels], Report]) -> Report:
         if not len(indices):
             continue
         is_complete = np.array_equal(own, np.arange(len(member.dataset)))
-        part = replace(member.dataset if is_complete else member.dataset.subset(own), notes=())
+        part = (member.dataset if is_complete else member.dataset.subset(own)).with_split(dataset.split)
+        part = replace(part, notes=())
         report = check(part)
         unit = report.unit
         for finding in report.findings:

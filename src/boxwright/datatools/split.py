@@ -59,7 +59,7 @@ def parse_parts(value: str) -> dict[str, float]:
     for word in value.split(","):
         match = PART.fullmatch(word.strip())
         share = _number(match[2]) if match else 0.0
-        if match is None or not 0 < share < 1 or match[1] in parts:
+        if match is None or not 0 < share < 1 or canonical_name(match[1]) in map(canonical_name, parts):
             raise InputError(
                 f"--parts: found '{word[:60]}', needed different names with a fraction from 0 to 1, such as "
                 "train=0.8,val=0.1,test=0.1"
@@ -267,6 +267,8 @@ def _split_classes(
 ) -> str:
     """Link the images of each class to `out`/PART/CLASS."""
     sets, left_out = [open_classes(root, name) for name in [*divided, *others]], list[str]()
+    if sets[0].members is not None:
+        raise InputError(f"{root}: lists several sets of class folders, needed one; divide each by itself")
     if cleaning.skip_bad:
         clean = [cleaning.apply(each, class_check.check(each), root) for each in sets]
         sets, left_out = [each for each, _ in clean], [line for _, lines in clean for line in lines]

@@ -6,7 +6,6 @@ not depend on the seed, so runs with different seeds are compared on the same im
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,7 +55,7 @@ def open_split(open_named: Callable[[str], Labels], root: Root, split: str, conf
             "val: %d of the %d images of %s (data.val_fraction %g)",
             len(indices), len(dataset), source, config.val_fraction,
         )  # fmt: skip
-    return replace(dataset.subset(indices), split=split)
+    return dataset.subset(indices).with_split(split)
 
 
 def name_to_train_on(names: list[str]) -> str:

@@ -346,10 +346,12 @@ def _only_folder(root: Path) -> Path:
     return root
 
 
-def _splits_of(folder: Path) -> set[str]:
-    """The splits that any layout finds in a folder; none if it is not a data set by itself."""
+def _splits_of(folder: Path, classes: bool = True) -> set[str]:
+    """The splits that any layout finds in a folder; none if it is not a data set by itself. classes: whether folders of
+    images count as classes."""
     try:
-        return {split for name in names() for split in layout(name).find(folder)}
+        kinds = [name for name in names() if classes or not layout(name).fallback]
+        return {split for name in kinds for split in layout(name).find(folder)}
     except InputError:
         return set()
 
@@ -388,7 +390,8 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     if not detected:
         found = contents.summary(root) if root.is_dir() else "another kind of file"
         needed = f"needed {candidates[kind].expected}" if kind != "auto" else "docs/data.md describes the layouts"
-        if inner := next((folder for folder in text.subfolders(root)[:MAX_INNER] if _splits_of(folder)), None):
+        classes = not contents.box_labels(root)  # else a folder of images is not taken for one of classes
+        if inner := next((each for each in text.subfolders(root)[:MAX_INNER] if _splits_of(each, classes)), None):
             needed = f"open {inner}, which is one"
         raise InputError(f"{root}: no data set found in it ({found}); {needed}, or name its files in a data YAML")
     ((name, files),) = detected.items()

@@ -252,7 +252,7 @@ def _many_crowds(contents: Contents, source: Source) -> Iterator[Finding]:
     rows = contents.rows
     objects = ~rows.ignored
     count, total = int((rows.crowd & objects).sum()), int(objects.sum())
-    if source.crowd or count <= MANY_CROWD * total:
+    if source.crowd or contents.tiled or count <= MANY_CROWD * total:
         return
     text = f"{count} of {total} have iscrowd 1; set crowd: objects (or regions) in a data YAML"
     kind = "only_crowd" if count == total >= MIN_CROWD else "unusual"

@@ -175,6 +175,8 @@ def add_object(builder: Builder, image: int, element: ET.Element, place: tuple[s
         builder.error(where, f"difficult: found '{mark[:20]}', needed 0 or 1", image)
     elif isinstance(values, str):
         builder.error(where, values, image)
+    elif (count := len(element.findall("bndbox"))) > 1:
+        builder.error(where, f"bndbox: found {count}, needed one per object", image)
     else:
         if mark not in ("", "0", "1"):
             builder.note(f"difficult '{mark}' was read as {int(DIFFICULT[mark.lower()])}", where)

@@ -8,14 +8,14 @@ that was truncated by its window is compared with the same part of the other box
 longer than the overlap match, and a small object inside a large one matches neither half of it. Boxes of the same
 window are not compared, since NMS has been applied to them.
 
-In each other window a box matches at most one box: the one with the highest IoU, if that is mutual. Connected boxes are
-one object. It is represented by its best-scoring complete box, or else by the enclosing box of its parts, with the best
-score. An unmatched part is dropped if it is inside a complete box of its class that extends beyond the edge which
+In each other window a box matches at most one box: the one that it agrees with best, if that is mutual. Connected boxes
+are one object. It is represented by its best-scoring complete box, or else by the enclosing box of its parts, with the
+best score. An unmatched part is dropped if it is inside a complete box of its class that extends beyond the edge which
 truncated the part: a rotated object leaves parts whose boxes match no part of the complete box.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,25 @@ MIN_CONTAINED = 0.7  # fraction of a part's area inside a complete box
 # Minimum intersection over the smaller area for two parts that both span the strip shared by their windows. The boxes
 # of a straight rotated object share the strip's fraction of a part, which is at least the overlap of the windows.
 MIN_SPANNING_OVERLAP = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """The boxes of all windows.
+
+    Attributes:
+        found: (N, 4) as detected.
+        extended: (N, 4) with the truncated edges extended over those of their windows.
+        window: (N, 4) of each box.
+        index: (N,) of the window.
+        truncated: (N, 4) bool, edges that are truncated by the window.
+    """
+
+    found: Tensor
+    extended: Tensor
+    window: Tensor
+    index: Tensor
+    truncated: Tensor
 
 
 def merge(detections: Sequence[Detections], windows: Sequence[Window], size: tuple[int, int], iou: float) -> Detections:
@@ -53,21 +72,22 @@ def merge(detections: Sequence[Detections], windows: Sequence[Window], size: tup
         return Detections.empty()
     counts = torch.tensor([len(result) for result in detections])
     index = torch.arange(len(detections)).repeat_interleave(counts)
-    boxes, scores, labels = (
+    found, scores, labels = (
         torch.cat([getattr(result, field).cpu() for result in detections]) for field in ("boxes", "scores", "labels")
     )
-    candidates = Detections(boxes, scores, labels, detections[0].names)
+    candidates = Detections(found, scores, labels, detections[0].names)
     if not len(candidates):
         return candidates
     window = torch.tensor([window.xyxy for window in windows], dtype=candidates.boxes.dtype)[index]
     truncated = _truncated_edges(candidates.boxes, window, size)
     extended = torch.where(truncated, _expand(window, EXTENSION), candidates.boxes)
+    boxes = _Boxes(candidates.boxes, extended, window, index, truncated)
     matching, contained = [], torch.zeros(len(candidates), dtype=torch.bool)
     for overlapping in overlapping_pairs(extended, candidates.labels):
         pairs = overlapping[index[overlapping[:, 0]] != index[overlapping[:, 1]]]
-        contained[_contained_parts(pairs, candidates.boxes, window, truncated)] = True
-        matching.append(pairs[_may_match(pairs, extended, window, iou)])
-    root = _connect(torch.cat(matching), extended, window, index, truncated.any(1), iou)
+        contained[_contained_parts(pairs, boxes)] = True
+        matching.append(pairs[_may_match(pairs, boxes, iou)])
+    root = _connect(torch.cat(matching), boxes, iou)
     return _merge_objects(candidates, root, truncated.any(1), contained)
 
 
@@ -83,23 +103,48 @@ def _tolerance(boxes: Tensor) -> Tensor:
     return ((boxes[:, 2:] - boxes[:, :2]) * EDGE_TOLERANCE).clamp(min=MIN_EDGE_TOLERANCE).repeat(1, 2)
 
 
-def _connect(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, truncated: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (N,) a box of the same object for each. Windows that only touch join only incomplete objects."""
-    shared = _intersection(window[pairs[:, 0]], window[pairs[:, 1]])
-    touching = (shared[:, 2:] <= shared[:, :2]).any(1)
-    match = _match(pairs, extended, window, index, touching, iou)
-    root = connected(pairs[match & ~touching], len(truncated))
-    complete = torch.zeros_like(truncated).index_put_((root[~truncated],), torch.tensor(True))[root]
-    return connected(pairs[match & ~(touching & complete[pairs].any(1))], len(truncated))
+def _connect(pairs: Tensor, boxes: _Boxes, iou: float) -> Tensor:
+    """(P, 2) -> (N,) a box of the same object for each.
+
+    Boxes of windows that only touch are joined at their common edge, unless another window that detected one of the two
+    objects shows what is on both sides of it.
+    """
+    touching = _touching(pairs, boxes.window)
+    match = _match(pairs, boxes, touching, iou)
+    root = connected(pairs[match & ~touching], len(boxes.window))
+    columns = root[:, None].expand(-1, 2)
+    low = boxes.window[:, :2].scatter_reduce(0, columns, boxes.window[:, :2], "amin")
+    high = boxes.window[:, 2:].scatter_reduce(0, columns, boxes.window[:, 2:], "amax")
+    shown = torch.cat((low, high), 1)[root]  # (N, 4) what the windows show in which the object was detected
+    return connected(pairs[match & (~touching | _touching(pairs, shown))], len(root))
 
 
-def _shared_iou(pairs: Tensor, extended: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(P, 2) -> the strip shared by the windows (P, 4), both boxes clipped to it (P, 4), (P, 4), their IoU (P,)."""
+def _touching(pairs: Tensor, regions: Tensor) -> Tensor:
+    """(P, 2), regions (N, 4) -> (P,) bool: whether the two regions have no area in common."""
+    shared = _intersection(regions[pairs[:, 0]], regions[pairs[:, 1]])
+    return (shared[:, 2:] <= shared[:, :2]).any(1)
+
+
+def _clip(pairs: Tensor, xyxy: Tensor, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(P, 2), xyxy (N, 4) -> both boxes clipped to `shared`, (P, 4) and (P, 4), and their IoU there, (P,)."""
     first, second = pairs.unbind(1)
-    shared = _expand(_intersection(window[first], window[second]), EXTENSION)
-    a, b = _intersection(extended[first], shared), _intersection(extended[second], shared)
+    a, b = _intersection(xyxy[first], shared), _intersection(xyxy[second], shared)
     common = area(_intersection(a, b))
-    return shared, a, b, common / (area(a) + area(b) - common).clamp(min=torch.finfo(extended.dtype).tiny)
+    return a, b, common / (area(a) + area(b) - common).clamp(min=torch.finfo(xyxy.dtype).tiny)
+
+
+def _compare(pairs: Tensor, boxes: _Boxes) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(P, 2) -> the strip shared by the windows, both extended boxes clipped to it, their IoU there, and agreement.
+
+    Shapes (P, 4), (P, 4), (P, 4), (P,), (P,). The agreement, which selects the best match of a box, is the sum of that
+    IoU and the IoU of the boxes as detected. Only together they tell parts of one object from those of two: extension
+    makes the ends of two objects equal if both are near the edges of the strip, and boxes of windows that only touch
+    have nothing in common without it.
+    """
+    first, second = pairs.unbind(1)
+    shared = _expand(_intersection(boxes.window[first], boxes.window[second]), EXTENSION)
+    a, b, iou = _clip(pairs, boxes.extended, shared)
+    return shared, a, b, iou, iou + _clip(pairs, boxes.found, shared)[2]
 
 
 def _spans(clipped: Tensor, shared: Tensor) -> Tensor:
@@ -107,31 +152,30 @@ def _spans(clipped: Tensor, shared: Tensor) -> Tensor:
     return clipped[:, 2:] - clipped[:, :2] >= shared[:, 2:] - shared[:, :2]
 
 
-def _may_match(pairs: Tensor, extended: Tensor, window: Tensor, iou: float) -> Tensor:
+def _may_match(pairs: Tensor, boxes: _Boxes, iou: float) -> Tensor:
     """(P, 2) -> (P,) bool: False for pairs that `_match` rejects and that do not affect its result for others.
 
-    A pair matches by its IoU, and then better partners of its boxes have an even larger IoU; or because both boxes span
-    their strip, and then a box that spans does so in all its pairs of the same two windows.
+    A pair matches by its IoU, and then better partners of its boxes have an agreement above that; or because both boxes
+    span their strip, and then a box that spans does so in all its pairs of the same two windows.
     """
-    shared, a, b, overlap = _shared_iou(pairs, extended, window)
-    return (overlap > iou) | _spans(a, shared).any(1) | _spans(b, shared).any(1)
+    shared, a, b, _, agreement = _compare(pairs, boxes)
+    return (agreement > iou) | _spans(a, shared).any(1) | _spans(b, shared).any(1)
 
 
-def _match(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, touching: Tensor, iou: float) -> Tensor:
+def _match(pairs: Tensor, boxes: _Boxes, touching: Tensor, iou: float) -> Tensor:
     """(P, 2) -> (P,) bool: whether the two boxes are the same object.
 
     If both span the strip shared by their windows, `MIN_SPANNING_OVERLAP` is enough. Boxes that both fill the corner
     shared by diagonal neighbors are not compared there; the windows between them show more.
     """
-    first, second = pairs.unbind(1)
-    shared, a, b, overlap = _shared_iou(pairs, extended, window)
+    shared, a, b, overlap, agreement = _compare(pairs, boxes)
     common = _intersection(a, b)
     spans = _spans(common, shared)
     min_area = torch.minimum(area(a), area(b))
     spanning = spans.any(1) & ~touching & (area(common) > MIN_SPANNING_OVERLAP * min_area)
-    shift = (window[first] - window[second]).sign()
+    shift = (boxes.window[pairs[:, 0]] - boxes.window[pairs[:, 1]]).sign()
     diagonal = (shift[:, :2] * shift[:, 2:] > 0).all(1)  # the windows are shifted along both axes
-    return _mutual(pairs, index, overlap) & ((overlap > iou) | spanning) & ~(diagonal & spans.all(1))
+    return _mutual(pairs, boxes.index, agreement) & ((overlap > iou) | spanning) & ~(diagonal & spans.all(1))
 
 
 def _expand(boxes: Tensor, by: Tensor | float) -> Tensor:
@@ -156,14 +200,14 @@ def _mutual(pairs: Tensor, index: Tensor, value: Tensor) -> Tensor:
     return is_best.view(2, -1).all(0)
 
 
-def _contained_parts(pairs: Tensor, boxes: Tensor, window: Tensor, truncated: Tensor) -> Tensor:
+def _contained_parts(pairs: Tensor, boxes: _Boxes) -> Tensor:
     """(P, 2) -> indices of truncated boxes inside the complete box of a pair that extends beyond the truncated edge."""
-    directed, is_part = torch.cat((pairs, pairs.flip(1))), truncated.any(1)
+    directed, is_part = torch.cat((pairs, pairs.flip(1))), boxes.truncated.any(1)
     part, complete = directed[is_part[directed[:, 0]] & ~is_part[directed[:, 1]]].unbind(1)
-    expanded = _expand(boxes[complete], _tolerance(boxes[complete]))
-    inside = area(_intersection(boxes[part], expanded)) > MIN_CONTAINED * area(boxes[part])
-    beyond = torch.cat((boxes[complete, :2] < window[part, :2], boxes[complete, 2:] > window[part, 2:]), 1)
-    return part[inside & (beyond & truncated[part]).any(1)]
+    cut, uncut, window = boxes.found[part], boxes.found[complete], boxes.window[part]
+    inside = area(_intersection(cut, _expand(uncut, _tolerance(uncut)))) > MIN_CONTAINED * area(cut)
+    beyond = torch.cat((uncut[:, :2] < window[:, :2], uncut[:, 2:] > window[:, 2:]), 1)
+    return part[inside & (beyond & boxes.truncated[part]).any(1)]
 
 
 def _merge_objects(candidates: Detections, root: Tensor, truncated: Tensor, contained: Tensor) -> Detections:
