@@ -147,3 +147,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "AP 0.500" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "runs.json").read_text())
     assert (row["name"], row["value"], row["state"]) == ("a", 0.5, "done")
+    metrics = tmp_path / "runs" / "a" / "metrics.json"
+    for file, code in ((tmp_path / "runs.json", 0), (metrics, 2)):  # only an earlier table is replaced
+        with pytest.raises(SystemExit) as status:
+            main(["runs", str(tmp_path / "runs"), "--out", str(file)])
+        assert status.value.code == code
+    assert "metrics.json: exists and is not an earlier table of runs" in capsys.readouterr().err
+    assert json.loads(metrics.read_text()) == {"summary": {"AP": 0.5}}
