@@ -585,6 +585,19 @@ def test_findings_and_their_states(data: Path, tmp_path: Path) -> None:
         assert again.post(f"findings/{number}", {"state": state}).status == 400
 
 
+def test_states_are_those_of_the_same_findings_in_a_new_audit(data: Path, tmp_path: Path) -> None:
+    """The numbers of findings are their ranks, which change."""
+    rows = [finding(0), finding(1, image="images/train/a.png", split="train")]
+    file = audit(tmp_path / "audit.json", *rows)
+    client = Client(data, audit=file)
+    assert client.post("findings/1", {"state": "dismissed"}).status == 200
+    assert ids(client, finding="any") == [4]
+    audit(file, rows[1] | {"id": 0, "score": 0.9}, rows[0] | {"id": 1}, finding(2, box=[1, 2, 3, 4]))
+    again = Client(data, audit=file)
+    assert [again.state.audit.state(number) for number in range(3)] == ["dismissed", "open", "open"]
+    assert ids(again, finding="any") == [4]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -607,7 +620,8 @@ def test_files_that_are_no_audit(data: Path, tmp_path: Path, content: str) -> No
 
 def test_states_that_are_none(data: Path, tmp_path: Path) -> None:
     file = audit(tmp_path / "audit.json", finding(0))
-    for content in ("[]", '{"format": "boxwright audit states 1", "states": {"a": "open"}}', "{"):
+    states = '{"format": "boxwright audit states 2", "states": %s}'
+    for content in ("[]", states % '{"a": "open"}', states % "[3]", states % '[{"state": ["open"]}]', "{"):
         (tmp_path / "audit.states.json").write_text(content)
         with pytest.raises(InputError, match=r"audit\.states\.json: "):
             Client(data, audit=file)
