@@ -98,6 +98,7 @@ def test_a_model_and_its_results_are_the_same(data: Path, results: Path) -> None
         ({"bbox": [1, 2, 3, "4"]}, r"\[0\]: needed image_id"),
         ({"score": float("nan")}, r"\[0\]: needed image_id"),
         ({"score": True}, r"\[0\]: needed image_id"),
+        ({"score": 10**400}, r"\[0\]: needed image_id"),  # more than a float can be
         ({"image_id": 77}, r"\[0\].image_id: found 77, which the split does not have"),
         ({"image_id": [1]}, r"\[0\].image_id: found \[1\]"),
         ({"category_id": 9}, r"\[0\].category_id: found 9"),

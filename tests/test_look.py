@@ -609,6 +609,7 @@ def test_states_are_those_of_the_same_findings_in_a_new_audit(data: Path, tmp_pa
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0, box=[1, 2, 3])]}),
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0, image=None)]}),
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0, score="high")]}),
+        json.dumps({"format": "boxwright audit 1", "findings": [finding(0, score=10**400)]}),
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0), finding(0)]}),
     ],
 )

@@ -84,6 +84,8 @@ def test_a_run_of_a_classifier(tmp_path: Path) -> None:
         ("recipe.yaml", b"- 1", "holds list"),
         ("recipe.yaml", b"\xff\xfe", "not UTF-8"),
         ("log.jsonl", b"{}\n", "not a line of a run's log"),
+        ("log.jsonl", b'{"step": 1, "epoch": 0, "AP": 1%s}\n' % (b"0" * 400), "not a line of a run's log"),
+        ("metrics.json", b'{"summary": {"AP": 1%s}}' % (b"0" * 400), "found no AP"),
         ("metrics.json", b"{", "not JSON"),
         ("metrics.json", b'{"summary": [1], "intervals": 3}', "found no AP"),
         ("metrics.json", b'{"summary": {"AP": "much"}}', "found no AP"),

@@ -1,10 +1,11 @@
 """Strict reading of untrusted JSON (duplicate keys are errors, memory is bounded), and writing."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from boxwright import files
 from boxwright.errors import InputError
@@ -61,6 +62,14 @@ def parse(text: str | bytes, source: str, convert: Callable[[JsonObject], JsonOb
         raise InputError(f"{source}: nested too deeply, needed JSON of fewer levels") from error
     except ValueError as error:  # invalid JSON or UTF-8, or a number of too many digits
         raise InputError(f"{source}: not JSON ({str(error).partition(';')[0][:160]}); truncated?") from error
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number within the range of floats; true and false are not."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def dumps(value: object, indent: int | None = None) -> str:

@@ -168,7 +168,7 @@ def _is_valid(values: object) -> bool:
     boxes = (values.get("box"), values.get("suggested_box"))
     return (
         isinstance(values.get("image"), str)
-        and type(values.get("score")) in (int, float)
+        and json_text.is_number(values.get("score"))
         and all(text is None or isinstance(text, str) for text in texts)
         and all(box is None or box_of(box) is not None for box in boxes)
     )
