@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -460,6 +461,25 @@ def test_runs_without_predictions_and_with_other_classes(data: Path, tmp_path: P
     assert [each["class"] for each in found["detections"]["other"]] == ["cat", "horse"]
     # of a set that has moved, or of another one with images of the same names
     assert len(client.get("images/4", run="elsewhere")["detections"]["elsewhere"]) == 2
+
+
+def test_which_images_were_evaluated(data: Path, tmp_path: Path) -> None:
+    """The split has another name here after `train --val-fraction`, whose images are part of `train`, or `--split
+    valid`; images without rows are of the split, too."""
+    run = write_run(tmp_path / "run", data, split="train")
+    client = Client(data, run)
+    assert [client.get(f"images/{image}", run="run")["evaluated"] for image in range(4)] == [["run"]] * 3 + [[]]
+    metrics = json.loads((run / "metrics.json").read_text()) | {"split": "val"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    client = Client(data, run, only="train")
+    assert [client.get(f"images/{image}", run="run")["evaluated"] for image in range(3)] == [["run"], ["run"], []]
+    renamed = Path(shutil.copytree(data, tmp_path / "renamed"))
+    for kind in ("images", "labels"):
+        (renamed / kind / "val").rename(renamed / kind / "valid")
+    table = write_run(tmp_path / "other", renamed) / "errors.csv"
+    table.write_text(table.read_text().replace("images/val/", "images/valid/"))
+    client = Client(renamed, table.parent, only="valid")
+    assert client.get("images/0", run="other")["evaluated"] == ["other"]
 
 
 def test_predictions_of_other_images_are_reported(data: Path, tmp_path: Path) -> None:
