@@ -435,6 +435,18 @@ def test_near_duplicates_across_splits_and_sets(tmp_path: Path) -> None:
     assert across({"data": train}) == []
 
 
+def test_video_ids_of_two_files_are_those_of_different_videos(tmp_path: Path) -> None:
+    """Each COCO file numbers its videos from 1."""
+    root = write_set(tmp_path / "data", {"train": 3, "val": 3})
+    for file in (root / "annotations").glob("*.json"):
+        tree = json.loads(file.read_text())
+        images = [entry | {"video_id": 1 + entry["id"] // 3} for entry in tree["images"]]
+        file.write_text(json.dumps(tree | {"images": images}))
+    subject = open_subject(root)
+    assert across({"data": subject}) == []
+    assert np.unique(np.array(subject.keys), return_inverse=True)[1].tolist() == [0, 0, 2, 1, 1, 3]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -443,6 +455,7 @@ def test_near_duplicates_across_splits_and_sets(tmp_path: Path) -> None:
         (["--split", "night"], "no split 'night'"),
         (["--folds", "50"], "needed 50"),
         (["--against", "{data}"], "is the same data set"),
+        (["--against", "{data}/../data", "--weights", "x.json"], "is the same data set"),
         (["--recipe", "demoo"], "did you mean 'demo'"),
     ],
 )

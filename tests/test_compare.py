@@ -52,6 +52,7 @@ def test_the_same_results_are_equivalent_and_not_worse(data: Path, results: Path
     again = shutil.copy(results, tmp_path / "again.json")
     out = tmp_path / "compare.json"
     words = (results, again, "--data", data, "--fail-if-worse", "--equivalent", "0.001", "--out", out)
+    out.write_text('{"a": "runs/a", "b": "runs/b"}')  # an earlier comparison is replaced
     assert run(*words) == 0
     printed = capsys.readouterr().out
     assert "B is not significantly worse in AP" in printed
@@ -97,6 +98,7 @@ def test_a_model_and_its_results_are_the_same(data: Path, results: Path) -> None
         ({"bbox": [1, 2, 3, "4"]}, r"\[0\]: needed image_id"),
         ({"score": float("nan")}, r"\[0\]: needed image_id"),
         ({"score": True}, r"\[0\]: needed image_id"),
+        ({"score": 10**400}, r"\[0\]: needed image_id"),  # more than a float can be
         ({"image_id": 77}, r"\[0\].image_id: found 77, which the split does not have"),
         ({"image_id": [1]}, r"\[0\].image_id: found \[1\]"),
         ({"category_id": 9}, r"\[0\].category_id: found 9"),
@@ -117,7 +119,21 @@ def test_what_cannot_be_compared(data: Path, results: Path, tmp_path: Path) -> N
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(InputError, match="one image or group of images"):
         compare(tmp_path / "none.json", tmp_path / "none.json", one)
-    assert run(results, results, "--data", data, "--out", results) == 2
+
+
+def test_a_comparison_replaces_only_a_comparison(
+    data: Path, results: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: demo\n")
+    monkeypatch.setattr("boxwright.evaluation.compare.load", None)  # rejected before anything is computed
+    (labels,) = data.glob("annotations/*.json")
+    for file in (results, labels, tmp_path / "recipe.yaml"):
+        before = file.read_bytes()
+        assert run(results, "model.onnx", "--data", data, "--out", file) == 2
+        assert f"{file.name}: exists and is not an earlier comparison" in capsys.readouterr().err
+        assert file.read_bytes() == before
+    assert run(results, "model.onnx", "--data", data, "--out", tmp_path / "none" / "compare.json") == 2
+    assert "compare.json: there is no such folder" in capsys.readouterr().err
 
 
 def test_worse_and_equivalent_by_hand() -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -462,6 +463,25 @@ def test_runs_without_predictions_and_with_other_classes(data: Path, tmp_path: P
     assert len(client.get("images/4", run="elsewhere")["detections"]["elsewhere"]) == 2
 
 
+def test_which_images_were_evaluated(data: Path, tmp_path: Path) -> None:
+    """The split has another name here after `train --val-fraction`, whose images are part of `train`, or `--split
+    valid`; images without rows are of the split, too."""
+    run = write_run(tmp_path / "run", data, split="train")
+    client = Client(data, run)
+    assert [client.get(f"images/{image}", run="run")["evaluated"] for image in range(4)] == [["run"]] * 3 + [[]]
+    metrics = json.loads((run / "metrics.json").read_text()) | {"split": "val"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    client = Client(data, run, only="train")
+    assert [client.get(f"images/{image}", run="run")["evaluated"] for image in range(3)] == [["run"], ["run"], []]
+    renamed = Path(shutil.copytree(data, tmp_path / "renamed"))
+    for kind in ("images", "labels"):
+        (renamed / kind / "val").rename(renamed / kind / "valid")
+    table = write_run(tmp_path / "other", renamed) / "errors.csv"
+    table.write_text(table.read_text().replace("images/val/", "images/valid/"))
+    client = Client(renamed, table.parent, only="valid")
+    assert client.get("images/0", run="other")["evaluated"] == ["other"]
+
+
 def test_predictions_of_other_images_are_reported(data: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", data)
     table = run / "errors.csv"
@@ -585,6 +605,19 @@ def test_findings_and_their_states(data: Path, tmp_path: Path) -> None:
         assert again.post(f"findings/{number}", {"state": state}).status == 400
 
 
+def test_states_are_those_of_the_same_findings_in_a_new_audit(data: Path, tmp_path: Path) -> None:
+    """The numbers of findings are their ranks, which change."""
+    rows = [finding(0), finding(1, image="images/train/a.png", split="train")]
+    file = audit(tmp_path / "audit.json", *rows)
+    client = Client(data, audit=file)
+    assert client.post("findings/1", {"state": "dismissed"}).status == 200
+    assert ids(client, finding="any") == [4]
+    audit(file, rows[1] | {"id": 0, "score": 0.9}, rows[0] | {"id": 1}, finding(2, box=[1, 2, 3, 4]))
+    again = Client(data, audit=file)
+    assert [again.state.audit.state(number) for number in range(3)] == ["dismissed", "open", "open"]
+    assert ids(again, finding="any") == [4]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -596,6 +629,7 @@ def test_findings_and_their_states(data: Path, tmp_path: Path) -> None:
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0, box=[1, 2, 3])]}),
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0, image=None)]}),
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0, score="high")]}),
+        json.dumps({"format": "boxwright audit 1", "findings": [finding(0, score=10**400)]}),
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0), finding(0)]}),
     ],
 )
@@ -607,7 +641,8 @@ def test_files_that_are_no_audit(data: Path, tmp_path: Path, content: str) -> No
 
 def test_states_that_are_none(data: Path, tmp_path: Path) -> None:
     file = audit(tmp_path / "audit.json", finding(0))
-    for content in ("[]", '{"format": "boxwright audit states 1", "states": {"a": "open"}}', "{"):
+    states = '{"format": "boxwright audit states 2", "states": %s}'
+    for content in ("[]", states % '{"a": "open"}', states % "[3]", states % '[{"state": ["open"]}]', "{"):
         (tmp_path / "audit.states.json").write_text(content)
         with pytest.raises(InputError, match=r"audit\.states\.json: "):
             Client(data, audit=file)

@@ -84,6 +84,8 @@ def test_a_run_of_a_classifier(tmp_path: Path) -> None:
         ("recipe.yaml", b"- 1", "holds list"),
         ("recipe.yaml", b"\xff\xfe", "not UTF-8"),
         ("log.jsonl", b"{}\n", "not a line of a run's log"),
+        ("log.jsonl", b'{"step": 1, "epoch": 0, "AP": 1%s}\n' % (b"0" * 400), "not a line of a run's log"),
+        ("metrics.json", b'{"summary": {"AP": 1%s}}' % (b"0" * 400), "found no AP"),
         ("metrics.json", b"{", "not JSON"),
         ("metrics.json", b'{"summary": [1], "intervals": 3}', "found no AP"),
         ("metrics.json", b'{"summary": {"AP": "much"}}', "found no AP"),
@@ -147,3 +149,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "AP 0.500" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "runs.json").read_text())
     assert (row["name"], row["value"], row["state"]) == ("a", 0.5, "done")
+    metrics = tmp_path / "runs" / "a" / "metrics.json"
+    for file, code in ((tmp_path / "runs.json", 0), (metrics, 2)):  # only an earlier table is replaced
+        with pytest.raises(SystemExit) as status:
+            main(["runs", str(tmp_path / "runs"), "--out", str(file)])
+        assert status.value.code == code
+    assert "metrics.json: exists and is not an earlier table of runs" in capsys.readouterr().err
+    assert json.loads(metrics.read_text()) == {"summary": {"AP": 0.5}}

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from boxwright import cli, formats
+from boxwright.audit.report import COLUMNS as FINDINGS
 from boxwright.data.dataset import Dataset
 from boxwright.datatools.check import check, check_folder
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.convert import convert
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes
+from boxwright.metrics.error_table import COLUMNS as ERRORS
 
 SAMPLES = Path(__file__).parent / "data_layouts"
 KINDS = {
@@ -338,6 +340,18 @@ def test_csv_columns(tmp_path: Path, header: str) -> None:
 def test_csv_forms(tmp_path: Path, file: str, content: str) -> None:
     image(tmp_path / "a.png")
     assert boxes(write(tmp_path / file, content)) == [("table", 10, 20, 40, 35)]
+
+
+@pytest.mark.parametrize(("name", "columns"), [("errors.csv", ERRORS), ("audit.csv", FINDINGS)])
+def test_tables_of_evaluations_and_audits_are_no_labels(tmp_path: Path, name: str, columns: tuple[str, ...]) -> None:
+    """They may lie in the folder of the set, where `--out` puts them if the commands run there."""
+    image(tmp_path / "images" / "a.png")
+    write(tmp_path / "images" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+    row = ["" if column in ("status", "match") else "1" for column in columns]
+    write(tmp_path / "results" / name, f"{','.join(columns)}\n{','.join(row)}\n")
+    assert {source.kind for source in formats.find(tmp_path).values()} == {"yolo_txt"}
+    with pytest.raises(InputError, match="no data set found"):
+        open_boxes(tmp_path / "results" / name, "all", "csv_table")
 
 
 def test_csv_faults_are_reported_with_their_lines(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < written["summary"]["IDF1"] < 1
     file = tmp_path / "found" / "made_1.txt"
     assert run(tmp_path / "truth" / "made_1", file, "--out", file) == 2
-    assert "a file of tracks that is compared" in capsys.readouterr().err
+    assert "made_1.txt: exists and is not an earlier comparison of tracks" in capsys.readouterr().err
     (tmp_path / "found" / "made_2.txt").unlink()
     (tmp_path / "found" / "other.txt").write_text("")
     assert run(tmp_path / "truth", tmp_path / "found") == 2

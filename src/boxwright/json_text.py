@@ -1,9 +1,11 @@
 """Strict reading of untrusted JSON (duplicate keys are errors, memory is bounded), and writing."""
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from boxwright import files
 from boxwright.errors import InputError
@@ -14,6 +16,7 @@ JsonObject = dict[str, Any]
 # bytes, so a file with many more is not a label file.
 BYTES_PER_CONTAINER = 12
 SMALL = 1 << 20  # bytes; smaller files cannot take much memory
+START = 4096  # bytes that show whether a file is an earlier output
 
 
 def read(path: str | Path, convert: Callable[[JsonObject], JsonObject] | None = None) -> Any:
@@ -61,6 +64,14 @@ def parse(text: str | bytes, source: str, convert: Callable[[JsonObject], JsonOb
         raise InputError(f"{source}: not JSON ({str(error).partition(';')[0][:160]}); truncated?") from error
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number within the range of floats; true and false are not."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def dumps(value: object, indent: int | None = None) -> str:
     """`value` as JSON that can be encoded as UTF-8.
 
@@ -75,6 +86,27 @@ def write(path: str | Path, value: object, indent: int | None = None) -> None:
     """Write `dumps(value)` to `path` atomically. Raises InputError where it cannot be written."""
     with files.atomic_write(path) as tmp:
         tmp.write_text(dumps(value, indent), encoding="utf-8")
+
+
+def reject_other_files(file: str | Path, start: re.Pattern[bytes], what: str) -> None:
+    """Raise InputError if `file` exists and is not an earlier output, or if its folder does not exist.
+
+    Args:
+        file: The file to write.
+        start: Pattern of the first bytes of earlier outputs.
+        what: What they are, for the message.
+    """
+    if not Path(file).parent.is_dir():
+        raise InputError(f"{file}: there is no such folder, needed an existing one; create it, or name another")
+    try:
+        with files.open_regular(file) as opened:
+            found = opened.read(START)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{file}: cannot be replaced ({error.strerror}); name another file") from error
+    if not start.match(found):
+        raise InputError(f"{file}: exists and is not {what}; name another file")
 
 
 def _repeated(pairs: list[tuple[str, object]]) -> str:

@@ -68,7 +68,7 @@ def audit(
     subject = open_subject(data, splits, kind, group_by, skip_bad=skip_bad)
     subjects = {shown(data): subject}
     if against is not None:
-        if shown(against) == shown(data):
+        if os.path.realpath(shown(against)) == os.path.realpath(shown(data)):
             raise InputError(f"--against {shown(against)}: is the same data set, needed another one")
         subjects[shown(against)] = open_subject(against, skip_bad=skip_bad)
     with report_folder(out, FILES, [subject.dataset]) as folder:

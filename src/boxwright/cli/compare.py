@@ -1,5 +1,6 @@
 """The commands that compare models and runs."""
 
+import re
 from typing import Annotated
 
 import typer
@@ -7,6 +8,8 @@ import typer
 from boxwright.cli.options import ClipBoxes, DataSets, Device, SkipBad, Split, TrustFile, check_name
 from boxwright.cli.output import echo
 
+COMPARISON = re.compile(rb'\{\s*"a": "')  # first bytes of the JSON files
+TABLE = re.compile(rb'\[\s*\{\s*"name": "(?:[^"\\]|\\.)*",\s*"recipe": ')
 MODEL = "A run folder, weights, an exported file, or COCO results (detections.json of evaluate)."
 
 
@@ -44,14 +47,11 @@ def compare(
     trust_file: TrustFile = False,
 ) -> None:
     """Compare two models on the same images: differences of AP or top-1 with 95 % intervals, also by class and size."""
-    from pathlib import Path
-
     from boxwright import json_text
-    from boxwright.errors import InputError
     from boxwright.evaluation.compare import compare as run
 
-    if out is not None and Path(out).resolve() in (Path(a).resolve(), Path(b).resolve()):
-        raise InputError(f"--out {out}: one of the files that are compared, needed another name")
+    if out is not None:
+        json_text.reject_other_files(out, COMPARISON, "an earlier comparison")
     found = run(a, b, data, split, skip_bad=skip_bad, clip_boxes=clip_boxes, device=device, trust=trust_file)
     if out is not None:
         json_text.write(out, found.to_json(), indent=1)
@@ -77,6 +77,8 @@ def runs(
     from boxwright import json_text
     from boxwright.evaluation.runs import list_runs
 
+    if out is not None:
+        json_text.reject_other_files(out, TABLE, "an earlier table of runs")
     found = list_runs(folder)
     if out is not None:
         json_text.write(out, found.to_json(), indent=1)

@@ -1,12 +1,14 @@
 """The command for files of tracks."""
 
-from pathlib import Path
+import re
 from typing import Annotated
 
 import typer
 
 from boxwright.cli.options import local_input, output
 from boxwright.cli.output import echo
+
+METRICS = re.compile(rb'\{\s*"summary": \{\s*"HOTA": ')  # first bytes of the JSON file
 
 
 def evaluate_tracks(
@@ -27,11 +29,10 @@ def evaluate_tracks(
 ) -> None:
     """Compare tracks with their ground truth: HOTA, MOTA, IDF1, id switches."""
     from boxwright import json_text
-    from boxwright.errors import InputError
     from boxwright.evaluation.tracks import evaluate_tracks as run
 
-    if out is not None and Path(out).resolve() in (Path(truth).resolve(), Path(found).resolve()):
-        raise InputError(f"--out {out}: a file of tracks that is compared, needed another name")
+    if out is not None:
+        json_text.reject_other_files(out, METRICS, "an earlier comparison of tracks")
     report = run(truth, found)
     if out is not None:
         json_text.write(out, report.to_json(), indent=1)

@@ -100,15 +100,15 @@ def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
 
 def keys_of_evaluation(dataset: Dataset | ClassSet) -> list[str]:
     """The key of each image's group for `of_evaluation`, for a single set."""
-    return [video or key for video, key in zip(_video_ids(dataset), keys_of(dataset), strict=True)]
+    return [video or key for video, key in zip(_videos(dataset), keys_of(dataset), strict=True)]
 
 
-def _video_ids(dataset: Dataset | ClassSet) -> list[str]:
-    """The `video_id` of each image of a COCO file; "" for none."""
+def _videos(dataset: Dataset | ClassSet) -> list[str]:
+    """`video_id` and file of each image of a COCO file, since files number their videos from 1; "" for none."""
     if not isinstance(dataset, Dataset):
         return [""] * len(dataset)
     ids = entry_values(dataset, "video_id")
-    return [f"video {number}" if isinstance(number, int | str) else "" for number in ids]
+    return [f"video {number} of {dataset.label_file(0)}" if isinstance(number, int | str) else "" for number in ids]
 
 
 def _video_key(path: str) -> str:

@@ -11,7 +11,6 @@ from typing import TypeVar
 from boxwright import json_text
 from boxwright.data.findings import TITLES, Finding
 from boxwright.errors import InputError, one_line, titled
-from boxwright.files import open_regular
 from boxwright.json_text import JsonObject
 
 T = TypeVar("T")
@@ -110,18 +109,10 @@ def agreeing(count: int, phrase: str) -> str:
 
 
 def reject_other_files(file: Path) -> None:
-    """Raise InputError if `file` does not end in .json, or exists and is not a report."""
+    """Raise InputError if `file` does not end in .json, and as `json_text.reject_other_files`."""
     if file.suffix != ".json":
         raise InputError(f"{file}: needed a name that ends in .json for the report of a check")
-    try:
-        with open_regular(file) as opened:
-            start = opened.read(200)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"{file}: cannot be replaced ({error.strerror}); name another file") from error
-    if not HEADER.match(start):
-        raise InputError(f"{file}: exists and is not a report of a check; name another file")
+    json_text.reject_other_files(file, HEADER, "a report of a check")
 
 
 def check_all(

@@ -1,6 +1,5 @@
 """Comparison of two models, or of the results that they wrote, on the same images."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -153,7 +152,7 @@ def _row(row: object, place: str, images: dict[Any, int], labels: dict[int, int]
     values = row if isinstance(row, dict) else {}
     box = values.get("bbox")
     numbers: list[Any] = [*box, values.get("score")] if isinstance(box, list) and len(box) == 4 else [None]
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not all(map(json_text.is_number, numbers)):
         raise InputError(f"{place}: needed image_id, category_id, bbox of four numbers and a score")
     for key, indices in (("image_id", images), ("category_id", labels)):
         number = values.get(key)

@@ -1,7 +1,6 @@
 """A table of the run folders below a folder."""
 
 import json
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,12 +169,12 @@ def read_metrics(run: Run, file: Path) -> None:
     """Fill in the metric of a metrics.json. Raises InputError if there is none."""
     content = json_text.read(file)
     summary = _mapping(content, "summary")
-    key = next((key for key in MEASURES if _is_number(summary.get(key))), "")
+    key = next((key for key in MEASURES if json_text.is_number(summary.get(key))), "")
     if not key:
         raise InputError(f"{file}: found no AP and no top-1, needed the metrics of an evaluation; evaluate again")
     run.measure, run.value = MEASURES[key], float(summary[key])
     ends = _mapping(_mapping(content, "intervals"), "summary").get(key)
-    if isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends)):
+    if isinstance(ends, list) and len(ends) == 2 and all(map(json_text.is_number, ends)):
         run.interval = float(ends[0]), float(ends[1])
 
 
@@ -183,10 +182,6 @@ def _mapping(content: object, key: str) -> JsonObject:
     """The mapping at a key; {} where there is none."""
     value = content.get(key) if isinstance(content, dict) else None
     return value if isinstance(value, dict) else {}
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _minutes(path: Path) -> float | None:

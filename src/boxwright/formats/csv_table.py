@@ -36,7 +36,11 @@ FIELDS = {  # names of columns without case and punctuation; the first that exis
     "height": ("imageheight", "imgheight", "imgh", "imageh"),
 }  # fmt: skip
 MAKESENSE = ("class", "x1", "y1", "w", "h", "image", "width", "height")
-OPEN_IMAGES = {"imageid", "labelname"}  # columns of Open Images, a separate layout with fractions
+OTHERS = (  # columns of tables that this layout does not read
+    {"imageid", "labelname"},  # Open Images, a separate layout with fractions
+    {"score", "status", "match"},  # errors.csv of `evaluate`
+    {"score", "suggestedclass"},  # audit.csv of `data audit`
+)
 MAX_LABEL_MAP = 1 << 20  # bytes
 ITEM = re.compile(r"item\s*\{([^{}]*)\}")
 ITEM_ID = re.compile(r"\bid\s*:\s*(\d+)")
@@ -78,7 +82,7 @@ def _columns(first: list[str]) -> Columns | None:
     if _is_makesense(first):
         return {field: column for column, field in enumerate(MAKESENSE)}
     names = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in first]
-    if {*names} >= OPEN_IMAGES:
+    if any({*names} >= columns for columns in OTHERS):
         return None
     fields = dict(FIELDS)
     if {*names} & {*FIELDS["x2"]}:  # otherwise width and height are those of the box

@@ -1,5 +1,6 @@
 """Findings of an audit of labels, and their states (accepted or dismissed) in a file beside the audit's."""
 
+import json
 import math
 import threading
 from collections import Counter
@@ -18,9 +19,10 @@ from boxwright.json_text import JsonObject
 from boxwright.look.catalog import Catalog
 from boxwright.look.editing import box_of
 
-FORMAT, STATES_FORMAT = "boxwright audit 1", "boxwright audit states 1"
+FORMAT, STATES_FORMAT = "boxwright audit 1", "boxwright audit states 2"
 KINDS = ("missing", "spurious", "class", "location")
 STATES = ("open", "accepted", "dismissed")
+IDENTITY = ("split", "image", "kind", "box", "class", "suggested_class", "suggested_box")  # of a finding in any audit
 KEYS = ("id", "kind", "box", "class", "suggested_class", "suggested_box", "score")
 SAME_BOX = 0.02  # px; an audit and a table of predictions have two decimals
 
@@ -94,7 +96,7 @@ class Audit:
         return found
 
     def state(self, number: int) -> str:
-        return self.states.get(number, "open")
+        return self.states.get(_identity(self.findings[number].values), "open")
 
     def _shown(self, number: int) -> JsonObject:
         """A finding for the page."""
@@ -110,22 +112,23 @@ class Audit:
         if mirrors.split(self.states_file) is not None:
             raise InputError(f"{self.file}: is in an object store, where states are not written; copy it to a folder")
         with self._lock:
-            states = self.states | {number: str(state)}
-            kept = {str(key): value for key, value in sorted(states.items()) if value != "open"}
+            states = self.states | {_identity(self.findings[number].values): str(state)}
+            kept = [json.loads(key) | {"state": value} for key, value in states.items() if value != "open"]
             json_text.write(self.states_file, {"format": STATES_FORMAT, "states": kept}, indent=1)
             self.states = states
         return self._shown(number)
 
-    def _read_states(self) -> dict[int, str]:
+    def _read_states(self) -> dict[str, str]:
+        """Identity -> state. The numbers of findings are others in each audit, whose states may be in the same file."""
         if not self.states_file.exists():
             return {}
         tree = json_text.read(self.states_file)
         states = tree.get("states") if isinstance(tree, dict) and tree.get("format") == STATES_FORMAT else None
-        if not isinstance(states, dict) or not all(
-            key.isdecimal() and len(key) < 19 and state in STATES for key, state in states.items()
+        if not isinstance(states, list) or not all(
+            isinstance(row, dict) and row.get("state") in STATES for row in states
         ):
             raise InputError(f"{self.states_file}: not the states of an audit; move it away")
-        return {int(key): state for key, state in states.items()}
+        return {_identity(row): row["state"] for row in states}
 
 
 class ObjectIndex:
@@ -153,6 +156,11 @@ def _key(values: JsonObject) -> tuple[str, str]:
     return canonical_name(str(values.get("split"))), values["image"]
 
 
+def _identity(values: JsonObject) -> str:
+    """What a finding is about, as JSON."""
+    return json.dumps({name: values.get(name) for name in IDENTITY})
+
+
 def _is_valid(values: object) -> bool:
     if not isinstance(values, dict) or type(values.get("id")) is not int or values.get("kind") not in KINDS:
         return False
@@ -160,7 +168,7 @@ def _is_valid(values: object) -> bool:
     boxes = (values.get("box"), values.get("suggested_box"))
     return (
         isinstance(values.get("image"), str)
-        and type(values.get("score")) in (int, float)
+        and json_text.is_number(values.get("score"))
         and all(text is None or isinstance(text, str) for text in texts)
         and all(box is None or box_of(box) is not None for box in boxes)
     )

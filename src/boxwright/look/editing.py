@@ -1,12 +1,12 @@
 """Shared by the editors of layouts: boxes, changes, and replacement of spans of a text without changing the rest."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import AnyStr
 
 from boxwright.data.dataset import Boxes, Dataset
+from boxwright.json_text import is_number
 
 Box = tuple[float, float, float, float]  # xyxy px
 DIGITS = 2  # decimals of px, for boxes from the page
@@ -86,13 +86,10 @@ class Span:
 
 def box_of(value: object) -> Box | None:
     """Box from JSON; None if it is not four finite numbers."""
-    if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         return None
-    try:
-        x1, y1, x2, y2 = map(float, value)
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else None
+    x1, y1, x2, y2 = map(float, value)
+    return x1, y1, x2, y2
 
 
 def spliced(content: AnyStr, spans: Sequence[Span]) -> AnyStr:

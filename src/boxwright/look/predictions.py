@@ -42,6 +42,7 @@ class Predictions:
         scores: (N,) NaN for objects.
         statuses: (N,) index in `STATUSES`.
         matches: (N,) index of the row that the status refers to; -1 for none.
+        split: Canonical name of the split that was evaluated; "" if unknown.
         message: Warning about rows that are not of this set, for example; "" for none.
     """
 
@@ -53,6 +54,7 @@ class Predictions:
     scores: NDArray[np.float64]
     statuses: NDArray[np.int8]
     matches: NDArray[np.int64]
+    split: str
     message: str = ""
 
     @classmethod
@@ -95,12 +97,18 @@ class Predictions:
         objects, labels, names, boxes, scores, statuses, matched = (column[order] for column in others)
         valid = (matched > 0) & (matched < len(places))
         matches = np.where(valid, places[np.where(valid, matched, 0)], -1)
-        return cls(images[order], objects, labels, names, boxes, scores, statuses, matches, message)
+        return cls(images[order], objects, labels, names, boxes, scores, statuses, matches, wanted, message)
 
     def of_image(self, image: int) -> slice:
         """The rows of an image."""
         start, end = np.searchsorted(self.images, [image, image + 1]).tolist()
         return slice(start, end)
+
+    def is_evaluated(self, image: int, split: str) -> bool:
+        """Whether an image of a split was evaluated: the split was, or the image has rows, as after `train
+        --val-fraction`."""
+        own = self.of_image(image)
+        return own.start < own.stop or self.split in ("", canonical_name(split))
 
     def select(self, filters: Filters, status: str, min_score: float, catalog: Catalog) -> NDArray[np.bool_]:
         """(P,) images with a row of a status, class and size; detections need a score of at least `min_score`."""

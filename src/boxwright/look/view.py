@@ -13,7 +13,7 @@ from boxwright.images.windows import scene_fault
 from boxwright.json_text import JsonObject
 from boxwright.look.audit import Audit, ObjectIndex
 from boxwright.look.catalog import Catalog, Filters
-from boxwright.look.predictions import COUNTED, STATUSES
+from boxwright.look.predictions import COUNTED, STATUSES, Predictions
 from boxwright.look.repair import Repair
 from boxwright.look.runs import Runs
 from boxwright.version import __version__
@@ -127,10 +127,12 @@ class View:
                 f"not shown: {int((~usable).sum())} of {len(labels.rows)} boxes, whose sides are not numbers"
             )
         objects = self._objects(image, labels.rows, np.flatnonzero(usable))
-        detections: dict[str, list[JsonObject]] = {}
+        detections, evaluated = dict[str, list[JsonObject]](), list[str]()
         for name in names:
             try:
-                detections[name] = self._detections(image, name, min_score, objects)
+                table = self.runs.by_name(name).predictions(self.catalog)
+                detections[name] = self._detections(image, name, table, min_score, objects)
+                evaluated += [name] * table.is_evaluated(image, split.name)
             except InputError as error:
                 messages.append(str(error))
         for each in objects:
@@ -144,6 +146,7 @@ class View:
             "revision": labels.revision,
             "objects": objects,
             "detections": detections,
+            "evaluated": evaluated,
             "findings": [] if self.audit is None else self.audit.of_image(image, objects),
             "editable": not labels.reason,
             "reason": labels.reason,
@@ -183,12 +186,13 @@ class View:
             )
         ]  # fmt: skip
 
-    def _detections(self, image: int, name: str, min_score: float, objects: list[JsonObject]) -> list[JsonObject]:
+    def _detections(
+        self, image: int, name: str, table: Predictions, min_score: float, objects: list[JsonObject]
+    ) -> list[JsonObject]:
         """Detections of a run; the status of `objects` is set.
 
         The table has the objects' boxes at the time of the evaluation; objects that were changed since have no status.
         """
-        table = self.runs.by_name(name).predictions(self.catalog)
         own, index = table.of_image(image), ObjectIndex(objects)
         of_row: dict[int, JsonObject] = {}
         for row in np.flatnonzero(table.objects[own]).tolist():

@@ -37,4 +37,4 @@ def _is_valid(values: object) -> bool:
     if not isinstance(terms, dict) or ("terms" in values and not {"lr", "total"} <= values.keys()):
         return False
     numbers = [*terms.values(), *(value for name, value in values.items() if name != "terms")]
-    return all(type(number) in (int, float) and not math.isinf(number) for number in numbers)
+    return all(json_text.is_number(number) or (type(number) is float and math.isnan(number)) for number in numbers)

@@ -180,7 +180,7 @@ export class Grid {
         const boxes = layersOf(answer, objects, now, classes).flatMap((layer) => layer.boxes);
         this.paint(canvas, boxes, width, height);
       }
-      const errors = now.a && this.context.isEvaluated(now.a, answer.split) ? errorCounts(answer, now.a) : [];
+      const errors = answer.evaluated.includes(now.a) ? errorCounts(answer, now.a) : [];
       const open = answer.findings.filter((one) => one.state === "open").length;
       const numbers = [count(objects.length, "object"), this.detections(answer, now.a)].filter(Boolean);
       const named = ([status, number]) => [STATUSES[status], `${number} ${SHORT[status] ?? status}`, status];
@@ -195,7 +195,7 @@ export class Grid {
 
   detections(answer, run) {
     if (!answer.detections?.[run]) return null;
-    if (!this.context.isEvaluated(run, answer.split)) return `${answer.split}: not evaluated`;
+    if (!answer.evaluated.includes(run)) return `${answer.split}: not evaluated`;
     return count(answer.detections[run].length, "detection");
   }
 

@@ -149,8 +149,6 @@ async function start() {
   const usable = set.runs.filter((run) => run.predictions).map((run) => run.name);
   const classes = new Map(set.classes.map((name, index) => [name, index]));
   context = { set, classes, isFiltered: () => FILTERS.some((name) => context.state.now[name]) };
-  const splits = new Map(set.runs.map((run) => [run.name, run.split]));
-  context.isEvaluated = (run, split) => [undefined, null, split].includes(splits.get(run));
   context.drafts = new Drafts(showUnsaved);
   const [a, b] = [usable[0] ?? set.runs[0]?.name ?? "", usable[1] ?? ""];
   const evaluated = set.runs.find((run) => run.name === a)?.split; // split with predictions
