@@ -1,5 +1,6 @@
 """Commands that read from an object store and write to it."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -254,6 +255,21 @@ def test_shards(store: Store, made: Path) -> None:
         open_boxes("s3://bucket/shards/set-{000..002}.zip", "train")
     with pytest.raises(InputError, match=r"s3://bucket/shards/x-\*\.zip: there is no such archive"):
         open_boxes("s3://bucket/shards/x-*.zip", "train")
+
+
+def test_archives_of_equal_names_and_missing_ones(store: Store) -> None:
+    """As locally: `*` does not match `/`, and a folder of folders of archives is not a set of archives."""
+    for name in ("a", "b"):
+        with zipfile.ZipFile(content := io.BytesIO(), "w") as written:
+            written.writestr(f"{name}.txt", name)
+        store.put(f"bucket/in/{name}/set.zip", content.getvalue())
+        store.put("bucket/in/set-000.zip", content.getvalue())
+    both = local_data("s3://bucket/in/*/set.zip")
+    assert sorted(path.name for path in both.iterdir()) == ["a.txt", "b.txt"]
+    assert [path.name for path in local_data("s3://bucket/in/*.zip").iterdir()] == ["b.txt"]
+    assert sorted(path.name for path in local_data("s3://bucket/in").iterdir()) == ["a", "b", "set-000.zip"]
+    with pytest.raises(InputError, match=r"1 of 2 archives are missing, the first s3://bucket/in/set-001\.zip"):
+        local_data("s3://bucket/in/set-{000..001}.zip")
 
 
 @pytest.mark.slow
