@@ -41,6 +41,18 @@ def test_addresses(text: str | Path, parts: tuple[str, str, str]) -> None:
     assert (found.scheme, found.bucket, found.key) == parts
 
 
+def test_question_marks() -> None:
+    """The query of a web address may be secret; in an object store `?` is a character of a key, or a wildcard."""
+    for text, shown in (
+        ("s3://bucket/set-?.zip", "s3://bucket/set-?.zip"),
+        ("S3://me:pw@bucket/a?b", "S3://bucket/a?b"),
+        ("https://me:pw@host/a.zip?sig=1", "https://host/a.zip"),
+        ("rtsp://me:pw@host/a?b", "rtsp://host/a"),
+    ):
+        assert address.shown(text) == shown
+    assert address.public("s3://bucket/set-?.zip") == "s3://bucket/set-?.zip"
+
+
 @pytest.mark.parametrize("path", ["data", "/s3/x", "s3", "C:/x", "C://x", "./s3:/b", "x/s3://b", "s3:"])
 def test_other_paths_stay(path: str) -> None:
     assert not is_remote(path)
