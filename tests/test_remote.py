@@ -299,6 +299,18 @@ def test_objects_that_stand_for_folders(store: Store) -> None:
     assert files.read_bytes(tree / "in" / "more" / "a.txt") == b"abc"
 
 
+def test_ranges_of_an_object_that_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never some of one version, and some of another."""
+    monkeypatch.setattr(members, "RANGED", 1)
+    store.put("bucket/a.tif", b"1" * (3 * members.BLOCK))
+    with files.open_regular(local_path("s3://bucket/a.tif")) as file:
+        assert file.read(3) == b"111"
+        store.put("bucket/a.tif", b"2" * (3 * members.BLOCK))
+        file.seek(2 * members.BLOCK)
+        with pytest.raises(OSError, match="it has changed since it was listed; start again"):
+            file.read(3)
+
+
 def test_nothing_is_fetched_twice(store: Store) -> None:
     for number in range(6):
         store.put(f"bucket/set/{number}.bin", bytes(1000))
