@@ -297,6 +297,14 @@ def test_objects_that_stand_for_folders(store: Store) -> None:
         "s3://bucket/set/empty.txt", "s3://bucket/set/in/more/a.txt"]  # fmt: skip
     tree = local_data("s3://bucket/set")
     assert files.read_bytes(tree / "in" / "more" / "a.txt") == b"abc"
+    store.put("bucket/set", b"")  # Azure's directories are objects without a slash
+    store.put("bucket/new", b"")
+    for local in (local_path, local_data):
+        folders.forget()
+        assert files.read_bytes(local("s3://bucket/set") / "in" / "more" / "a.txt") == b"abc"
+    assert local_path("s3://bucket/set/empty.txt").is_file()
+    with local_output("s3://bucket/new", new=True) as out:
+        out.mkdir()
 
 
 def test_ranges_of_an_object_that_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,10 +106,14 @@ def _data(address: Address) -> Path:
 
 
 def _object(address: Address) -> RemoteObject | None:
-    """The object at an address; None for a folder. Raises InputError if there is no such file on the web."""
+    """The object at an address; None for a folder, which may be represented by an empty object. Raises InputError if
+    there is no such file on the web."""
     found = find(address) if address.key or address.scheme in WEB else None
-    if found is None and address.scheme in WEB:
-        raise InputError(f"{address}: there is no such file")
+    if address.scheme in WEB:
+        if found is None:
+            raise InputError(f"{address}: there is no such file")
+    elif found is not None and not found.size and listing(address):
+        return None
     return found
 
 
