@@ -8,6 +8,7 @@ import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,21 @@ def test_other_vendors_from_their_variables(store: Store, monkeypatch: pytest.Mo
             local_path(uri)
         assert key not in str(raised.value)
     assert [path for _, path, _ in store.requests] == ["b/x", "mine/b/x"]
+
+
+def test_azure_in_other_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connection strings as the portals of Azure China and of Azure show them, and with keys in lower case."""
+    for text, endpoint in (
+        ("DefaultEndpointsProtocol=https;AccountName=mine;AccountKey=QQ==;EndpointSuffix=core.chinacloudapi.cn",
+         "https://mine.blob.core.chinacloudapi.cn"),
+        ("DefaultEndpointsProtocol=https;AccountName=mine;AccountKey=QQ==;EndpointSuffix=core.windows.net",
+         "https://mine.blob.core.windows.net"),
+        ("accountname=mine; accountkey=QQ==;blobendpoint=http://host/mine;endpointsuffix=x", "http://host/mine"),
+    ):  # fmt: skip
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
+        assert credentials.az() == {"account_name": "mine", "account_key": "QQ==", "endpoint": endpoint}
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+    assert credentials.az() == {}
 
 
 def test_azure_without_an_account(store: Store) -> None:
@@ -427,6 +443,26 @@ def test_a_file_of_the_web(store: Store) -> None:
         local_path(f"{store.url}/bucket/none.txt")
     with pytest.raises(InputError, match="results cannot be written there"), local_output(f"{store.url}/x"):
         pass
+
+
+class WithoutLength(BaseHTTPRequestHandler):
+    """Answers end where the connection is closed, as those of programs that make archives on request."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"PK")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_web_server_that_does_not_send_the_size(store: Store) -> None:
+    with HTTPServer(("127.0.0.1", 0), WithoutLength) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match=r"does not send its size \(Content-Length\); download it"):
+            local_path(f"http://127.0.0.1:{server.server_port}/a.zip")
+        server.shutdown()
 
 
 def test_find(store: Store) -> None:
