@@ -232,8 +232,11 @@ def test_merging_wants_finished_disjoint_shards_of_one_run(
         merge_shards(images, file)
 
 
-@pytest.mark.parametrize("text", ["3", "0/4", "5/4", "a/4", "1/", "-1/4", "1/4/2", "1/٤", "1/999999"])
+@pytest.mark.parametrize(
+    "text", ["3", "0/4", "5/4", "a/4", "1/", "-1/4", "1/4/2", "1/٤", "1/999999", "1" * 5000 + "/2"]
+)
 def test_shards_that_are_none(text: str) -> None:
+    """Python converts at most 4300 digits."""
     with pytest.raises(InputError, match=r"^--shard: found "):
         Shard.parse(text)
 

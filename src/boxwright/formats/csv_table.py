@@ -39,7 +39,7 @@ MAKESENSE = ("class", "x1", "y1", "w", "h", "image", "width", "height")
 OPEN_IMAGES = {"imageid", "labelname"}  # columns of Open Images, a separate layout with fractions
 MAX_LABEL_MAP = 1 << 20  # bytes
 ITEM = re.compile(r"item\s*\{([^{}]*)\}")
-ITEM_ID = re.compile(r"\bid\s*:\s*(\d+)")
+ITEM_ID = re.compile(r"\bid\s*:\s*(\d{1,18})(?!\d)")
 ITEM_NAME = re.compile(r"\bname\s*:\s*(?:'([^']*)'|\"([^\"]*)\")")
 
 
