@@ -1,6 +1,7 @@
 """Object stores: addresses, credentials, the cache of objects, and what goes wrong."""
 
 import base64
+import errno
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -333,6 +335,30 @@ def test_ranges_of_an_object_that_changes(store: Store, monkeypatch: pytest.Monk
         file.seek(2 * members.BLOCK)
         with pytest.raises(OSError, match="it has changed since it was listed; start again"):
             file.read(3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soft limit is raised for them, as for a thousand shards; otherwise the message names the reason."""
+    import resource
+
+    monkeypatch.setattr(cache, "_kept", {})
+    paths = [tmp_path / f"{number}.tar" for number in range(60)]
+    for path in paths:
+        path.touch()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cache._allow_open_files.cache_clear()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + 30, before[1]))
+        assert all(map(cache.keep, paths))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for handle in cache._kept.values():
+            os.close(handle)
+    cache._kept.clear()
+    monkeypatch.setattr(cache.os, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(InputError, match=r"0\.tar: cannot be opened \(Too many open files\); .* ulimit -n"):
+        cache.keep(paths[0])
 
 
 def test_nothing_is_fetched_twice(store: Store) -> None:
