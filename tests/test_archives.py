@@ -191,6 +191,9 @@ def test_a_yaml_file_names_shards_of_each_split(tmp_path: Path) -> None:
     (tmp_path / "train-000001.tar").unlink()
     with pytest.raises(InputError, match=r"1 of 2 archives are missing, the first .*train-000001\.tar"):
         open_boxes(tmp_path / "d.yaml", "train")
+    (tmp_path / "d.yaml").write_text(f"sets: ['x-{{0..{'1' * 5000}}}.tar']\n")  # Python converts at most 4300 digits
+    with pytest.raises(InputError, match="there is no such archive"):
+        open_boxes(tmp_path / "d.yaml", "train")
 
 
 @pytest.mark.slow

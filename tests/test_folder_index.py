@@ -441,6 +441,17 @@ def test_a_cache_inside_the_folder_and_a_link_to_itself(tmp_path: Path, reads: l
     assert (first, len(reads)) == (second, 1)
 
 
+@pytest.mark.parametrize("cache", [".", "labels", "labels/train"])
+def test_a_cache_in_a_folder_of_labels(tmp_path: Path, reads: list[Source], cache: str) -> None:
+    """Its own files are left out, and no others: a changed label is read again."""
+    root = yolo(tmp_path / "set")
+    first, second = (contents(opened(root, "train", root / cache)) for _ in range(2))
+    assert (first, len(reads)) == (second, 1)
+    (root / "labels/train/é1.txt").write_text("1 0.5 0.5 0.25 0.25\n")
+    changed = contents(opened(root, "train", root / cache))
+    assert changed == contents(open_boxes(root, "train", cache=tmp_path / "other")) != first
+
+
 def test_classification_data_has_no_index(tmp_path: Path, reads: list[Source]) -> None:
     for name in ("cat", "dog"):
         image(tmp_path / "set" / "train" / name / "a.png")

@@ -14,7 +14,7 @@ from boxwright.predict.video import predict_video
 from boxwright.video import live
 from boxwright.video.frames import Selection
 from boxwright.video.live import LiveClock, LiveVideo
-from boxwright.video.sources import open_video, shown
+from boxwright.video.sources import is_video, open_video, shown
 from live_server import LiveServer, RtspServer, number_of
 from made_video import write_video
 from stand_in import rectangles_predictor
@@ -193,6 +193,7 @@ def test_cameras_by_number(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="camera 0: cannot be opened"):
         open_video("0")
+    assert not is_video("1" * 5000)  # Python converts at most 4300 digits
     FakeCamera.opened = 0
     with open_video("3") as video:
         assert (video.name, video.rate, video.live) == ("camera 3", 30.0, True)

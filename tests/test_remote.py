@@ -1,6 +1,7 @@
 """Object stores: addresses, credentials, the cache of objects, and what goes wrong."""
 
 import base64
+import errno
 import json
 import multiprocessing
 import os
@@ -8,7 +9,9 @@ import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -39,6 +42,18 @@ def test_addresses(text: str | Path, parts: tuple[str, str, str]) -> None:
     assert is_remote(text)
     found = parse(text)
     assert (found.scheme, found.bucket, found.key) == parts
+
+
+def test_question_marks() -> None:
+    """The query of a web address may be secret; in an object store `?` is a character of a key, or a wildcard."""
+    for text, shown in (
+        ("s3://bucket/set-?.zip", "s3://bucket/set-?.zip"),
+        ("S3://me:pw@bucket/a?b", "S3://bucket/a?b"),
+        ("https://me:pw@host/a.zip?sig=1", "https://host/a.zip"),
+        ("rtsp://me:pw@host/a?b", "rtsp://host/a"),
+    ):
+        assert address.shown(text) == shown
+    assert address.public("s3://bucket/set-?.zip") == "s3://bucket/set-?.zip"
 
 
 @pytest.mark.parametrize("path", ["data", "/s3/x", "s3", "C:/x", "C://x", "./s3:/b", "x/s3://b", "s3:"])
@@ -140,6 +155,21 @@ def test_other_vendors_from_their_variables(store: Store, monkeypatch: pytest.Mo
             local_path(uri)
         assert key not in str(raised.value)
     assert [path for _, path, _ in store.requests] == ["b/x", "mine/b/x"]
+
+
+def test_azure_in_other_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connection strings as the portals of Azure China and of Azure show them, and with keys in lower case."""
+    for text, endpoint in (
+        ("DefaultEndpointsProtocol=https;AccountName=mine;AccountKey=QQ==;EndpointSuffix=core.chinacloudapi.cn",
+         "https://mine.blob.core.chinacloudapi.cn"),
+        ("DefaultEndpointsProtocol=https;AccountName=mine;AccountKey=QQ==;EndpointSuffix=core.windows.net",
+         "https://mine.blob.core.windows.net"),
+        ("accountname=mine; accountkey=QQ==;blobendpoint=http://host/mine;endpointsuffix=x", "http://host/mine"),
+    ):  # fmt: skip
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
+        assert credentials.az() == {"account_name": "mine", "account_key": "QQ==", "endpoint": endpoint}
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+    assert credentials.az() == {}
 
 
 def test_azure_without_an_account(store: Store) -> None:
@@ -285,6 +315,50 @@ def test_objects_that_stand_for_folders(store: Store) -> None:
         "s3://bucket/set/empty.txt", "s3://bucket/set/in/more/a.txt"]  # fmt: skip
     tree = local_data("s3://bucket/set")
     assert files.read_bytes(tree / "in" / "more" / "a.txt") == b"abc"
+    store.put("bucket/set", b"")  # Azure's directories are objects without a slash
+    store.put("bucket/new", b"")
+    for local in (local_path, local_data):
+        folders.forget()
+        assert files.read_bytes(local("s3://bucket/set") / "in" / "more" / "a.txt") == b"abc"
+    assert local_path("s3://bucket/set/empty.txt").is_file()
+    with local_output("s3://bucket/new", new=True) as out:
+        out.mkdir()
+
+
+def test_ranges_of_an_object_that_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never some of one version, and some of another."""
+    monkeypatch.setattr(members, "RANGED", 1)
+    store.put("bucket/a.tif", b"1" * (3 * members.BLOCK))
+    with files.open_regular(local_path("s3://bucket/a.tif")) as file:
+        assert file.read(3) == b"111"
+        store.put("bucket/a.tif", b"2" * (3 * members.BLOCK))
+        file.seek(2 * members.BLOCK)
+        with pytest.raises(OSError, match="it has changed since it was listed; start again"):
+            file.read(3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The soft limit is raised for them, as for a thousand shards; otherwise the message names the reason."""
+    import resource
+
+    monkeypatch.setattr(cache, "_kept", {})
+    paths = [tmp_path / f"{number}.tar" for number in range(60)]
+    for path in paths:
+        path.touch()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cache._allow_open_files.cache_clear()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/dev/fd").iterdir()]) + 30, before[1]))
+        assert all(map(cache.keep, paths))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for handle in cache._kept.values():
+            os.close(handle)
+    cache._kept.clear()
+    monkeypatch.setattr(cache.os, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(InputError, match=r"0\.tar: cannot be opened \(Too many open files\); .* ulimit -n"):
+        cache.keep(paths[0])
 
 
 def test_nothing_is_fetched_twice(store: Store) -> None:
@@ -395,6 +469,26 @@ def test_a_file_of_the_web(store: Store) -> None:
         local_path(f"{store.url}/bucket/none.txt")
     with pytest.raises(InputError, match="results cannot be written there"), local_output(f"{store.url}/x"):
         pass
+
+
+class WithoutLength(BaseHTTPRequestHandler):
+    """Answers end where the connection is closed, as those of programs that make archives on request."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"PK")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_web_server_that_does_not_send_the_size(store: Store) -> None:
+    with HTTPServer(("127.0.0.1", 0), WithoutLength) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match=r"does not send its size \(Content-Length\); download it"):
+            local_path(f"http://127.0.0.1:{server.server_port}/a.zip")
+        server.shutdown()
 
 
 def test_find(store: Store) -> None:

@@ -282,7 +282,7 @@ def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: Ser
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", ["-1", "5000", "nine", ""])
+@pytest.mark.parametrize("length", ["-1", "5000", "nine", "", "0" * 5000])
 def test_infer_with_a_wrong_length_of_the_header(length: str, server: ServerProcess) -> None:
     status, answer, _ = ask(
         server, "POST", "/v2/models/shapes/infer", b"{}", **{"inference_header_content_length": length}

@@ -15,6 +15,7 @@ from PIL import Image
 import boxwright as bw
 from boxwright import cli, recipe, tasks
 from boxwright.batches.loader import EpochLoader, Loader, Visits
+from boxwright.data import sets
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_map import map_classes
 from boxwright.data.dataset import ANY_CLASS, Dataset
@@ -635,6 +636,16 @@ def test_errors_of_merging(here: Path, arguments: list[str], message: str, capsy
     assert leaving.value.code == 2
     assert capsys.readouterr().err.startswith(f"boxwright: {message}")
     assert not Path("new").exists()
+
+
+def test_web_addresses_that_differ_in_their_query() -> None:
+    """Their queries may be secret and are not stored, so both would be read from the second address."""
+    roots = ["https://host/set.zip?id=1", "https://me:pw@host/set.zip?id=2"]
+    for use in (sets.several, sets.stored):
+        with pytest.raises(InputError, match=r"^https://host/set\.zip: named twice with different queries"):
+            use(roots)
+    assert sets.stored(["https://host/a.zip?id=1", "https://host/b.zip?id=1"]) == [
+        "https://host/a.zip", "https://host/b.zip"]  # fmt: skip
 
 
 def test_sets_of_classes(here: Path) -> None:

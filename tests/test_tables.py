@@ -75,6 +75,20 @@ def test_rows_are_what_the_predictor_finds_in_each_image(images: Path, tmp_path:
     assert (broken["x1"], broken["class"]) == (None, None)
 
 
+def test_different_images_of_one_name(images: Path, tmp_path: Path) -> None:
+    """Such as web addresses that differ in their query, which is not shown."""
+    titles = {str(images / f"{number:02d}.png"): "https://host/a.png" for number in (1, 2)}
+    with pytest.raises(InputError, match=r"^https://host/a\.png: the name of two different images"):
+        predict_table(rectangles_predictor(), list(titles), tmp_path / "out", titles=titles)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_classes_without_names_are_counted_as_elsewhere(images: Path, tmp_path: Path) -> None:
+    predictor = rectangles_predictor(data__names=[], model__classes=3)
+    summary = predict_table(predictor, [images], tmp_path / "out")
+    assert summary.counts == {"of class 0": 8, "of class 2": 4}
+
+
 class Stopping:
     """`predict_rows` that fails after some images, like a killed process, and counts all requested images."""
 
@@ -218,8 +232,11 @@ def test_merging_wants_finished_disjoint_shards_of_one_run(
         merge_shards(images, file)
 
 
-@pytest.mark.parametrize("text", ["3", "0/4", "5/4", "a/4", "1/", "-1/4", "1/4/2", "1/٤", "1/999999"])
+@pytest.mark.parametrize(
+    "text", ["3", "0/4", "5/4", "a/4", "1/", "-1/4", "1/4/2", "1/٤", "1/999999", "1" * 5000 + "/2"]
+)
 def test_shards_that_are_none(text: str) -> None:
+    """Python converts at most 4300 digits."""
     with pytest.raises(InputError, match=r"^--shard: found "):
         Shard.parse(text)
 

@@ -373,6 +373,17 @@ def test_retinanet_classes_are_in_order_of_their_ids(tmp_path: Path) -> None:
     assert "unknown_category" in {finding.kind for finding in check_folder(root).errors}
 
 
+def test_ids_of_classes_that_are_too_long(tmp_path: Path) -> None:
+    """Python converts at most 4300 digits."""
+    image(tmp_path / "a.png")
+    write(tmp_path / "a.pbtxt", f"item {{ id: {'1' * 5000} name: 'cat' }}")
+    assert open_boxes(write(tmp_path / "train.csv", f"{HEADERS[0]}\na.png,100,80,cat,1,2,3,4\n"), "train").names == (
+        "cat",
+    )
+    write(tmp_path / "classes.csv", f"cat,{'1' * 5000}\n")
+    assert open_boxes(write(tmp_path / "train.csv", "a.png,1,2,3,4,cat\n"), "train").names == ("cat",)
+
+
 def test_two_label_maps_are_not_guessed(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     for name in ("cat", "dog"):

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 READERS = {".zip": zip_members.members, ".tar": tar_members.members}
 SUFFIXES = tuple(READERS)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")  # recognized, not read
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in bash and WebDataset: data-{000000..000099}.tar
+RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")  # as in bash and WebDataset: data-{000000..000099}.tar
 MAX_SHARDS = 100_000
 
 

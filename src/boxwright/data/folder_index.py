@@ -10,6 +10,7 @@ is read again. Checking names and timestamps takes a small fraction of the time 
 import hashlib
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-from boxwright import mirrors
+from boxwright import files, mirrors
 from boxwright.arrays import Array
 from boxwright.data import index
 from boxwright.data.dataset import Dataset, Images
@@ -33,6 +34,8 @@ MAX_RATIO = 10  # files below the folders per label file; with more, checking th
 IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")  # of Images; `image_ids` and so on in the index
 LABELED = "labeled"  # of Images; missing in an index where all classes were looked for
 METADATA = ("names", "category_ids", "undefined", "entry", "group", "relative", "notes")  # of `Dataset`
+# Files that `index.save` writes, perhaps into a folder of the data set
+OWN = re.compile(rf"[a-z_]+-[0-9a-f]{{32}}\.npz|{files.TEMPORARY.pattern}")
 
 
 def read_indexed(source: Source, read: Callable[[Source], Labels]) -> Labels:
@@ -46,14 +49,14 @@ def read_indexed(source: Source, read: Callable[[Source], Labels]) -> Labels:
         place = index.place(source.kind, _key(source), source.cache)
     except RuntimeError:  # a user without a home folder
         return read(source)
-    if place.is_file() and (stamp := _stamp(source, folders, place.parent)):
+    if place.is_file() and (stamp := _stamp(source, folders)):
         stored = index.load(place, stamp, partial(_from_columns, source))
         if stored is not None:
             return stored  # type: ignore[return-value]  # only data sets of boxes have an index
     labels = read(source)
     if isinstance(labels, Dataset) and (count := len(labels.images.label_files)) > MIN_FILES:
         before = now - index.CLOCK_TICK  # a file that has changed since may have changed again while it was read
-        stamp = _stamp(source, folders, place.parent, before, count * MAX_RATIO) if _is_inside(labels, folders) else {}
+        stamp = _stamp(source, folders, before, count * MAX_RATIO) if _is_inside(labels, folders) else {}
         if stamp:
             _write(place, labels, stamp)
     return labels
@@ -86,7 +89,7 @@ def _is_inside(dataset: Dataset, folders: Sequence[Path]) -> bool:
 
 
 def _stamp(
-    source: Source, folders: Sequence[Path], skipped: Path, before: int | None = None, limit: int | None = None
+    source: Source, folders: Sequence[Path], before: int | None = None, limit: int | None = None
 ) -> dict[str, object]:
     """The state on which an index depends; {} if it cannot be determined.
 
@@ -95,21 +98,20 @@ def _stamp(
     try:
         return {
             "source": _key(source),
-            "files": _files_hash(folders, skipped, before, limit),
+            "files": _files_hash(folders, before, limit),
             **index.versions(),
         }
     except (OSError, ValueError):
         return {}
 
 
-def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limit: int | None) -> str:
-    """A hash of names, sizes, timestamps and inodes of all files below the folders.
+def _files_hash(folders: Sequence[Path], before: int | None, limit: int | None) -> str:
+    """A hash of names, sizes, timestamps and inodes of all files below the folders, except indexes.
 
     Links are followed, each folder is visited once.
 
     Args:
         folders: The folders.
-        skipped: A folder that is left out: the folder of the indexes.
         before: Latest time of change (ns) that is allowed; None for any.
         limit: Maximum number of files; None for any.
 
@@ -117,8 +119,7 @@ def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limi
         OSError: A folder cannot be listed.
         ValueError: Something was changed later than `before`, or there are more files than `limit`.
     """
-    digest, count = hashlib.sha256(), 0
-    visited = {_identity(skipped.stat())} if skipped.is_dir() else set()
+    digest, count, visited = hashlib.sha256(), 0, set[tuple[int, int]]()
     queue = [str(folder) for folder in folders]
     for folder in queue:
         if mirrors.split(folder) is not None:  # never changes; its name identifies the version of the archive
@@ -142,6 +143,8 @@ def _entries(folder: str) -> tuple[list[str], list[str], int]:
     lines, inner, newest = [], [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
+            if OWN.fullmatch(entry.name):
+                continue
             try:
                 found = entry.stat()
             except OSError:  # a broken link

@@ -84,15 +84,26 @@ def find_sets(root: Root) -> Sets | Path:
 
 
 def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = None) -> Sets:
-    """Several roots as sets of weight 1. Raises InputError for a single root, or a root that itself lists sets."""
+    """Several roots as sets of weight 1. Raises InputError for a single root, a root that itself lists sets, or web
+    addresses as `_public`."""
     if len(roots) < 2:
         raise InputError(f"{shown(roots) or 'data'}: found {len(roots)} sets, needed two or more")
     for root in roots:
         if is_list(Path(root).expanduser()):
             raise InputError(f"{root}: itself lists several sets; use it alone, and list the other sets in it")
-    return Sets(
-        shown(roots), tuple(SetConfig(path=address.public(str(root))) for root in roots), None, dict(class_map or {})
-    )
+    sets = tuple(SetConfig(path=path) for path in _public(roots))
+    return Sets(shown(roots), sets, None, dict(class_map or {}))
+
+
+def _public(roots: Sequence[str | Path]) -> list[str]:
+    """`address.public` of each root. Raises InputError for two web addresses that only differ in secret parts."""
+    originals: dict[str, str] = {}
+    for root in map(str, roots):
+        if originals.setdefault(bare := address.public(root), root) != root:
+            raise InputError(
+                f"{bare}: named twice with different queries, which are not stored; download these files, and name them"
+            )
+    return list(map(address.public, map(str, roots)))
 
 
 def read_class_map(words: Sequence[str]) -> dict[str, str]:
@@ -135,12 +146,13 @@ def shown(root: Root) -> str:
 def stored(root: Root) -> str | list[str]:
     """The root as `data.root` of a recipe, without secret parts of addresses.
 
-    Raises InputError for sets that are in no file."""
+    Raises InputError for sets that are in no file, or web addresses as `_public`."""
     if isinstance(root, Sets):
         raise InputError("data: found sets that are in no file, needed paths; write them into a data YAML")
     if isinstance(root, str | Path):
         return address.public(str(root))
-    return address.public(str(root[0])) if len(root) == 1 else [address.public(str(path)) for path in root]
+    paths = _public(root)
+    return paths[0] if len(paths) == 1 else paths
 
 
 def _of_yaml(path: Path) -> Sets | None:

@@ -57,10 +57,14 @@ def _classes(source: Source) -> list[str]:
     root = source.root if source.root.is_dir() else source.path.parent
     for file in candidates(root, (".csv",)):
         first = first_row(file)
-        if len(first) == 2 and first[1].isdecimal():
-            pairs = [fields for _, fields in rows(file) if len(fields) == 2 and fields[1].isdecimal()]
+        if len(first) == 2 and _is_id(first[1]):
+            pairs = [fields for _, fields in rows(file) if len(fields) == 2 and _is_id(fields[1])]
             return [name for name, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
     return []
+
+
+def _is_id(field: str) -> bool:
+    return field.isdecimal() and len(field) < 19
 
 
 LAYOUT = Layout(

@@ -43,7 +43,7 @@ OTHERS = (  # columns of tables that this layout does not read
 )
 MAX_LABEL_MAP = 1 << 20  # bytes
 ITEM = re.compile(r"item\s*\{([^{}]*)\}")
-ITEM_ID = re.compile(r"\bid\s*:\s*(\d+)")
+ITEM_ID = re.compile(r"\bid\s*:\s*(\d{1,18})(?!\d)")
 ITEM_NAME = re.compile(r"\bname\s*:\s*(?:'([^']*)'|\"([^\"]*)\")")
 
 

@@ -100,11 +100,12 @@ def parse(path: str | Path) -> Address:
 
 
 def shown(text: str) -> str:
-    """`text` for messages and results: an address without user, password and query, which may be secret."""
+    """`text` for messages and results: an address without user, password and query, which may be secret. In an object
+    store `?` belongs to the key, or is a wildcard."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         return text
-    host, slash, path = rest.partition("?")[0].partition("/")
+    host, slash, path = (rest if scheme.lower() in BUCKETS else rest.partition("?")[0]).partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 

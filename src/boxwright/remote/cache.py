@@ -5,6 +5,7 @@ process that needs it waits. The access time of a file is its last use; its modi
 indices refer to size and time (`mirrors.version_of`).
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -21,12 +22,16 @@ from boxwright.errors import InputError
 from boxwright.files import make_folder, write_errors
 from boxwright.locks import lock
 
+if sys.platform != "win32":
+    import resource
+
 SIZE = "BOXWRIGHT_CACHE_SIZE"
 DEFAULT_SIZE = 50 * 10**9  # bytes
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 PART = ".part"
 ABANDONED = 24 * 3600  # s after its last change, an incomplete file is removed
 EVICTED_TO = 0.9  # of the limit, so that not every object triggers an eviction
+OPEN_FILES = 1 << 17  # soft limit of open files, above `archives.folder.MAX_SHARDS`
 NAME_BYTES = 100  # of the object's name in the file's name
 
 _unchecked: float = float("inf")  # bytes added by this process since the cache was last measured
@@ -70,16 +75,31 @@ def has(file: Path) -> bool:
 
 
 def keep(file: Path) -> bool:
-    """Keep the file in the cache until this process ends, for readers that take a path. False if it does not exist."""
+    """Keep the file in the cache until this process ends, for readers that take a path. False if it does not exist.
+    Raises InputError if it cannot be opened, for example if too many files are open."""
     if file in _kept:
         return True
+    _allow_open_files()
     try:
         handle = os.open(file, os.O_RDONLY)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        raise InputError(f"{file}: cannot be opened ({error.strerror}); for more open files, use ulimit -n") from error
     lock(handle, shared=True, wait=True)
     _kept[file] = handle
     return has(file)
+
+
+@functools.cache
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files, usually 1024, within the hard limit, since each kept file stays open."""
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with suppress(OSError, ValueError):  # macOS does not accept its own limit
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 _threads = [threading.RLock() for _ in range(64)]  # by file, for threads of a process on Windows

@@ -22,8 +22,9 @@ AWS_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secr
 AWS_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
                "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")  # fmt: skip
 AWS_INDIRECT = ("role_arn", "sso_session", "sso_start_url", "credential_process")
-AZURE_PARTS = {"AccountName": "account_name", "AccountKey": "account_key", "SharedAccessSignature": "sas_key",
-               "BlobEndpoint": "endpoint"}  # fmt: skip
+# Parts of a connection string, in lower case since Azure's own tools accept any
+AZURE_PARTS = {"accountname": "account_name", "accountkey": "account_key", "sharedaccesssignature": "sas_key",
+               "blobendpoint": "endpoint"}  # fmt: skip
 # Variables to check if access is denied
 VARIABLES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -91,8 +92,13 @@ def obs(bucket: str) -> tuple[Config, Any]:
 
 def az() -> Config:
     """Azure: the parts of AZURE_STORAGE_CONNECTION_STRING, if there is one."""
-    parts = [part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";")]
-    return {AZURE_PARTS[key]: value for key, _, value in parts if key in AZURE_PARTS}
+    pairs = (part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"))
+    parts = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    config: Config = {ours: parts[theirs] for theirs, ours in AZURE_PARTS.items() if theirs in parts}
+    if "endpointsuffix" in parts and "account_name" in config:  # other clouds than the public one
+        protocol = parts.get("defaultendpointsprotocol", "https")
+        config.setdefault("endpoint", f"{protocol}://{config['account_name']}.blob.{parts['endpointsuffix']}")
+    return config
 
 
 def _check_endpoint(endpoint: str, title: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from boxwright.archives.folder import RANGE, SUFFIXES, as_folder
 from boxwright.archives.mirror import make_mirror
 from boxwright.cache import NOT_WRITTEN, cache_folder
-from boxwright.errors import InputError
+from boxwright.errors import InputError, set_title
 from boxwright.files import link_or_copy, make_folder
 from boxwright.mirrors import Member, Source
 from boxwright.remote import overlap, runs
@@ -83,19 +83,20 @@ def _data(address: Address) -> Path:
     is_file = address.key.lower().endswith(LABELS) and address.scheme not in WEB
     if not is_file and (found := _object(address)) is not None:
         file = _file(found, address)
-        return _archives([found], str(address)) if file.name.lower().endswith(SUFFIXES) else file
+        return as_folder(file, str(address)) if file.name.lower().endswith(SUFFIXES) else file
     if (inside := INSIDE.match(address.key)) is not None and address.scheme not in WEB:
         archive = Address(address.scheme, address.bucket, inside[1])
         if (found := _object(archive)) is not None:
-            return _archives([found], str(archive)) / inside[2]
+            return as_folder(local_object(found, f"fetch {archive}"), str(archive)) / inside[2]
     if (pattern := _pattern(address)) is not None:
         return _matching(address, *pattern)
     folder = address.parent if is_file else address
     objects = listing(folder)
     if objects:
         overlap.note_read(folder)
-    if objects and all(each.uri.lower().endswith(SUFFIXES) for each in objects):
-        return _archives(objects, str(folder))
+    names = [_name_in(folder, each) for each in objects]
+    if names and all("/" not in name and name.lower().endswith(SUFFIXES) for name in names):
+        return _archives(folder, objects, str(folder))
     tree = _folder(folder, objects)
     if is_file and not (tree / address.name).is_file():
         raise InputError(f"{address}: there is no such object")
@@ -105,10 +106,14 @@ def _data(address: Address) -> Path:
 
 
 def _object(address: Address) -> RemoteObject | None:
-    """The object at an address; None for a folder. Raises InputError if there is no such file on the web."""
+    """The object at an address; None for a folder, which may be represented by an empty object. Raises InputError if
+    there is no such file on the web."""
     found = find(address) if address.key or address.scheme in WEB else None
-    if found is None and address.scheme in WEB:
-        raise InputError(f"{address}: there is no such file")
+    if address.scheme in WEB:
+        if found is None:
+            raise InputError(f"{address}: there is no such file")
+    elif found is not None and not found.size and listing(address):
+        return None
     return found
 
 
@@ -126,28 +131,39 @@ def _matching(address: Address, folder: Address, end: str) -> Path:
     objects = listing(folder)
     if not end.lower().endswith(SUFFIXES):
         return _folder(folder, objects) / end
-    loose = RANGE.sub("*", end)  # `as_folder` checks which are missing
-    shards = [each for each in objects if fnmatchcase(each.uri[len(folder.uri) + 1 :], loose)]
+    parts = RANGE.sub("*", end).split("/")  # `as_folder` checks which are missing
+
+    def is_shard(name: str) -> bool:
+        return name.count("/") == len(parts) - 1 and all(map(fnmatchcase, name.split("/"), parts))
+
+    shards = [each for each in objects if is_shard(_name_in(folder, each))]
     if not shards:
         raise InputError(f"{address}: there is no such archive")
-    return _archives(shards, str(address), end)
+    return _archives(folder, shards, str(address), end)
 
 
-def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") -> Path:
-    """Fetch archives, and open them as a folder. pattern: of their names, if it may match more than exist."""
-    files = {parse(each.uri).name: local_object(each, f"fetch {parse(each.uri)}") for each in objects}
-    if len(files) == 1:
-        return as_folder(next(iter(files.values())), title)
-    key = hashlib.sha256("\n".join(map(str, files.values())).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+def _archives(folder: Address, objects: Sequence[RemoteObject], title: str, pattern: str = "") -> Path:
+    """Fetch archives below a folder, and open them as a folder. pattern: of their names, if it may match more than
+    exist."""
+    files = {_name_in(folder, each): local_object(each, f"fetch {parse(each.uri)}") for each in objects}
+    key = hashlib.sha256(repr(files).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     links = make_folder(cache_folder() / "shards" / key, NOT_WRITTEN)
+    set_title(str(links), str(folder))
     for name, file in files.items():
-        if not (links / name).exists():
-            (links / name).unlink(missing_ok=True)
+        link = links / name
+        if not link.exists():
+            make_folder(link.parent, NOT_WRITTEN)
+            link.unlink(missing_ok=True)
             try:
-                os.symlink(file.absolute(), links / name)  # noqa: PTH211
+                os.symlink(file.absolute(), link)  # noqa: PTH211
             except OSError:  # needs a privilege on Windows
-                link_or_copy(file, links / name)
+                link_or_copy(file, link)
     return as_folder(links / pattern if pattern else links, title)
+
+
+def _name_in(folder: Address, found: RemoteObject) -> str:
+    """Name of an object below a folder."""
+    return found.uri[len(folder.uri) + 1 :]
 
 
 def _file(found: RemoteObject, address: Address) -> Path:
@@ -165,8 +181,7 @@ def _file(found: RemoteObject, address: Address) -> Path:
 def _folder(folder: Address, objects: list[RemoteObject]) -> Path:
     if not objects:
         raise InputError(f"{folder}: there is no such object or folder; correct its name")
-    start = len(folder.uri) + 1
-    return _mirror(folder, {each.uri[start:]: each for each in objects})
+    return _mirror(folder, {_name_in(folder, each): each for each in objects})
 
 
 def _mirror(folder: Address, members: Mapping[str, RemoteObject]) -> Path:

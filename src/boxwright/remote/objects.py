@@ -114,17 +114,21 @@ def _fetch(wanted: RemoteObject, title: str = "") -> None:
     address = parse(wanted.uri)
     store, key = store_of(address)
     obstore = library()
-    etag = wanted.version if wanted.version.startswith('"') else None
     with cache.added(wanted.file) as stream, errors(address):
         if stream is None:
             return
         received = 0
-        chunks: Iterable[bytes] = obstore.get(store, key, options={"if_match": etag} if etag else None).stream(CHUNK)
+        chunks: Iterable[bytes] = obstore.get(store, key, options=_if_unchanged(wanted)).stream(CHUNK)
         for chunk in progress.track(chunks, -(-wanted.size // CHUNK), title, "x 4 MiB") if title else chunks:
             stream.write(chunk)
             received += len(chunk)
         if received != wanted.size:
             raise InputError(f"{address}: truncated, {received:,} of {wanted.size:,} bytes came; start again")
+
+
+def _if_unchanged(wanted: RemoteObject) -> dict[str, Any]:
+    """Options of a request that fails if the object has changed since it was listed, if its version is an ETag."""
+    return {"if_match": wanted.version} if wanted.version.startswith('"') else {}
 
 
 def open_object(wanted: RemoteObject) -> BinaryIO:
@@ -149,12 +153,13 @@ def local_object(wanted: RemoteObject, title: str = "") -> Path:
 
 
 def read_range(wanted: RemoteObject, start: int, length: int) -> bytes:
-    """Read a range of an object. Raises InputError if it cannot be read."""
+    """Read a range of an object. Raises InputError if it cannot be read, or has changed since it was listed."""
     address = parse(wanted.uri)
     store, key = store_of(address)
     obstore = library()
     with errors(address):
-        return bytes(obstore.get_range(store, key, start=start, length=length))
+        options = _if_unchanged(wanted) | {"range": (start, start + length)}
+        return bytes(obstore.get(store, key, options=options).bytes())
 
 
 def put(file: Path, address: Address) -> None:

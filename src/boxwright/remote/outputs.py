@@ -42,7 +42,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     address = parse(path)
     if address.scheme in WEB or not address.key:
         raise InputError(f"{address}: results cannot be written there, needed s3://, gs://, az:// or obs:// and a name")
-    if new and (listing(address) or find(address)):
+    if new and (listing(address) or ((found := find(address)) is not None and found.size)):
         raise InputError(f"{address}: is there already, needed a new or empty folder; remove it or name another")
     if not new:
         check_bucket(address)  # fails before the work
@@ -80,12 +80,13 @@ def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
 
 
 def upload(folder: Path, address: Address, last: Path | None = None) -> None:
-    """Upload the files of a folder, with their names below it. last: a file that is uploaded after all others.
+    """Upload the files of a folder except locks, with their names below it. last: a file that is uploaded last.
 
     Raises:
         InputError: A file cannot be uploaded.
     """
-    files = [Path(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names]
+    names = ((base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = [Path(base, name) for base, name in names if not (name.startswith(".") and name.endswith(".lock"))]
     first = sorted(file for file in files if file != last)
     targets = {file: address / file.relative_to(folder).as_posix() for file in files}
     for target in targets.values():

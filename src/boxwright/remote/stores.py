@@ -143,6 +143,8 @@ def _reason(address: Address, error: Exception) -> str:
         return "it has changed since it was listed; start again"
     if "error sending request" in text or "timed out" in text.lower():
         return "its endpoint cannot be reached; check the network and the endpoint"
+    if "Content-Length Header missing" in text:
+        return "the server does not send its size (Content-Length); download it, and name the file"
     if "end of file before message length" in text or "error decoding response body" in text:
         return "truncated, it ends before its length"
     return f"the server answers {name}" if name else f"{type(error).__name__}; check {variables}"

@@ -70,7 +70,7 @@ def parse(body: bytearray, header_length: str | None, model: Model) -> InferRequ
     """Parse the body of an infer request. Raises RequestError (400 or 413) if it is invalid or too large."""
     length = len(body)
     if header_length is not None:
-        if not header_length.isdecimal() or int(header_length[:20]) > length:
+        if not header_length.isdecimal() or len(header_length) > 20 or int(header_length) > length:
             raise _invalid(f"{HEADER_LENGTH}: found '{header_length[:20]}', needed at most {length}, the body's bytes")
         length = int(header_length)
     if length > MAX_JSON:

@@ -55,7 +55,7 @@ class Shard:
     def parse(cls, text: str) -> Self:
         """`3/16`. Raises InputError for anything else."""
         index, _, count = text.partition("/")
-        if not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal() and len(count) <= 5):
+        if not all(word.isascii() and word.isdecimal() and len(word) <= 5 for word in (index, count)):
             raise InputError(f"--shard: found '{text[:20]}', needed a number and their count, such as 3/16")
         if not 1 <= int(index) <= int(count):
             raise InputError(f"--shard: found {text[:20]}, needed a number from 1 to {int(count)}")

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, titled
 from boxwright.images.windows import georeference_of
-from boxwright.predict.output import Summary, find_images, make_writable
+from boxwright.predict.output import Summary, counted_names, find_images, make_writable
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.prefetch import prefetch_map
 from boxwright.predict.tiled import Tiling
@@ -83,7 +83,8 @@ def predict_table(
         batches = table.write_parts(rows(predictor, pending, table.settings)) if pending else iter(())
         first = list(islice(batches, 1))  # exclude start-up from the throughput
         done = len(own) - len(pending)
-        counts, failed = _counted(track(chain(first, batches), len(own), "predict", start=done))
+        batches = track(chain(first, batches), len(own), "predict", start=done)
+        counts, failed = _counted(batches, predictor.recipe.data.names)
         table.finish(table.errors & {source.name for source in found} - {source.name for source in own})
     notes = _notes(
         len(own) - len(pending), len(own), (table.done.keys() | table.errors) - {source.name for source in found}
@@ -101,11 +102,20 @@ def _notes(done: int, count: int, others: Set[str]) -> tuple[str, ...]:
 
 
 def _sources(files: Sequence[Path], titles: Mapping[str, str]) -> list[Source]:
-    """Images with their digests, sorted by name, without duplicates."""
+    """Images with their digests, sorted by name, without duplicates.
+
+    Raises InputError for different images of the same name, such as web addresses that differ in their query.
+    """
     paths = [str(file) for file in files]
+    found: dict[str, Source] = {}
     with ThreadPoolExecutor(READERS) as pool:
         read = prefetch_map(pool, paths, lambda path: Source.of(path, titles.get(path, titled(path))), 4 * READERS)
-        found = {source.name: source for source in track(read, len(paths), "reading both ends of files")}
+        for source in track(read, len(paths), "reading both ends of files"):
+            if found.setdefault(source.name, source).digest != source.digest:
+                raise InputError(
+                    f"{source.name}: the name of two different images, needed different names; predict one of them "
+                    "into another folder"
+                )
     return [found[name] for name in sorted(found)]
 
 
@@ -118,12 +128,12 @@ def _check_unchanged(sources: Sequence[Source], table: Table) -> None:
             )
 
 
-def _counted(batches: Iterator["pa.RecordBatch"]) -> tuple[dict[str, int], dict[str, str]]:
-    """Number of detections by class, and why images cannot be read. batches: one per image."""
+def _counted(batches: Iterable["pa.RecordBatch"], names: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Number of detections by class, and why images cannot be read. batches: one per image; names: of the classes."""
     counts: Counter[str] = Counter()
     failed: dict[str, str] = {}
     for batch in batches:
-        counts.update(name for name in batch["class"].to_pylist() if name is not None)
+        counts.update(counted_names(batch["class"].drop_null().to_pylist(), names))
         if (error := batch["error"][0].as_py()) is not None:
             failed[batch["image"][0].as_py()] = error
     return dict(counts), failed

@@ -340,7 +340,7 @@ def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
     for name in classes:
         if isinstance(name, str) and name in names:
             labels.append(names.index(name))
-        elif str(name).isdecimal() and int(name) < count:
+        elif str(name).isdecimal() and len(str(name)) < 10 and int(name) < count:
             labels.append(int(name))
         else:
             listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

@@ -105,4 +105,4 @@ def _open_address(address: str, selection: Selection) -> Video:
 
 
 def _is_camera(source: str) -> bool:
-    return source.isdecimal() and int(source) <= MAX_CAMERA and not Path(source).exists()
+    return source.isdecimal() and len(source) < 10 and int(source) <= MAX_CAMERA and not Path(source).exists()
