@@ -514,6 +514,16 @@ def test_merged_sets_are_written_as_one(here: Path, capsys: pytest.CaptureFixtur
     assert len(open_boxes("new", "val")) == 1
 
 
+def test_a_file_beside_other_sets_is_the_split_of_its_name(tiny_coco: Path) -> None:
+    """Alone it serves as any split; here its images would be in both."""
+    labels = tiny_coco / "annotations"
+    sets = [labels / "train.json", labels / "val.json"]
+    assert [len(bw.open_dataset(sets, split)) for split in ("train", "val")] == [12, 4]
+    assert len(bw.open_dataset(labels / "train.json", "val")) == 12
+    with pytest.raises(InputError, match="no split 'val'; it holds train"):
+        bw.open_dataset([sets[0], sets[0]], "val")
+
+
 def test_sets_are_divided(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`data split` of a YAML with `sets` counts the images of each set in each part."""
     Path("both.yaml").write_text("sets: [a, b]\n")

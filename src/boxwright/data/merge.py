@@ -16,6 +16,7 @@ from boxwright.data.dataset import Boxes, Dataset, Images
 from boxwright.data.layout import Labels
 from boxwright.data.members import Member, Members
 from boxwright.data.sets import SetConfig, Sets
+from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.errors import InputError, MissingSplitError
 
 T = TypeVar("T", bound=np.generic)
@@ -48,6 +49,7 @@ def open_sets(
     members, missing = [], []
     for entry in found.sets:
         try:
+            _reject_other_split(entry.path, split, splits_of)
             dataset = open_split(entry.path, split)
         except MissingSplitError as error:
             missing.append(error)
@@ -62,6 +64,16 @@ def open_sets(
     mapped = [replace(member, dataset=map_classes(member.dataset, found.class_map, member.title)) for member in members]
     result: Labels = concat(mapped, split, Path(found.title), found.names)
     return result
+
+
+def _reject_other_split(path: str, split: str, splits_of: Callable[[str], Sequence[str]]) -> None:
+    """Raise MissingSplitError if `path` is a file of labels whose name says another split, such as `train.json`.
+
+    Alone, such a file serves as any split, but beside other sets its images would be in several splits.
+    """
+    own = [] if Path(path).is_dir() else splits_of(path)
+    if len(own) == 1 and own[0] in STANDARD and own[0] != canonical_name(split):
+        raise MissingSplitError(f"{path}: no split '{split}'; it holds {own[0]}")
 
 
 def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, ...] | None = None) -> Any:

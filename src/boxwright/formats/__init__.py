@@ -268,7 +268,7 @@ def _reject_type(root: Path, sources: Mapping[str, Source], holds: type[Dataset 
     kind, found = next(iter(sources.values())).kind, dataset_type(sources)
     cut = "; cut the boxes out with `boxwright data convert --to folder`" if found is Dataset else ""
     raise InputError(
-        f"{root}: {kind}, {HOLDS[found]}, needed {HOLDS[holds]}{cut}; choose another layout with data.kind"
+        f"{root}: {kind}, {HOLDS[found]}, needed {HOLDS[holds]}{cut}; choose another layout with --kind (data.kind)"
     )
 
 
