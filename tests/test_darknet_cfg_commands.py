@@ -266,6 +266,15 @@ def test_published_networks_are_known(cfg: str, name: str) -> None:
     assert cfg_report.published(models.build(config), config) == name
 
 
+@pytest.mark.skipif(not DARKNET.is_dir(), reason="../shared/oracles is absent")
+def test_a_network_that_takes_only_large_images_is_compared_with_published_ones(tmp_path: Path) -> None:
+    """A window of 14 x 14 px instead of a mean over the map: the same weights, but no output for small images."""
+    text = (DARKNET / "cfg" / "tiny.cfg").read_text()
+    (tmp_path / "net.cfg").write_text(text.replace("[avgpool]", "[local_avgpool]\nsize=14\nstride=14\npadding=0\n"))
+    config = recipe.load(tmp_path / "net.cfg").model
+    assert cfg_report.published(models.build(config), config) == ""
+
+
 def check_fastest(predictor: AnyPredictor, image: str, wanted: list[dict[str, object]]) -> None:
     found = predictor(DARKNET / "images" / f"{image}.png")
     height, width = found.size
