@@ -180,6 +180,17 @@ def test_export_replaces_no_input(
     assert line.rstrip().endswith(", triton")
 
 
+@pytest.mark.parametrize(("to", "suffix", "other"), [("darknet", ".weights", ".cfg"), ("openvino", ".xml", ".bin")])
+def test_export_beside_a_file_of_another_writes_no_report(
+    mine: Path, capsys: pytest.CaptureFixture[str], to: str, suffix: str, other: str
+) -> None:
+    (mine / f"out{other}").write_bytes(b"older")
+    arguments = ["--cfg", str(mine / "net.cfg"), "--to", to, "-o", str(mine / f"out{suffix}")]
+    line = run(mine, capsys, "export", str(mine / "net.weights"), *arguments)
+    assert f"out{other}: exists without out{suffix}" in line
+    assert [(file.name, file.read_bytes()) for file in mine.glob("out*")] == [(f"out{other}", b"older")]
+
+
 def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The error line of a command that rejects its input."""
     assert status_of(*arguments) == 2
