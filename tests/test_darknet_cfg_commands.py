@@ -180,6 +180,17 @@ def test_export_replaces_no_input(
     assert line.rstrip().endswith(", triton")
 
 
+@pytest.mark.parametrize(("to", "suffix", "other"), [("darknet", ".weights", ".cfg"), ("openvino", ".xml", ".bin")])
+def test_export_beside_a_file_of_another_writes_no_report(
+    mine: Path, capsys: pytest.CaptureFixture[str], to: str, suffix: str, other: str
+) -> None:
+    (mine / f"out{other}").write_bytes(b"older")
+    arguments = ["--cfg", str(mine / "net.cfg"), "--to", to, "-o", str(mine / f"out{suffix}")]
+    line = run(mine, capsys, "export", str(mine / "net.weights"), *arguments)
+    assert f"out{other}: exists without out{suffix}" in line
+    assert [(file.name, file.read_bytes()) for file in mine.glob("out*")] == [(f"out{other}", b"older")]
+
+
 def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The error line of a command that rejects its input."""
     assert status_of(*arguments) == 2
@@ -264,6 +275,15 @@ def test_published_networks_are_known(cfg: str, name: str) -> None:
     config = recipe.load(DARKNET / "cfg" / f"{cfg}.cfg").model
     torch.manual_seed(0)
     assert cfg_report.published(models.build(config), config) == name
+
+
+@pytest.mark.skipif(not DARKNET.is_dir(), reason="../shared/oracles is absent")
+def test_a_network_that_takes_only_large_images_is_compared_with_published_ones(tmp_path: Path) -> None:
+    """A window of 14 x 14 px instead of a mean over the map: the same weights, but no output for small images."""
+    text = (DARKNET / "cfg" / "tiny.cfg").read_text()
+    (tmp_path / "net.cfg").write_text(text.replace("[avgpool]", "[local_avgpool]\nsize=14\nstride=14\npadding=0\n"))
+    config = recipe.load(tmp_path / "net.cfg").model
+    assert cfg_report.published(models.build(config), config) == ""
 
 
 def check_fastest(predictor: AnyPredictor, image: str, wanted: list[dict[str, object]]) -> None:

@@ -158,6 +158,9 @@ BAD = {
     "no number": (NET + CONV + YOLO + "scale_x_y=nan\n", "needed a decimal number"),
     "too small": (NET + "[convolutional]\nsize=99\n", "needed a larger input"),
     "channels in all": (NET + "[convolutional]\nfilters=65000\nstride=64\n" * 70, "channels in all"),
+    "dropout of more than all": (NET + CONV + "[dropout]\nprobability=7\n", "probability=7: needed a probability of 0"),
+    "dropout of all": (NET + CONV + "[dropout]\nprobability=1\n", "needed a probability of 0 to less than 1"),
+    "negative dropout": (NET + CONV + "[dropout]\nprobability=-.5\n", "line 10, [dropout], probability=-.5"),
     "sections": (NET + "[avg]\n" * 3000, "more than 2,048 sections"),
 }  # fmt: skip
 

@@ -293,6 +293,15 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         model(torch.zeros(1, 3, 8, 9))
 
 
+def test_a_size_that_gives_a_classifier_more_positions_is_an_error() -> None:
+    """A 7 x 9 window has one position on 7 x 9 px, but two on 14 x 9 px, which would be 16 classes instead of 8."""
+    text = NET + "[convolutional]\nfilters=8\nsize=1\n[maxpool]\nsize=7\nstride=7\npadding=0\n[softmax]\n"
+    model = darknet_cfg.build(darknet_cfg.Config(cfg=text)).eval()
+    assert model(torch.zeros(1, 3, 7, 9))[0].shape == (1, 8)
+    with pytest.raises(InputError, match=r"found 14 x 9 px, this \.cfg needs 7 x 9 px"):
+        model(torch.zeros(1, 3, 14, 9))
+
+
 def test_gray_images() -> None:
     """channels=1: RGB is weighed to gray (ITU-R BT.601), and one channel is taken as it is."""
     text = NET.replace("3", "1") + FIRST

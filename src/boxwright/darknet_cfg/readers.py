@@ -326,7 +326,11 @@ def _same(kind: type[Layer]) -> Callable[[Before], Layer]:
 
 
 def _dropout(before: Before) -> Same:
-    return Same(before.section, (before.previous,), before.shape, before.section.number("probability", 0.2))
+    section = before.section
+    probability = section.number("probability", 0.2)
+    if not 0 <= probability < 1:
+        raise section.error("needed a probability of 0 to less than 1", "probability")
+    return Same(section, (before.previous,), before.shape, probability)
 
 
 def _global_pool(before: Before) -> GlobalPool:

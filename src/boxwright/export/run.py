@@ -159,17 +159,17 @@ def _split(split: str | None, data: str | None) -> str:
 
 
 def _path(source: str | Path, to: str, target: Target, out: str | Path | None, read: list[Path]) -> Path:
-    """The path of the file. Raises InputError for another suffix, if it would overwrite one of `read`, and if a default
-    name is that of weights from elsewhere."""
+    """The path of the file. Raises InputError for another suffix, if it would overwrite one of `read` or a companion
+    file of something else, and if a default name is that of weights from elsewhere."""
     path = Path(default_name(source) + target.suffix if out is None else out)
     if path.suffix != target.suffix:
         raise InputError(f"{path}: found the suffix '{path.suffix}', needed {target.suffix} for --to {to}")
-    written = [path, Path(f"{path}.parity.json")]
-    if target.metadata_beside:
-        written.append(Path(f"{path}.json"))
+    others = [Path(f"{path}.json")] if target.metadata_beside else []
     if target.companion:
-        written.append(path.with_suffix(target.companion))
-    check_not_overwritten(written, read)
+        others.append(path.with_suffix(target.companion))
+    check_not_overwritten([path, Path(f"{path}.parity.json"), *others], read)
+    if not path.exists() and (there := next((other for other in others if other.exists()), None)):
+        raise InputError(f"{there}: exists without {path.name}, and would be overwritten; name another file")
     if out is None and target.metadata_beside and path.exists() and not Path(f"{path}.json").exists():
         raise InputError(
             f"{path}: exists, and no export wrote it (there is no {path.name}.json); name another file with -o"

@@ -134,12 +134,13 @@ class Layers(nn.ModuleList):
         return [found[index] for index in wanted]
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise InputError if the layers cannot process an input of this size, or its maps would have other strides."""
+        """Raise InputError if the layers cannot process an input of this size, its maps would have other strides, or a
+        classifier's last map would have more positions and so more classes."""
         if (height, width) in self.sizes:
             return
         other = plan(with_size(self.text, height, width), "the .cfg")
         fixed = [[layer.size for layer in each.layers if isinstance(layer, Connected)] for each in (self.plan, other)]
-        if fixed[0] != fixed[1] or other.strides != self.plan.strides:
+        if fixed[0] != fixed[1] or (other.strides, other.classes) != (self.plan.strides, self.plan.classes):
             _, own_height, own_width = self.plan.image
             raise InputError(
                 f"data.canvas.size: found {height} x {width} px, this .cfg needs {own_height} x {own_width} px, as its "

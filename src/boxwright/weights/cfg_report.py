@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from boxwright import models
 from boxwright import recipe as recipes
 from boxwright.config import ModelConfig
+from boxwright.errors import InputError
 from boxwright.models import darknet_cfg
 from boxwright.nn.yolo import CellDetector
 from boxwright.recipe import Recipe
@@ -47,8 +48,11 @@ def published(model: nn.Module, config: ModelConfig) -> str:
         if [shape for layer in darknet.layers(without_memory(other)) for _, shape in layer] == own:
             twin = models.build(other)
             _copy(model, twin)
-            if _same(_scales(model), _scales(twin)):
-                return name
+            try:
+                if _same(_scales(model), _scales(twin)):
+                    return name
+            except InputError:  # only the shipped network accepts images of `PROBE` px
+                continue
     return ""
 
 
