@@ -190,13 +190,17 @@ def test_wrappers_and_averages(tmp_path: Path) -> None:
     for given in (
         {"module.a.w": one},
         {"d2_model.a.w": one},
+        {"_orig_mod.module.a.w": one},
+        {"model._orig_mod.a.w": one},
         {"teacher.a.w": one, "student.a.w": two},
         {"a.w": one, "ema_a_w": two},
     ):
-        torch.save({"state_dict": given}, tmp_path / "a.pth")
+        torch.save({"state_dict": given, "epoch": 3}, tmp_path / "a.pth")
         found = torch_files.read(tmp_path / "a.pth")
         assert found.keys() == {"a.w"}
         assert torch.equal(found["a.w"], one)
+    torch.save({"model_state_dict": {"a.w": one}, "optimizer_state_dict": {}, "loss": 0.5}, tmp_path / "a.pth")
+    assert torch_files.read(tmp_path / "a.pth").keys() == {"a.w"}
 
 
 def test_files_of_version_1(tmp_path: Path) -> None:
@@ -387,6 +391,13 @@ def test_own_classes_of_a_file(tmp_path: Path) -> None:
     assert predictor.recipe.data.names == ("ship", "plane", "storage tank")
     weight = predictor.model.state_dict()["head.classes.weight"]
     assert torch.equal(weight, values[f"{head}.fc_cls.weight"][[3, 0, 1, 2]])
+    torch.save({"meta": {"CLASSES": recipe.class_names("coco")}, "state_dict": values}, tmp_path / "b.pth")
+    left = identify(tmp_path / "b.pth")  # names of a configuration that only changed num_classes
+    assert left.what == "a Faster R-CNN of mmdetection 2 or 3 of 3 classes, whose 80 stored names are not used"
+    assert {(chosen.model.classes, chosen.data.names) for chosen in left.fits} == {(3, ())}
+    changes = {"model.classes": 3, "data.names": ["x", "y", "z"]}
+    again = load(tmp_path / "b.pth", "faster_rcnn_r50_coco_mmdet", "cpu", overrides=changes)
+    assert again.recipe.data.names == ("x", "y", "z")
     torch.save({"state_dict": values}, tmp_path / "a.pth")
     chosen = with_own_classes(tmp_path / "a.pth", recipe.load("faster_rcnn_r50_coco_mmdet"))
     assert (chosen.model.classes, chosen.data.names) == (3, ())

@@ -170,6 +170,7 @@ def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_pa
         (lambda p: p(np.zeros((4, 4, 3), np.uint8), threshold=1.5), "threshold: found 1.5"),
         (lambda p: p(np.zeros((4, 4, 3), np.uint8), iou=float("nan")), "iou: found nan"),
         (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes=["cat"]), "class 'cat': not one of the model's 3"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes="cat"), "class 'cat': not one of the model's 3"),
         (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes=["1" * 5000]), "': not one of the model's 3"),
         (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes=[3]), "class '3'"),
     ],

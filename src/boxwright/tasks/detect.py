@@ -333,7 +333,9 @@ def cap_boxes(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
 
 
 def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
-    """Labels of classes given by name or label. Raises InputError for a class that the model does not have."""
+    """Labels of classes given by name or label, or of a single name. Raises InputError for a class that the model does
+    not have."""
+    classes = [classes] if isinstance(classes, str) else classes
     names = recipe.data.names
     count = len(names) or recipe.model.classes
     labels = []

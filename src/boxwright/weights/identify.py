@@ -14,7 +14,7 @@ from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, meta, mindspore, torch_files
 from boxwright.weights.files import locate
 from boxwright.weights.fit import compare
-from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
+from boxwright.weights.names import detectron2, mmdetection
 from boxwright.weights.shapes import without_memory
 from boxwright.weights.torch_files import Contents
 
@@ -95,7 +95,7 @@ def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Rec
     if rows and getattr(recipe.model, "deform_bias", False):
         masks = rows % 27 == 0 and not VERSION_1.search(contents.config)
         changes = {"model.deform_masks": masks, "model.deform_groups": rows // (27 if masks else 18)}
-    if (count := _classes(contents)) not in (0, recipe.model.classes):
+    if (count := meta.class_count(contents)) not in (0, recipe.model.classes):
         changes |= {"model.classes": count, "data.names": []}
     if depth is not None:
         if getattr(recipe.model, "depth", None) != 50:
@@ -149,25 +149,15 @@ def _origin(contents: Contents) -> tuple[str, str]:
     tensors = contents.tensors
     if mmdetection.is_faster_rcnn(tensors) or mmdetection.is_yolov3(tensors):
         network = "YOLOv3" if mmdetection.is_yolov3(tensors) else "Faster R-CNN"
-        return f"a {network} of mmdetection {contents.version or '2 or 3'}", "_mmdet"
+        count, names = meta.class_count(contents), len(contents.classes)
+        unused = f" of {count} classes, whose {names} stored names are not used" if 0 < names != count > 0 else ""
+        return f"a {network} of mmdetection {contents.version or '2 or 3'}{unused}", "_mmdet"
     if detectron2.is_faster_rcnn(tensors):
         return "a Faster R-CNN of Detectron2", "_detectron2"
     if meta.TORCHVISION in tensors:
         second = "roi_heads.box_head.5.weight" in tensors
         return "a Faster R-CNN of torchvision", "_torchvision_v2" if second else "_torchvision"
     return "a state dict", ""
-
-
-def _classes(contents: Contents) -> int:
-    """Number of classes of another project's detector; 0 if unknown."""
-    tensors = contents.tensors
-    for name in ("roi_head.bbox_head.fc_cls.weight", "roi_heads.box_predictor.cls_score.weight"):
-        if name in tensors and tensors[name].ndim == 2:
-            rows = tensors[name].shape[0]
-            by_ids = name.startswith("roi_heads.box_predictor") and rows == len(faster_rcnn.COCO_IDS)
-            return (len(faster_rcnn.COCO_ROWS) if by_ids else rows) - 1
-    last = tensors.get("bbox_head.convs_pred.0.bias")
-    return last.shape[0] // 3 - 5 if last is not None and last.ndim else 0
 
 
 def _of_other_classes(file: Path, recipe: Recipe) -> list[Recipe]:

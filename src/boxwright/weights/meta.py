@@ -8,7 +8,7 @@ from torch import Tensor
 
 from boxwright import recipe as recipes
 from boxwright.recipe import Recipe
-from boxwright.weights.names import detectron2, mmdetection
+from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
 from boxwright.weights.torch_files import Contents
 
 STYLE = re.compile(r"\bstyle\s*=\s*['\"](caffe|pytorch)['\"]|['\"]style['\"]\s*:\s*['\"](caffe|pytorch)['\"]")
@@ -20,7 +20,21 @@ def with_own_names(recipe: Recipe, contents: Contents) -> Recipe:
     shipped = recipe.data.names in ((), recipes.class_names("coco"))
     if not contents.classes or (recipe.model.classes == len(contents.classes) and not shipped):
         return recipe
+    if class_count(contents) not in (0, len(contents.classes)):  # names that were left in a changed configuration
+        return recipe
     return recipe.with_names(contents.classes)
+
+
+def class_count(contents: Contents) -> int:
+    """Number of classes of another project's detector; 0 if unknown."""
+    tensors = contents.tensors
+    for name in ("roi_head.bbox_head.fc_cls.weight", "roi_heads.box_predictor.cls_score.weight"):
+        if name in tensors and tensors[name].ndim == 2:
+            rows = tensors[name].shape[0]
+            by_ids = name.startswith("roi_heads.box_predictor") and rows == len(faster_rcnn.COCO_IDS)
+            return (len(faster_rcnn.COCO_ROWS) if by_ids else rows) - 1
+    last = tensors.get("bbox_head.convs_pred.0.bias")
+    return last.shape[0] // 3 - 5 if last is not None and last.ndim else 0
 
 
 def contradiction(recipe: Recipe, contents: Contents) -> str:

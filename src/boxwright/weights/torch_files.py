@@ -37,7 +37,8 @@ LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic numb
 
 SUFFIXES = {".pt", ".pth", ".pkl"}
 Operation = tuple[pickletools.OpcodeInfo, Any, int | None]  # of a pickle, as pickletools.genops yields them
-PREFIXES = ("module.", "d2_model.", "teacher.")  # of wrappers: DistributedDataParallel, mmdetection's
+# Of wrappers: torch.compile, DistributedDataParallel, Lightning modules with an attribute `model`, mmdetection's
+PREFIXES = ("_orig_mod.", "module.", "model.", "d2_model.", "teacher.")
 
 
 class Contents(NamedTuple):
@@ -100,28 +101,26 @@ def contents(file: Path) -> Contents:
 
 
 def _weights_in(state: object) -> object:
-    """The state dict, if it is stored beside an epoch and an optimizer; `model` is Detectron2's key."""
+    """The state dict, if it is stored beside an epoch and an optimizer; `model` is the key of Detectron2 and of
+    torchvision's scripts, `model_state_dict` that of PyTorch's tutorial."""
     if not isinstance(state, dict):
         return state
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         inner = state.get(key)
-        if isinstance(inner, dict) and (
-            key == "state_dict" or any(isinstance(name, str) and "." in name for name in inner)
-        ):
+        if isinstance(inner, dict) and (key != "model" or any(isinstance(name, str) and "." in name for name in inner)):
             return inner
     return state
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefix of a wrapper. Of a teacher and a student, the teacher is taken. Copies in mmcv's EMA buffers
+    """Remove the prefixes of wrappers. Of a teacher and a student, the teacher is taken. Copies in mmcv's EMA buffers
     (`ema_` and the name with underscores) are dropped, since mmcv predicts with the tensors under the plain names."""
     if any(name.startswith("teacher.") for name in state):
         state = {name: tensor for name, tensor in state.items() if not name.startswith("student.")}
     averages = {"ema_" + name.replace(".", "_") for name in state}
     state = {name: tensor for name, tensor in state.items() if name not in averages}
-    for prefix in PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    while prefix := next((each for each in PREFIXES if state and all(name.startswith(each) for name in state)), ""):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 
