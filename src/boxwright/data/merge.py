@@ -1,5 +1,6 @@
 """Merging of several data sets, with classes matched by name, or of several splits of one."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -71,7 +72,7 @@ def _reject_other_split(path: str, split: str, splits_of: Callable[[str], Sequen
 
     Alone, such a file serves as any split, but beside other sets its images would be in several splits.
     """
-    own = [] if Path(path).is_dir() else splits_of(path)
+    own = [] if os.path.isdir(path) else splits_of(path)  # noqa: PTH112  (False for a name that is too long)
     if len(own) == 1 and own[0] in STANDARD and own[0] != canonical_name(split):
         raise MissingSplitError(f"{path}: no split '{split}'; it holds {own[0]}")
 
