@@ -34,6 +34,7 @@ OLD: dict[str, Any] = {
 
 
 def steps(count: int) -> JsonObject:
+    """At least `count` steps, and 15 epochs."""
     return {"train.epochs": "auto", "train.min_steps": count}
 
 
@@ -44,20 +45,20 @@ def adamw(lr: float, decay: float = 0.05) -> JsonObject:
     }
 
 
+# Changes to OLD: 15 epochs, unless a number of steps is given.
 VARIANTS: dict[str, JsonObject] = {
     "15 epochs": {},
-    "400 steps": steps(400),
-    "400 steps, AdamW 0.0005": steps(400) | adamw(0.0005),
-    "400 steps, anchors of the data": steps(400) | {"model.anchors": "auto"},
-    "400 steps, mosaic 0.5": steps(400) | {"train.augment.mosaic": 0.5},
-    "400 steps, backbone_lr 0.3": steps(400) | {"train.optimizer.backbone_lr": 0.3},
-    "400 steps, lr 0.003": steps(400) | {"train.schedule": OLD["train.schedule"] | {"lr": 0.003}},
-    "400 steps, lr 0.03": steps(400) | {"train.schedule": OLD["train.schedule"] | {"lr": 0.03}},
-    "400 steps, no EMA": steps(400) | {"train.ema.decay": 0},
-    "400 steps, 320 to 512 px": steps(400) | {"train.augment.sizes": [[s, s] for s in range(320, 513, 64)]},
-    "400 steps, weak augmentation": steps(400) | {"train.augment": {"flip": 0.5}},
-    "400 steps at 608 px": steps(400) | {"data.canvas.size": [608, 608]},
-    "200 steps of 8": steps(200) | {"train.batch": 8},
+    "AdamW 0.0005": adamw(0.0005),
+    "anchors of the data": {"model.anchors": "auto"},
+    "mosaic 0.5": {"train.augment.mosaic": 0.5},
+    "backbone_lr 0.3": {"train.optimizer.backbone_lr": 0.3},
+    "lr 0.003": {"train.schedule": OLD["train.schedule"] | {"lr": 0.003}},
+    "lr 0.03": {"train.schedule": OLD["train.schedule"] | {"lr": 0.03}},
+    "no EMA": {"train.ema.decay": 0},
+    "320 to 512 px": {"train.augment.sizes": [[s, s] for s in range(320, 513, 64)]},
+    "weak augmentation": {"train.augment": {"flip": 0.5}},
+    "608 px": {"data.canvas.size": [608, 608]},
+    "batches of 8": steps(200) | {"train.batch": 8},
     "1200 steps": steps(1200),
     "1200 steps, anchors of the data, mosaic 0.5": steps(1200) | {"model.anchors": "auto", "train.augment.mosaic": 0.5},
 }

@@ -218,6 +218,7 @@ def test_a_file_and_options_together(tmp_path: Path) -> None:
         ("lines: {gate: [0, 100, 200]}", "lines.gate: too few values"),
         ("lines: {gate: [5, 5, 5, 5]}", "needed x1, y1, x2, y2 of two points that differ"),
         ("lines: {gate: [0, a, 5, 5]}", "lines.gate.1"),
+        ("zones: {yard: [5, 5, 10, 10, 40, 40]}", "all corners are on one line, needed an area"),
         ("zones: {yard: [0, 0, 1, 1]}", "found 4 numbers, needed x1, y1, x2, y2, ... of 3 to 100 corners"),
         ("zones: {yard: [0, 0, 1, 1, 2, 0, 7]}", "found 7 numbers"),
         ("lines: {a: [0, 0, 1, 1]}\nzones: {a: [0, 0, 1, 1, 2, 0]}", "found 'a' in both, needed different names"),

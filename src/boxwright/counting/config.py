@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from boxwright.config import ClassName, Config, Fraction, read_yaml, validate
@@ -22,6 +23,9 @@ def _line(value: Corners) -> Corners:
 def _polygon(values: tuple[float, ...]) -> tuple[float, ...]:
     if len(values) % 2 or not 6 <= len(values) <= 2 * MAX_ENTRIES:
         raise ValueError(f"found {len(values)} numbers, needed x1, y1, x2, y2, ... of 3 to {MAX_ENTRIES} corners")
+    points = np.array(values).reshape(-1, 2)
+    if np.linalg.matrix_rank(points - points[0]) < 2:
+        raise ValueError("all corners are on one line, needed an area")
     return values
 
 
