@@ -44,12 +44,12 @@ def by_hand() -> TopK:
     return score(truth, found, NAMES, {"recipe": "r"})
 
 
-def test_the_two_numbers(by_hand: TopK) -> None:
+def test_top1_and_top5_accuracy(by_hand: TopK) -> None:
     assert by_hand.summary == {"top1": pytest.approx(2 / 6), "top5": pytest.approx(4 / 6)}
     assert by_hand.quality == by_hand.summary["top1"]
 
 
-def test_the_table_of_classes(by_hand: TopK) -> None:
+def test_per_class_table(by_hand: TopK) -> None:
     a, c, f = by_hand.classes  # only those that images show
     assert (a.name, a.images, a.predicted, a.times, a.taken_for) == ("a", 3, 1, 1, "b")
     assert (a.top1, a.top5, a.precision) == pytest.approx((1 / 3, 2 / 3, 1))
@@ -65,12 +65,12 @@ def test_confusion_counts_true_rows_and_predicted_columns(by_hand: TopK) -> None
     assert {place: int(n) for place, n in np.ndenumerate(by_hand.confusion) if n} == cells
 
 
-def test_fewer_than_five_classes() -> None:
+def test_top5_with_fewer_than_five_classes() -> None:
     metrics = score(np.array([0, 1]), [ranked(1, 0), ranked(1, 0)], NAMES[:2])
     assert metrics.summary == {"top1": 0.5, "top5": 1}
 
 
-def test_equal_to_counting_one_by_one() -> None:
+def test_topk_matches_naive_ranking() -> None:
     draw = np.random.default_rng(0)
     logits = torch.from_numpy(draw.normal(size=(200, 30)))
     truth = draw.integers(0, 30, 200)
@@ -108,7 +108,7 @@ def example_images(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_models_order_of_classes_is_kept(example_images: Path, tmp_path: Path) -> None:
+def test_class_order_of_the_model_is_kept(example_images: Path, tmp_path: Path) -> None:
     """The folders are in the order of the alphabet, the model's channels are not."""
     metrics = evaluate_dataset(colors(), open_classes(example_images, "val"), tmp_path / "out")
     assert metrics.summary == {"top1": pytest.approx(11 / 12), "top5": 1}
@@ -125,7 +125,7 @@ def test_the_models_order_of_classes_is_kept(example_images: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("figures")
-def test_images_of_the_evaluation(example_images: Path, tmp_path: Path) -> None:
+def test_evaluation_writes_mistakes_and_confusion_images(example_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     evaluate_dataset(colors(), open_classes(example_images, "val"), out)
     sheet = cv2.imread(str(out / "mistakes.jpg"))
@@ -138,7 +138,7 @@ def test_images_of_the_evaluation(example_images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("figures")
-def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confusion_plot_of_200_classes_shows_the_most_confused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(n) for n in range(200)]
     truth = np.arange(200).repeat(2)
     predicted = truth.copy()
@@ -155,18 +155,18 @@ def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkey
     assert "60 of 200" in title
 
 
-def test_classes_the_model_does_not_know(example_images: Path) -> None:
+def test_unknown_class_of_the_data_set_is_an_error(example_images: Path) -> None:
     with pytest.raises(InputError, match="blue"):
         evaluate_dataset(colors(("red", "green", "yellow")), open_classes(example_images, "val"))
 
 
-def test_a_model_without_names_takes_the_data_sets(example_images: Path) -> None:
+def test_model_without_class_names_uses_those_of_the_data_set(example_images: Path) -> None:
     metrics = evaluate_dataset(colors(()), open_classes(example_images, "val"))
     assert [row.name for row in metrics.classes] == ["blue", "green", "red"]
     assert metrics.summary["top1"] == pytest.approx(5 / 12)  # four of green; of blue the image that is red
 
 
-def test_nothing_to_score(tmp_path: Path) -> None:
+def test_data_set_without_images_is_an_error(tmp_path: Path) -> None:
     empty = ClassSet(("red",), "val", tmp_path, "folder", paths_column([]), np.zeros(0, np.int64))
     with pytest.raises(InputError, match="holds no image"):
         evaluate_dataset(colors(), empty)

@@ -28,7 +28,7 @@ def scored(tmp_path: Path, truth: Sequence[track_sequences.Row], found: Sequence
 
 
 @pytest.mark.slow
-def test_made_sequences_agree_with_track_eval(tmp_path: Path) -> None:
+def test_random_sequences_match_track_eval(tmp_path: Path) -> None:
     """50 random ones, with distractors and boxes that do not count."""
     names = [name for name in NUMBERS if name.startswith("made_")]
     assert len(names) == 50
@@ -40,7 +40,7 @@ def test_made_sequences_agree_with_track_eval(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs the sample clips beside the checkout")
-def test_sample_sequences_and_the_sum_of_all_agree_with_track_eval(tmp_path: Path) -> None:
+def test_sample_clips_and_combined_metrics_match_track_eval(tmp_path: Path) -> None:
     total = sum(
         (scored(tmp_path, *track_sequences.made(seed)) for seed in range(50)),
         start=TrackMetrics(),
@@ -59,7 +59,7 @@ def rows(*boxes: tuple[int, int, float]) -> list[track_sequences.Row]:
     return [(frame, track, left, 0.0, 10.0, 10.0, 1.0, 1) for frame, track, left in boxes]
 
 
-def test_worked_by_hand(tmp_path: Path) -> None:
+def test_metrics_of_one_object_by_hand(tmp_path: Path) -> None:
     """One object in four frames: found, found at IoU 0.6, not found, found with another id; one false box.
 
     A shift of 2.5 px of 10 leaves 7.5 of 12.5, an IoU of 0.6. At thresholds up to 0.6 (12 of 19) three boxes match, two
@@ -76,14 +76,14 @@ def test_worked_by_hand(tmp_path: Path) -> None:
     assert found.hota == pytest.approx((12 * low + 7 * high) / 19)
 
 
-def test_a_match_stands_while_it_overlaps(tmp_path: Path) -> None:
+def test_match_is_kept_while_boxes_overlap(tmp_path: Path) -> None:
     """In the second frame another box is nearer, but id 1 keeps the object: no switch (CLEAR, step 1)."""
     found = scored(tmp_path, rows((1, 7, 0), (2, 7, 0)), rows((1, 1, 0), (2, 1, 2.5), (2, 2, 0)))
     assert (found.switches, found.tp, found.fp) == (0, 2, 1)
     assert found.motp == pytest.approx((1 + 0.6) / 2)
 
 
-def test_nothing_found_and_nothing_there(tmp_path: Path) -> None:
+def test_no_tracks_and_no_ground_truth(tmp_path: Path) -> None:
     one = rows((1, 1, 0))
     assert scored(tmp_path, one, []).summary["MOTA"] == 0
     assert scored(tmp_path, [], one).fp == 1
@@ -110,7 +110,7 @@ def test_nothing_found_and_nothing_there(tmp_path: Path) -> None:
         ("1,1,0,0,5,\x1b[31m\n", "line 1: found '\\x1b[31m'"),
     ],
 )
-def test_faulty_rows_are_one_line_with_their_place(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_row_is_a_one_line_error_with_its_line_number(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "tracks.txt"
     file.write_text(text)
     with pytest.raises(InputError) as error:
@@ -119,7 +119,7 @@ def test_faulty_rows_are_one_line_with_their_place(tmp_path: Path, text: str, me
     assert str(error.value).startswith(f"{file} line ")
 
 
-def test_rows_may_come_in_any_order_with_few_or_many_columns(tmp_path: Path) -> None:
+def test_rows_in_any_order_with_6_to_10_columns(tmp_path: Path) -> None:
     file = tmp_path / "tracks.txt"
     file.write_text("2,5,1,2,3,4\n1,9,0,0,5,5,0.5\n1,3,0,0,1,1,0,7,0.3\n3,3,0,0,1,1,1,-1,-1,-1\r\n")
     read = mot.read(file)
@@ -130,7 +130,7 @@ def test_rows_may_come_in_any_order_with_few_or_many_columns(tmp_path: Path) -> 
     assert read.boxes[2].tolist() == [1, 2, 4, 6]
 
 
-def test_frames_and_ids_of_any_size_take_no_memory(tmp_path: Path) -> None:
+def test_huge_frame_numbers_and_ids(tmp_path: Path) -> None:
     far = [(10**15, 10**15, 0.0, 0.0, 10.0, 10.0, 1.0, 1)]
     assert scored(tmp_path, far, far).hota == 1
 
@@ -152,7 +152,7 @@ def run(*arguments: object) -> int:
     return ended.value.code
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_tracks_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Folders of the MOT challenge against a folder of files."""
     for seed in (1, 2):
         truth, found = track_sequences.made(seed)

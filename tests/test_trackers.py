@@ -84,7 +84,9 @@ def train(data: Path, out: Path, resume: bool = False, **changes: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
-def test_a_training_and_its_resume_are_one_run(tiny_coco: Path, tmp_path: Path, library: Library, name: str) -> None:
+def test_resumed_training_continues_the_tracked_run(
+    tiny_coco: Path, tmp_path: Path, library: Library, name: str
+) -> None:
     out = tmp_path / "mine"
     train(tiny_coco, out, **{"train.track": [name]})
     assert not list(out.glob("events.out*"))  # TensorBoard is not named
@@ -109,7 +111,7 @@ def test_a_training_and_its_resume_are_one_run(tiny_coco: Path, tmp_path: Path, 
     assert number == ("run-of-mlflow" if name == "mlflow" else first[0])
 
 
-def test_an_error_while_it_trains_is_a_warning(tmp_path: Path, library: Library, log: list[str]) -> None:
+def test_tracker_failure_during_training_is_a_warning(tmp_path: Path, library: Library, log: list[str]) -> None:
     trackers = Trackers(tmp_path, recipe.load("demo", {"train.track": ["mlflow", "tensorboard"]}), 0, MAIN)
     trackers.write(1, {"loss": 1.0})
     library.fails = True
@@ -123,7 +125,7 @@ def test_an_error_while_it_trains_is_a_warning(tmp_path: Path, library: Library,
     assert [event.step for event in EventFileLoader(str(events)).Load()] == [0, 1, 1, 2, 3]
 
 
-def test_one_that_cannot_start_is_an_error_before_the_training(
+def test_tracker_failure_at_start_is_an_error(
     tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reject(**_: Any) -> None:
@@ -136,7 +138,7 @@ def test_one_that_cannot_start_is_an_error_before_the_training(
         Trackers(tmp_path, chosen, 0, MAIN)
 
 
-def test_what_is_not_installed_is_named_with_its_extra(
+def test_missing_tracker_package_names_the_extra(
     tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
@@ -145,7 +147,7 @@ def test_what_is_not_installed_is_named_with_its_extra(
     assert not (tmp_path / "run").exists()
 
 
-def test_images_are_read_by_tensorboard(tmp_path: Path) -> None:
+def test_images_are_readable_by_tensorboard(tmp_path: Path) -> None:
     import cv2
     import numpy as np
 
@@ -162,7 +164,7 @@ def test_images_are_read_by_tensorboard(tmp_path: Path) -> None:
     assert (width, height, content) == (b"6", b"4", file.read_bytes())
 
 
-def test_other_processes_track_nothing(tmp_path: Path) -> None:
+def test_only_the_main_process_tracks(tmp_path: Path) -> None:
     trackers = Trackers(tmp_path, recipe.load("demo"), 0, SimpleNamespace(is_main_process=False))
     trackers.write(1, {"loss": 1.0})
     assert not list(tmp_path.iterdir())

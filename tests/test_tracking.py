@@ -37,7 +37,7 @@ def follow(frames: Sequence[tuple[float, Sequence[Object]]], **settings: object)
     return [tracker.update(detections(*objects), None, time) for time, objects in frames]
 
 
-def test_filter_is_that_of_the_textbook() -> None:
+def test_kalman_filter_matches_full_matrix_equations() -> None:
     """Predictions and updates with full 8 x 8 matrices, at irregular times; the noise grows with the largest size."""
     draw = np.random.default_rng(1)
     tracks = KalmanFilter()
@@ -78,7 +78,7 @@ def test_filter_is_that_of_the_textbook() -> None:
         assert tracks.covariances[0] == pytest.approx(np.array(expected))
 
 
-def test_assignment_has_the_largest_sum() -> None:
+def test_assignment_maximizes_the_score_sum() -> None:
     draw = np.random.default_rng(2)
     for rows, columns in ((1, 1), (2, 4), (4, 2), (4, 4), (0, 3), (3, 0)):
         scores = draw.random((rows, columns)) * (draw.random((rows, columns)) < 0.6)
@@ -90,7 +90,7 @@ def test_assignment_has_the_largest_sum() -> None:
         assert (scores[found] > 0).all()
 
 
-def test_ids_are_kept_at_any_frame_times() -> None:
+def test_ids_are_kept_at_irregular_frame_times() -> None:
     """Two objects that pass each other, at frames of 0.02 to 0.2 s."""
     steps = np.random.default_rng(3).choice([0.02, 0.04, 0.1, 0.2], 60)
     times = np.cumsum(steps)
@@ -101,7 +101,7 @@ def test_ids_are_kept_at_any_frame_times() -> None:
         assert tracks.rows.tolist() == [0, 1]
 
 
-def test_a_track_is_tentative_until_its_third_detection_and_ends_if_it_is_missed() -> None:
+def test_tentative_track_is_confirmed_by_third_detection_or_ends() -> None:
     one = [(50.0, 50.0, 0.9, 0)]
     found = follow([(0.0, one), (0.1, one), (0.2, []), (0.3, one), (0.4, one), (0.5, one)])
     assert [tracks.ids.tolist() for tracks in found] == [[1], [1], [], [2], [2], [2]]
@@ -110,7 +110,7 @@ def test_a_track_is_tentative_until_its_third_detection_and_ends_if_it_is_missed
 
 
 @pytest.mark.parametrize(("hidden", "same"), [(1.0, True), (2.0, False)])
-def test_an_object_that_was_hidden_has_its_id_again_within_the_memory(hidden: float, same: bool) -> None:
+def test_occluded_object_keeps_its_id_within_the_memory(hidden: float, same: bool) -> None:
     """It moves on while it is hidden, farther than it is large."""
     times = [k / 25 for k in range(150)]
     found = follow([(t, [] if 2 < t <= 2 + hidden else [(20 + 40 * t, 50.0, 0.9, 0)]) for t in times])
@@ -118,19 +118,19 @@ def test_an_object_that_was_hidden_has_its_id_again_within_the_memory(hidden: fl
     assert [int(one) for tracks in found for one in tracks.ended] == ([] if same else [1])
 
 
-def test_detections_of_low_score_continue_tracks_and_begin_none() -> None:
+def test_low_score_detections_continue_but_never_start_tracks() -> None:
     weak = [(0.04 * k, [(50.0 + k, 50.0, 0.9 if k < 5 else 0.2, 0), (150.0, 50.0, 0.2, 0)]) for k in range(20)]
     found = follow(weak)
     assert [tracks.ids.tolist() for tracks in found] == [[1]] * 20
     assert follow([(0.0, [(50.0, 50.0, 0.05, 0)])], high=0.04)[0].ids.tolist() == [1]
 
 
-def test_a_class_that_flips_changes_neither_id_nor_class() -> None:
+def test_flickering_class_changes_neither_id_nor_label() -> None:
     found = follow([(0.04 * k, [(50.0 + k, 50.0, 0.9, int(k in (4, 9, 10)))]) for k in range(20)])
     assert {(*tracks.ids.tolist(), *tracks.labels.tolist()) for tracks in found} == {(1, 0)}
 
 
-def test_objects_of_two_classes_that_cover_each_other_keep_their_ids() -> None:
+def test_crossing_objects_of_two_classes_keep_their_ids() -> None:
     """The boxes of a bus and a car coincide in the middle of the way."""
     frames = [(0.04 * k, [(50.0 + 2 * k, 50.0, 0.9, 0), (150.0 - 2 * k, 52.0, 0.9, 1)]) for k in range(50)]
     for k, tracks in enumerate(follow(frames)):
@@ -138,20 +138,20 @@ def test_objects_of_two_classes_that_cover_each_other_keep_their_ids() -> None:
         assert tracks.labels.tolist() == [0, 1], k
 
 
-def test_a_detection_of_the_own_class_is_preferred() -> None:
+def test_detection_of_the_same_class_is_preferred() -> None:
     """A car and a bus that overlap and move past each other: each box is nearer to the other's track."""
     still = [(0.04 * k, [(50.0, 50.0, 0.9, 0), (60.0, 50.0, 0.9, 1)]) for k in range(10)]
     last = follow([*still, (0.4, [(58.0, 50.0, 0.9, 0), (53.0, 50.0, 0.9, 1)])])[-1]
     assert (last.ids.tolist(), last.rows.tolist(), last.labels.tolist()) == ([1, 2], [0, 1], [0, 1])
 
 
-def test_an_object_that_is_found_as_two_classes_is_one_track() -> None:
+def test_object_detected_as_two_classes_is_one_track() -> None:
     twice = [(0.04 * k, [(50.0, 50.0, 0.9, 0), (51.0, 50.0, 0.6, 1)]) for k in range(10)]
     assert [tracks.ids.tolist() for tracks in follow(twice)] == [[1]] * 10
 
 
 @pytest.mark.slow
-def test_ids_are_never_used_again_and_dead_tracks_are_forgotten() -> None:
+def test_ids_are_never_reused_and_ended_tracks_are_freed() -> None:
     """Detections that flicker anywhere for 1000 frames, as a live camera's do for months."""
     draw = np.random.default_rng(4)
     tracker = Tracker()
@@ -172,7 +172,7 @@ def test_ids_are_never_used_again_and_dead_tracks_are_forgotten() -> None:
     assert len(steady) == 1
 
 
-def test_ended_tracks_are_written_and_forgotten(tmp_path: Path) -> None:
+def test_ended_tracks_are_written_and_freed(tmp_path: Path) -> None:
     flicker = [(0.04 * k, [(100.0 * (k // 50) + 50, 50.0, 0.9, k // 50 % 2)]) for k in range(400)]
     with CocoVideo(tmp_path / "a.json", "a") as coco:
         for index, tracks in enumerate(follow(flicker)):
@@ -183,7 +183,7 @@ def test_ended_tracks_are_written_and_forgotten(tmp_path: Path) -> None:
     assert [(row["id"], row["category_id"]) for row in tracks] == [(k + 1, k % 2 + 1) for k in range(8)]
 
 
-def test_times_must_ascend() -> None:
+def test_descending_times_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"found a frame at 0\.9 s after one at 1\.0 s"):
         follow([(1.0, []), (1.0, []), (0.9, [])])
 
@@ -197,7 +197,7 @@ def view(affine: Array) -> Array:
     return cv2.warpAffine(texture(), affine, (640, 480), flags=cv2.INTER_LINEAR)
 
 
-def test_camera_motion_is_that_of_the_image() -> None:
+def test_camera_motion_matches_known_affine_transform() -> None:
     """A known rotation, scaling and shift between two images."""
     first = np.array([[1.0, 0, -50], [0, 1, -40]])
     turn = cv2.getRotationMatrix2D((300, 200), 3, 1.03) + np.array([[0, 0, 6.0], [0, 0, -9]])
@@ -212,7 +212,7 @@ def test_camera_motion_is_that_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("compensated", [True, False])
-def test_a_camera_that_jerks_does_not_end_tracks(compensated: bool) -> None:
+def test_tracks_survive_camera_jerks_only_with_compensation(compensated: bool) -> None:
     """The image shifts by more than the objects are large, twice."""
     tracker = Tracker(TrackerConfig(camera_motion=compensated))
     seen: set[int] = set()
@@ -224,7 +224,7 @@ def test_a_camera_that_jerks_does_not_end_tracks(compensated: bool) -> None:
     assert (seen == {1, 2}) is compensated
 
 
-def test_a_size_never_collapses_while_an_object_is_hidden() -> None:
+def test_box_size_does_not_collapse_during_occlusion() -> None:
     """Seen ever smaller before, as behind an edge."""
     tracker = Tracker(TrackerConfig(memory=5))
     for k in range(10):

@@ -34,14 +34,14 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_transfer_with_frozen_stages(
+def test_transfer_keeps_frozen_stages_and_trains_the_rest(
     start: Path, tiny_coco: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = train(
         "yolov4_tiny_coco_416_darknet", tiny_coco, tmp_path / "run", weights=start, transfer=True, overrides=CHANGES
     )
-    told = capfd.readouterr().err
-    assert "4 stay fresh (out16.*, out32.*)" in told
+    log = capfd.readouterr().err
+    assert "4 stay fresh (out16.*, out32.*)" in log
 
     before, after = load_file(start), load_file(run / "last" / "model.safetensors")
     assert before["out16.weight"].shape[0] == 3 * (5 + 5)

@@ -62,7 +62,7 @@ def noise(count: int, size: int = 64, rows: int = 3) -> Batch:
     return Batch(images, boxes, labels, torch.zeros(count, rows, dtype=torch.bool), (frame((size, size)),) * count)
 
 
-def test_defaults_change_nothing() -> None:
+def test_default_augmentation_changes_nothing() -> None:
     batch = noise(3)
     result = augment(batch, AugmentConfig(), size=(64, 64), **KEY)
     assert torch.equal(result.images, batch.images / 255)
@@ -70,14 +70,14 @@ def test_defaults_change_nothing() -> None:
     assert torch.equal(result.labels, batch.labels)
 
 
-def test_an_identity_warp_changes_nothing() -> None:
+def test_identity_warp_changes_nothing() -> None:
     batch = noise(3)
     result = augment(batch, AugmentConfig(translate=1e-9), size=(64, 64), **KEY)
     torch.testing.assert_close(result.images, batch.images / 255, atol=2e-4, rtol=0)
     torch.testing.assert_close(result.boxes, batch.boxes, atol=1e-4, rtol=0)
 
 
-def test_flip_mirrors_and_twice_is_the_identity() -> None:
+def test_flip_mirrors_and_double_flip_is_identity() -> None:
     batch, config = noise(3), AugmentConfig(flip=1.0)
     once = augment(batch, config, size=(64, 64), **KEY)
     torch.testing.assert_close(once.images, batch.images.flip(-1) / 255, atol=2e-4, rtol=0)
@@ -91,7 +91,7 @@ def test_flip_mirrors_and_twice_is_the_identity() -> None:
     torch.testing.assert_close(twice.images, batch.images / 255, atol=4e-3, rtol=0)
 
 
-def test_flip_has_its_probability() -> None:
+def test_flip_probability() -> None:
     batch = rectangles(400, 16)
     result = augment(batch, AugmentConfig(flip=0.25), size=(16, 16), **KEY)
     flipped = (result.boxes[:, 0] - batch.boxes[:, 0]).abs().amax(1) > 0.01
@@ -104,17 +104,17 @@ MOVES = {
     "jitter": {"jitter": 0.3},
     "translate": {"translate": 0.2},
     "expand": {"expand": 1.0},
-    "expand and all": {"expand": 0.5, "flip": 0.5, "scale": (0.7, 1.2), "translate": 0.1},
-    "anywhere": {"scale": (0.5, 1.5), "jitter": 0.2, "translate": None},
-    "flip and all": {"flip": 0.5, "scale": (0.7, 1.1), "translate": 0.1, "jitter": 0.1},
+    "expand combined": {"expand": 0.5, "flip": 0.5, "scale": (0.7, 1.2), "translate": 0.1},
+    "random placement": {"scale": (0.5, 1.5), "jitter": 0.2, "translate": None},
+    "flip combined": {"flip": 0.5, "scale": (0.7, 1.1), "translate": 0.1, "jitter": 0.1},
     "mosaic": {"mosaic": 1.0, "scale": (0.9, 1.4)},
-    "some mosaic": {"mosaic": 0.5, "flip": 0.5, "scale": (0.8, 1.2), "expand": 0.3},
+    "half mosaic": {"mosaic": 0.5, "flip": 0.5, "scale": (0.8, 1.2), "expand": 0.3},
 }
 
 
 @pytest.mark.parametrize("name", MOVES)
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (192, 96)])
-def test_boxes_follow_the_pixels(name: str, size: tuple[int, int]) -> None:
+def test_boxes_match_the_transformed_pixels(name: str, size: tuple[int, int]) -> None:
     """White pixels match the boxes within 1 px, also at clipped edges and in every tile."""
     config = AugmentConfig.model_validate(MOVES[name] | {"min_side": 0.0})
     near, far = 0, 0.0
@@ -137,7 +137,7 @@ def test_boxes_follow_the_pixels(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("change", [{"degrees": 30.0}, {"shear": 15.0}, {"perspective": 0.004}])
-def test_boxes_enclose_rotated_pixels(change: dict[str, float]) -> None:
+def test_boxes_enclose_rotated_sheared_and_warped_pixels(change: dict[str, float]) -> None:
     """The corners of a rotated rectangle are sharp, so its pixels may end a little inside the exact box."""
     batch = rectangles(8)
     result = augment(batch, AugmentConfig.model_validate(change), size=(SIZE, SIZE), **KEY, fill=FILL)
@@ -146,7 +146,7 @@ def test_boxes_enclose_rotated_pixels(change: dict[str, float]) -> None:
     assert (result.boxes[:, 0] - batch.boxes[:, 0]).abs().amax() > 2.5
 
 
-def test_placement_anywhere_fits_or_covers() -> None:
+def test_random_placement_fits_inside_or_covers_the_canvas() -> None:
     """translate null: a smaller image is inside the result, a larger one covers it (as in the zoo)."""
     canvases = replace(rectangles(32), images=torch.full((32, 3, SIZE, SIZE), 255, dtype=torch.uint8))
     small = augment(canvases, AugmentConfig(scale=(0.5, 0.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
@@ -182,7 +182,7 @@ def test_expansion_stays_within_the_content(chance: float) -> None:
 
 
 @pytest.mark.parametrize(("index", "flipped"), [(0, False), (1, True), (2, True), (3, False)])
-def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
+def test_expansion_matches_the_zoo(index: int, flipped: bool) -> None:
     """Ratio and position are computed from the first box of the reference; the second box and the image must match.
 
     The zoo mirrors boxes as x -> 1279 - x, here it is 1280 - x. Expanded images are interpolated once by the zoo and
@@ -230,7 +230,7 @@ def test_expansion_does_not_change_other_random_numbers() -> None:
     assert torch.equal(hardly.boxes, never.boxes)
 
 
-def test_mosaic_shows_four_contents_and_their_boxes() -> None:
+def test_mosaic_combines_four_images_and_their_boxes() -> None:
     """Letterboxed canvases of four grays meet at the center, and their padding is not visible."""
     images, boxes = torch.full((4, 3, SIZE, SIZE), 250, dtype=torch.uint8), torch.zeros(4, 1, 4)
     for i in range(4):
@@ -259,7 +259,7 @@ def test_mosaic_shows_four_contents_and_their_boxes() -> None:
     assert torch.equal(augment(batch, config, size=(SIZE, SIZE), **KEY, mosaic=False).boxes, batch.boxes)
 
 
-def test_mixup_keeps_the_boxes_of_both() -> None:
+def test_mixup_keeps_boxes_of_both_images() -> None:
     batch, config = rectangles(8), AugmentConfig(mixup=1.0, translate=1e-9)
     result = augment(batch, config, size=(SIZE, SIZE), **KEY, fill=FILL)
     assert result.boxes.shape == (8, 4, 4)
@@ -279,7 +279,7 @@ def test_mixup_keeps_the_boxes_of_both() -> None:
     assert augment(batch, config, size=(SIZE, SIZE), **KEY, mosaic=False).boxes.shape == (8, 2, 4)
 
 
-def test_mixup_share_is_beta_8_8() -> None:
+def test_mixup_ratio_follows_beta_8_8() -> None:
     white = torch.full((300, 3, 2, 2), 255, dtype=torch.uint8)
     black = torch.zeros(300, 3, 2, 2, dtype=torch.uint8)
     none = torch.zeros(600, 0)
@@ -331,7 +331,7 @@ def test_crowd_regions_are_transformed_and_stay_crowd() -> None:
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_no_boxes_at_all(name: str) -> None:
+def test_augmentation_of_images_without_boxes(name: str) -> None:
     empty = replace(
         noise(4), boxes=torch.zeros(4, 0, 4), labels=torch.zeros(4, 0).long(), ignore=torch.zeros(4, 0).bool()
     )
@@ -346,7 +346,7 @@ EVERYTHING = AugmentConfig(
 )  # fmt: skip
 
 
-def test_results_are_valid_and_depend_on_seed_step_and_rank_only() -> None:
+def test_results_are_valid_and_depend_only_on_seed_step_and_rank() -> None:
     batch = noise(6)
     torch.manual_seed(0)
     result = augment(batch, EVERYTHING, size=(64, 64), **KEY)
@@ -367,7 +367,7 @@ def test_results_are_valid_and_depend_on_seed_step_and_rank_only() -> None:
     assert batch.images.dtype == torch.uint8
 
 
-def test_two_processes_use_the_random_numbers_of_one() -> None:
+def test_two_processes_draw_the_same_random_numbers_as_one() -> None:
     batch = noise(6)
     config = EVERYTHING.model_copy(update={"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0.0})
     single = augment(batch, config, size=(64, 64), **KEY)
@@ -380,7 +380,7 @@ def test_two_processes_use_the_random_numbers_of_one() -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_images_are_counted(processes: int) -> None:
+def test_seen_counts_images_of_all_processes(processes: int) -> None:
     """As Darknet's `seen`: of all processes, with those of the batch, whatever the size of the input is."""
     batch = noise(3)
     for size in (64, 32):
@@ -390,7 +390,7 @@ def test_images_are_counted(processes: int) -> None:
         assert found == [3 * processes, 5 * 3 * processes]
 
 
-def test_keys_depend_on_seed_step_and_index_only() -> None:
+def test_keys_depend_only_on_seed_step_and_index() -> None:
     """32-bit integers, independent of the augmentation and of how the batch is split between processes."""
     batch = noise(40, 8, 1)
     keys = augment(batch, EVERYTHING, size=(8, 8), **KEY).keys
@@ -418,7 +418,7 @@ def _keys(batch: Batch, **changes: int) -> Tensor:
     return keys
 
 
-def test_colors_meet_colorsys() -> None:
+def test_color_changes_match_colorsys() -> None:
     images = torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     images[0, :, 0] = 0.3  # gray
     images[1, 0] = images[1, 1]  # two channels alike
@@ -438,7 +438,7 @@ def test_colors_meet_colorsys() -> None:
             np.testing.assert_allclose(after, expected, atol=2e-6)
 
 
-def test_factors_are_above_and_below_1_equally_often() -> None:
+def test_color_factors_are_above_1_half_of_the_time() -> None:
     batch = replace(noise(500, 4), images=torch.full((500, 3, 4, 4), 51, dtype=torch.uint8))
     factors = augment(batch, AugmentConfig(value=(0.5, 4.0)), size=(4, 4), **KEY).images[:, 0, 0, 0] * 5
     up = factors > 1
@@ -449,7 +449,7 @@ def test_factors_are_above_and_below_1_equally_often() -> None:
     assert factors.max() <= 4
 
 
-def test_step_sizes_meet_the_zoos_yolov4() -> None:
+def test_multiscale_sizes_match_yolov4_of_the_zoo() -> None:
     """Eleven sizes, a new one every ten batches; the recipe has them."""
     config = recipe.load("yolov4_coco_608").train.augment
     drawn = [step_size(config, (608, 608), 1234, step) for step in range(0, 2560, 5)]
@@ -457,7 +457,7 @@ def test_step_sizes_meet_the_zoos_yolov4() -> None:
     assert drawn[1::2] == drawn[::2]
 
 
-def test_step_sizes_meet_the_zoo() -> None:
+def test_multiscale_sizes_match_yolov3_of_the_zoo() -> None:
     sizes = tuple((side, side) for side in range(320, 609, 32))
     drawn = [step_size(AugmentConfig(sizes=sizes), (416, 416), 1234, step) for step in range(256)]
     np.testing.assert_array_equal(drawn, np.load(ORACLE)["size"])
@@ -471,7 +471,7 @@ def test_step_sizes_meet_the_zoo() -> None:
     assert step_size(AugmentConfig(), (416, 400), 1234, 7) == (416, 400)
 
 
-def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_numbers_are_copied_to_the_device_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One packed copy to the GPU each for copy-paste, warp, second warp, mixing, colors, and keys with `seen`."""
     sent: list[int] = []
 
@@ -498,7 +498,7 @@ def test_to_device_keeps_shapes_and_values() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_same_result() -> None:
+def test_gpu_matches_cpu() -> None:
     batch = noise(6)
     here = augment(batch, EVERYTHING, size=(64, 64), **KEY)
     there = augment(batch.to("cuda"), EVERYTHING, size=(64, 64), **KEY)

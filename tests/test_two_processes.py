@@ -40,7 +40,7 @@ except InputError as error:
 
 
 @pytest.mark.slow
-def test_two_halves_equal_the_whole(tiny_coco, tmp_path):
+def test_two_processes_match_one_with_the_full_batch(tiny_coco, tmp_path):
     run(tiny_coco, tmp_path / "whole", CHANGES | {"train.batch": 4})
     finish(start(tiny_coco, tmp_path / "halves", CHANGES | {"train.batch": 2}, processes=2))
 
@@ -52,7 +52,7 @@ def test_two_halves_equal_the_whole(tiny_coco, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_looks_and_all_stop(tiny_coco, tmp_path):
+def test_data_check_of_the_main_process_stops_all_processes(tiny_coco, tmp_path):
     data = shutil.copytree(tiny_coco, tmp_path / "data")
     file = data / "annotations" / "train.json"
     labels = json.loads(file.read_text())

@@ -38,15 +38,15 @@ def run(data: Path, out: Path, changes: dict[str, Any] | None = None, **words: A
     return training.train("demo", data, out, overrides=SMALL | (changes or {}), **words)
 
 
-def opened(root: Path, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+def open_train_and_val(root: Path, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
     recipe = recipes.load("demo", {"data.val_fraction": fraction, "train.seed": seed})
     task = tasks.of(recipe)
     train, val = (task.open(root, split, recipe.data) for split in ("train", "val"))
     return train, val
 
 
-def test_the_parts_are_disjoint_and_complete(only_train: Path) -> None:
-    train, val = opened(only_train, 0.25)
+def test_train_and_val_are_disjoint_and_complete(only_train: Path) -> None:
+    train, val = open_train_and_val(only_train, 0.25)
     assert (train.split, val.split, len(train), len(val)) == ("train", "val", 9, 3)
     everything = open_boxes(only_train, "train")
     assert sorted(train.images.ids.tolist() + val.images.ids.tolist()) == everything.images.ids.tolist()
@@ -54,12 +54,12 @@ def test_the_parts_are_disjoint_and_complete(only_train: Path) -> None:
     for sample in [*train, *val]:
         assert sample.path == of_id[sample.image_id].path
         np.testing.assert_array_equal(sample.boxes, of_id[sample.image_id].boxes)
-    assert [each.images.ids.tolist() for each in opened(only_train, 0.25, seed=7)] == [
+    assert [each.images.ids.tolist() for each in open_train_and_val(only_train, 0.25, seed=7)] == [
         each.images.ids.tolist() for each in (train, val)
     ]
 
 
-def test_augmented_copies_are_not_divided(only_train: Path, tmp_path: Path) -> None:
+def test_augmented_copies_stay_in_one_split(only_train: Path, tmp_path: Path) -> None:
     root = tmp_path / "copies"
     shutil.copytree(only_train, root)
     file = root / "annotations" / "train.json"
@@ -69,13 +69,13 @@ def test_augmented_copies_are_not_divided(only_train: Path, tmp_path: Path) -> N
         (root / "train" / entry["file_name"]).rename(root / "train" / name)
         entry["file_name"] = name
     file.write_text(json.dumps(tree))
-    train, val = opened(root, 0.25)
+    train, val = open_train_and_val(root, 0.25)
     names = [{Path(sample.path).name.split("_")[0] for sample in each} for each in (train, val)]
     assert [len(each) for each in names] == [3, 1]
     assert not names[0] & names[1]
 
 
-def test_a_label_that_cannot_be_read_is_an_error_of_its_part(tmp_path: Path) -> None:
+def test_unreadable_label_is_an_error_of_its_split(tmp_path: Path) -> None:
     """As without a fraction: it is not left out in silence."""
     draw = np.random.default_rng(0)
     (tmp_path / "images" / "train").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_a_label_that_cannot_be_read_is_an_error_of_its_part(tmp_path: Path) -> 
         cv2.imwrite(str(tmp_path / "images" / "train" / f"{number}.png"), draw.integers(0, 255, (32, 32, 3)))
         fault = "0 0.5 0.5 word 0.1\n" if number == 5 else ""
         (tmp_path / "labels" / "train" / f"{number}.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{fault}")
-    train, val = opened(tmp_path, 0.25)
+    train, val = open_train_and_val(tmp_path, 0.25)
     assert (len(train), len(val)) == (6, 2)
     (error,) = [finding for each in (train, val) for finding in check(each).errors]
     part = {"train": train, "val": val}[error.split]
@@ -96,7 +96,7 @@ def test_a_label_that_cannot_be_read_is_an_error_of_its_part(tmp_path: Path) -> 
     assert not check(clean).errors
 
 
-def test_several_sets_are_divided(only_train: Path, tmp_path: Path) -> None:
+def test_tiles_of_a_scene_stay_in_one_split_across_sets(only_train: Path, tmp_path: Path) -> None:
     """With the tiles of a scene, which overlap, in one part; `check` names each set."""
     roots = []
     for name in "ab":
@@ -113,7 +113,7 @@ def test_several_sets_are_divided(only_train: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_resume_and_evaluation_have_the_same_split(
+def test_resume_and_evaluation_use_the_same_split(
     only_train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = run(only_train, tmp_path / "whole", QUARTER), tmp_path / "stopped"
@@ -159,7 +159,7 @@ def test_training_without_val(only_train: Path, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_without_val_the_weights_are_those_with_it(only_train: Path, tiny_coco: Path, tmp_path: Path) -> None:
+def test_weights_do_not_depend_on_evaluation(only_train: Path, tiny_coco: Path, tmp_path: Path) -> None:
     without, with_val = run(only_train, tmp_path / "without"), run(tiny_coco, tmp_path / "with")
     assert (with_val / "best").exists()
     expected, found = tensors(with_val / "last"), tensors(without / "last")
@@ -169,7 +169,7 @@ def test_without_val_the_weights_are_those_with_it(only_train: Path, tiny_coco: 
         run(tiny_coco, without, resume=True)
 
 
-def test_one_split_names_both_ways(only_train: Path, tmp_path: Path) -> None:
+def test_missing_val_error_suggests_val_fraction_and_data_split(only_train: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         run(only_train, tmp_path / "out", {"train.evaluate_every": 1})
     assert str(caught.value) == (
@@ -179,19 +179,23 @@ def test_one_split_names_both_ways(only_train: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_split_val_and_a_fraction(tiny_coco: Path, tmp_path: Path) -> None:
+def test_val_fraction_with_existing_val_split_is_an_error(tiny_coco: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has a split val, needed none with --val-fraction; leave one of them out"):
         run(tiny_coco, tmp_path / "out", {"data.val_fraction": 0.1})
 
 
-def test_evaluation_on_a_set_with_its_own_val(tiny_coco: Path) -> None:
+def test_evaluation_prefers_an_existing_val_split(tiny_coco: Path) -> None:
     """A model that was trained with a fraction is evaluated on the `val` that there is."""
-    assert opened(tiny_coco, 0.25)[1].images.ids.tolist() == open_boxes(tiny_coco, "val").images.ids.tolist()
+    assert (
+        open_train_and_val(tiny_coco, 0.25)[1].images.ids.tolist() == open_boxes(tiny_coco, "val").images.ids.tolist()
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["all", "train"])
-def test_folders_of_tools(tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_val_fraction_of_label_studio_and_roboflow_exports(
+    tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Label Studio's YOLO export is one flat folder; Roboflow's has only `train` if nothing else was chosen."""
     from boxwright import cli
     from test_split import yolo
@@ -220,7 +224,7 @@ def test_folders_of_tools(tmp_path: Path, layout: str, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_classifier(tmp_path: Path) -> None:
+def test_val_fraction_of_a_classifier(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "data", {"train": 8})
     changes = class_folder.SMALL | {"train.epochs": 1, "data.val_fraction": 0.25}
     out = training.train(class_folder.RECIPE, root, tmp_path / "out", overrides=changes)
@@ -231,9 +235,9 @@ def test_classifier(tmp_path: Path) -> None:
     assert tasks.of(recipe).open(root, "val", recipe.data).counts().tolist() == [2, 2, 2]
 
 
-def test_too_few_images(tmp_path: Path) -> None:
+def test_too_few_images_to_split_is_an_error(tmp_path: Path) -> None:
     from test_split import yolo
 
     root = yolo(tmp_path / "data", {f"a_jpg.rf.{n:08x}.jpg": [0] for n in range(3)})
     with pytest.raises(InputError, match="3 images in 1 group whose images stay together"):
-        opened(root, 0.1)
+        open_train_and_val(root, 0.1)

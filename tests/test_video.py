@@ -44,7 +44,7 @@ def frames_of(path, **selection):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts"])
-def test_times_are_those_of_the_time_stamps(tmp_path, name):
+def test_frame_times_match_the_time_stamps(tmp_path, name):
     times = [0, 0.04, 0.5, 0.52, 3.0]
     frames, video = frames_of(write_video(tmp_path / name, moving(5)[0], times))
     assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
@@ -63,7 +63,7 @@ ORIENTATIONS = {  # a, b, c, d -> the image as displayed, by the formula
 
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
-def test_videos_are_read_as_displayed(tmp_path, matrix):
+def test_display_matrix_is_applied(tmp_path, matrix):
     path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2)
     plain, _ = frames_of(path)
     frames, _ = frames_of(set_matrix(path, *matrix))
@@ -96,7 +96,7 @@ def test_pixel_formats_and_odd_sizes(tmp_path, codec, pix_fmt, size):
         assert np.abs(frames[0].image[inside].astype(int) - image[inside]).max() <= 10
 
 
-def test_selection_by_hand(tmp_path):
+def test_frame_selection_by_hand(tmp_path):
     path = write_video(tmp_path / "a.mp4", moving(20)[0])  # 10 frames per second
     everything, _ = frames_of(path)
 
@@ -119,7 +119,7 @@ def test_selection_by_hand(tmp_path):
 
 @pytest.mark.parametrize("gop", [6, 20])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "mpeg4.ts", "a.m2ts", "a.h264", "a.avi", "a.flv"])
-def test_start_is_found_in_all_containers(tmp_path, name, gop):
+def test_start_seeks_exactly_in_all_containers(tmp_path, name, gop):
     """Also where seeking lands behind it or between two key frames, or is not possible."""
     codec = {"a.flv": "flv1", "a.avi": "mpeg4", "mpeg4.ts": "mpeg4"}.get(name, "libx264")
     path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=gop)
@@ -135,14 +135,14 @@ def test_start_is_found_in_all_containers(tmp_path, name, gop):
             assert abs(np.flatnonzero(frame.image[24, :, 1] > 128)[0] - 8 - 4 * number) <= 1
 
 
-def test_a_late_start_does_not_read_all_before_it(tmp_path, monkeypatch):
+def test_late_start_seeks_instead_of_reading_all_frames(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.ts", moving(16)[0] * 10, codec="libx264")  # of 16 s, with a key frame each 1.2 s
     monkeypatch.setattr(VideoFile, "_open_again", lambda video: pytest.fail("the file is read from its start on"))
     frames, _ = frames_of(path, start=15.5)
     assert [round(frame.time * 10) for frame in frames] == [155, 156, 157, 158, 159]
 
 
-def test_selection_rejects_what_makes_no_sense():
+def test_invalid_selection_is_rejected():
     for wrong in (
         {"stride": 0},
         {"start": -1.0},
@@ -155,7 +155,7 @@ def test_selection_rejects_what_makes_no_sense():
             Selection(**wrong)
 
 
-def test_times_increase_where_stamps_are_missing_repeated_or_start_anew():
+def test_times_increase_despite_missing_repeated_or_reset_stamps():
     clock = Clock(10.0, 0.1)
     found = [clock.time(stamp) for stamp in (10.0, 10.5, None, 10.55, 10.8, 3.0, 3.2)]
     assert found == pytest.approx([0.0, 0.5, 0.6, 0.7, 0.95, 1.05, 1.25])
@@ -188,7 +188,7 @@ def noise(count):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
+def test_truncated_video_is_read_up_to_its_end(tmp_path, name):
     path = write_video(tmp_path / name, noise(30))
     path, left = truncated(path) if name == "a.mp4" else cut(path, path)
     frames, video = frames_of(path)
@@ -199,7 +199,7 @@ def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.asf", "a.nut", "a.wtv", "a.mp4", "a.ts"])
-def test_time_stamps_that_do_not_begin_at_0(tmp_path, name):
+def test_time_stamps_that_start_after_0(tmp_path, name):
     """Some containers declare the time stamp of the end, not the duration."""
     codec = {"a.webm": "libvpx", "a.ts": "libx264"}.get(name, "mpeg4")
     path = write_video(tmp_path / name, noise(30), [20 + index / 10 for index in range(30)], codec=codec)
@@ -228,11 +228,11 @@ def test_damage_within_a_video_is_reported(tmp_path, name):
     assert frames[-1].time == pytest.approx(2.9, abs=1e-3)
 
 
-def test_a_video_with_a_stop_is_not_truncated(tmp_path):
+def test_stop_is_not_reported_as_truncation(tmp_path):
     assert frames_of(write_video(tmp_path / "a.mp4", noise(30)), stop=1.0)[1].faults == []
 
 
-def test_what_is_no_video_is_one_line(tmp_path, monkeypatch):
+def test_invalid_video_file_is_a_one_line_error(tmp_path, monkeypatch):
     tone = tmp_path / "tone.mp4"
     with av.open(str(tone), "w") as container:
         stream = container.add_stream("aac", rate=16_000, layout="mono")
@@ -263,7 +263,7 @@ def test_what_is_no_video_is_one_line(tmp_path, monkeypatch):
         frames_of(tmp_path / "whole.mp4")
 
 
-def test_a_video_without_frames_is_one_line(tmp_path):
+def test_video_without_frames_is_an_error(tmp_path):
     path = write_video(tmp_path / "a.avi", noise(3))
     content = path.read_bytes()
     start = content.index(b"movi") + 4
@@ -272,7 +272,7 @@ def test_a_video_without_frames_is_one_line(tmp_path):
         frames_of(path)
 
 
-def test_boxes_times_and_files_of_a_video(tmp_path):
+def test_predict_video_writes_boxes_times_and_drawn_video(tmp_path):
     images, boxes = moving(12)
     times = [0, 0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
     path = write_video(tmp_path / "clip.mp4", images, times)
@@ -313,7 +313,7 @@ def test_rows_are_valid_json_after_an_interrupted_write(tmp_path):
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.avi", "pcm_s16le"), ("a.mkv", "libopus")])
 @pytest.mark.parametrize("start", [0.0, 1.0])
-def test_sound_is_kept_beside_its_frames(tmp_path, name, codec, start):
+def test_audio_stays_in_sync(tmp_path, name, codec, start):
     path = write_video(tmp_path / name, moving(20)[0], sound=codec)
     with open_video(str(path), Selection(start=start)) as video:
         predict_video(rectangles_predictor(), video, tmp_path / "out")
@@ -335,7 +335,7 @@ def test_odd_sizes_are_encoded(tmp_path):
     assert shapes == {(52, 78, 3)}
 
 
-def test_the_first_frame_determines_the_size_and_times_are_kept(tmp_path):
+def test_writer_uses_size_of_first_frame_and_keeps_times(tmp_path):
     times = [5.0, 5.001, 5.5, 9.0]
     with VideoWriter(tmp_path / "a.tmp", 30.0) as writer:
         for size, time in zip([(64, 96), (31, 20), (200, 300), (64, 96)], times, strict=True):
@@ -349,7 +349,7 @@ def test_the_first_frame_determines_the_size_and_times_are_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
+def test_mpeg4_is_the_fallback_without_an_h264_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264", "libopenh264"})
     with open_video(str(write_video(tmp_path / "a.mp4", moving(5)[0]))) as video:
         predict_video(rectangles_predictor(), video, tmp_path / "out")
@@ -358,7 +358,7 @@ def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
         assert len(list(container.decode(video=0))) == 5
 
 
-def test_reading_and_writing_beside_an_accelerator_changes_nothing(tmp_path, monkeypatch):
+def test_prefetching_does_not_change_results(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", moving(13)[0])
     found = []
     for ahead in (0, 1):
@@ -370,7 +370,7 @@ def test_reading_and_writing_beside_an_accelerator_changes_nothing(tmp_path, mon
     assert found[0] == found[1]
 
 
-def test_progress_says_frames_per_second_and_the_time_left_where_it_is_known(monkeypatch, log):
+def test_progress_shows_frames_per_second_and_remaining_time(monkeypatch, log):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     for total in (4, None):
@@ -380,7 +380,7 @@ def test_progress_says_frames_per_second_and_the_time_left_where_it_is_known(mon
     assert re.fullmatch(r"predict: 1, [\d.]+ frames/s", unknown)
 
 
-def test_ctrl_c_ends_with_complete_files(tmp_path):
+def test_ctrl_c_leaves_valid_files(tmp_path):
     class Interrupted(type(rectangles_predictor())):
         def postprocess(self, raw, images, args):
             if images[0].frame.image_id >= 6:
@@ -418,9 +418,9 @@ main()
 
 
 @pytest.mark.slow
-def test_sigterm_ends_with_complete_files(tmp_path, saved):
+def test_sigterm_leaves_valid_files(tmp_path, weights_file):
     path, out = write_video(tmp_path / "a.mp4", moving(20)[0]), tmp_path / "out"
-    words = ["predict", saved, path, "--out", out, "--track", "--set", "predict.batch=1"]
+    words = ["predict", weights_file, path, "--out", out, "--track", "--set", "predict.batch=1"]
     command = [sys.executable, "-c", TERMINATED, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (143, "boxwright: stopped by SIGTERM\n")
@@ -441,11 +441,11 @@ def test_sigterm_ends_with_complete_files(tmp_path, saved):
         ("clips/%06d.jpg", "clips"),
     ],
 )
-def test_the_name_of_the_drawn_video(source, stem):
+def test_name_of_the_drawn_video(source, stem):
     assert stem_of(source) == stem
 
 
-def test_an_error_leaves_no_file(tmp_path):
+def test_failed_prediction_leaves_no_file(tmp_path):
     path = write_video(tmp_path / "a.mp4", moving(20)[0])
     out = tmp_path / "out"
     with pytest.raises(InputError), open_video(str(path), Selection(start=9)) as video:
@@ -456,7 +456,7 @@ def test_an_error_leaves_no_file(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def weights_file(tmp_path_factory):
     """Random weights of a small network."""
     file = tmp_path_factory.mktemp("weights") / "w.safetensors"
     small = recipe.load("demo", {"model.width": 0.125, "data.canvas.size": [64, 64], "predict.batch": 2})
@@ -470,16 +470,18 @@ def run(*words):
     return end.value.code
 
 
-def test_the_command_line(tmp_path, saved, capsys):
+def test_predict_command_with_videos(tmp_path, weights_file, capsys):
     path, left = truncated(write_video(tmp_path / "a.mp4", noise(30)))
     out = tmp_path / "out"
-    assert run("predict", saved, path, "--out", out, "--stride", 4, "--no-draw") == 1
+    assert run("predict", weights_file, path, "--out", out, "--stride", 4, "--no-draw") == 1
     assert "of the declared 3.0 s; is it truncated?" in capsys.readouterr().out
     assert [file.name for file in out.iterdir()] == ["detections.json"]
     found = json.loads((out / "detections.json").read_text())
     assert [row["index"] for row in found["frames"]] == list(range(0, left, 4))
     assert len(found["failed"]) == 1
-    assert run("predict", saved, path.with_name(f"[{path.name[0]}]{path.name[1:]}"), "--out", out, "--no-draw") == 1
+    assert (
+        run("predict", weights_file, path.with_name(f"[{path.name[0]}]{path.name[1:]}"), "--out", out, "--no-draw") == 1
+    )
     assert json.loads((out / "detections.json").read_text())["video"] == str(path)
     (tmp_path / "clips").mkdir()
     for name in ("b.mp4", "c.mp4"):
@@ -495,12 +497,12 @@ def test_the_command_line(tmp_path, saved, capsys):
         ((tmp_path / "clips",), "holds no image, but 2 videos"),
         (("",), "SOURCE: found an empty text"),
     ):
-        assert run("predict", saved, *words, "--out", tmp_path / "two") == 2
+        assert run("predict", weights_file, *words, "--out", tmp_path / "two") == 2
         errors = capsys.readouterr().err.splitlines()
         assert len(errors) == 1
         assert message in errors[0]
         assert not (tmp_path / "two").exists()
-    assert run("predict", saved, path, "--line", "0.1,0.5,0.9,0.5", "--out", tmp_path / "two") == 2
+    assert run("predict", weights_file, path, "--line", "0.1,0.5,0.9,0.5", "--out", tmp_path / "two") == 2
     assert "line 1: lies within one pixel" in capsys.readouterr().err
     assert not (tmp_path / "two").exists()
 
@@ -515,7 +517,7 @@ class Constant(Rectangles):
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
+def test_memory_is_independent_of_the_number_of_frames(tmp_path):
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("reads the size of the process from /proc")

@@ -59,7 +59,7 @@ def by_hand():
     return samples, found
 
 
-def test_worked_by_hand():
+def test_ap07_and_ap12_by_hand():
     """Precision 1, 1/2, 2/3, 2/4, 3/5 at recall 1/4, 1/4, 2/4, 2/4, 3/4.
 
     VOC07: three points (0, .1, .2) see 1, three (.3, .4, .5) see 2/3, two (.6, .7) see 3/5, the others 0.
@@ -71,7 +71,7 @@ def test_worked_by_hand():
     assert (row.recall, row.objects, row.ignored, row.detections) == (0.75, 4, 1, 6)
 
 
-def test_a_difficult_object_would_change_everything_if_it_counted():
+def test_ap_differs_when_difficult_objects_count():
     samples, found = by_hand()
     plain = [sample(one.boxes) for one in samples]
     (row,) = score(plain, found, ["a"]).classes
@@ -80,7 +80,7 @@ def test_a_difficult_object_would_change_everything_if_it_counted():
     assert (row.objects, row.ignored) == (5, 0)
 
 
-def test_many_on_one_difficult_object_or_crowd_region_are_no_mistake():
+def test_detections_on_difficult_or_crowd_are_not_false_positives():
     boxes = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10)]
     one = sample(boxes, difficult=[False, True, False], crowd=[False, False, True])
     rows = [(20, 0, 30, 10, 0.9), (20, 0, 30, 9, 0.8), (40, 0, 50, 10, 0.7), (40, 0, 50, 9, 0.6), (0, 0, 10, 10, 0.1)]
@@ -89,20 +89,20 @@ def test_many_on_one_difficult_object_or_crowd_region_are_no_mistake():
     assert (row.objects, row.ignored) == (1, 2)
 
 
-def test_a_detection_belongs_to_the_object_it_overlaps_most():
+def test_detection_is_matched_only_to_its_best_overlap():
     """The second lies on both objects by more than half, most on the one that is found already: wrong, unlike COCO."""
     one = sample([(0, 0, 10, 10), (0, 2, 10, 12)])
     (row,) = score([one], [detections([(0, 0, 10, 10, 0.9), (0, 0.5, 10, 10.5, 0.8)])], ["a"]).classes
     assert (row.recall, row.ap12) == (0.5, 0.5)
 
 
-def test_eleven_points_at_recalls_that_floats_cannot_hold():
+def test_ap07_is_exact_at_recalls_that_floats_round():
     """The k best of 10 objects reach a recall of k / 10 and with it k + 1 of the points, though 3 / 10 < 3 * 0.1."""
     for k in range(11):
         assert average_precision(np.ones(k, bool), 10)[0] == pytest.approx((k + 1) / 11 if k else 0, abs=1e-12)
 
 
-def test_every_detection_meets_every_object_in_its_reach():
+def test_matching_agrees_with_full_iou_matrix():
     """1,500 detections of all sizes on 400 objects, each against each by the formula."""
     rng = np.random.default_rng(5)
     low = rng.uniform(0, 3000, (400, 2))
@@ -120,7 +120,7 @@ def test_every_detection_meets_every_object_in_its_reach():
         assert owners.tolist() == expected.tolist()
 
 
-def test_nothing_found_nothing_to_find():
+def test_no_detections_and_no_objects():
     samples, found = by_hand()
     none = [Detections.empty()] * 2
     bare = [sample([])] * 2
@@ -134,7 +134,7 @@ def test_nothing_found_nothing_to_find():
     assert score([], [], ["a"]).ap07 == -1
 
 
-def test_both_end_pixels_as_the_development_kits_count_them():
+def test_plus_one_counts_both_end_pixels():
     """Boxes from 0 to 9 and from 0 to 4 are 10 and 5 px wide then: an IoU of 1/2, not 4/9."""
     one, found = sample([(0, 0, 9, 9)]), detections([(0, 0, 4, 9, 0.9)])
     assert score([one], [found], ["a"]).ap12 == 0
@@ -165,7 +165,7 @@ def made(seed, images=12, classes=3):
     return samples, found, [f"class {label}" for label in range(classes)]
 
 
-def referee(samples, found, names, recalls):
+def pycocotools_ap(samples, found, names, recalls):
     """AP by class from pycocotools at IoU 0.5, over those recall thresholds."""
     truth, results = [], []
     for image, (true, given) in enumerate(zip(samples, found, strict=True), 1):
@@ -199,20 +199,20 @@ def referee(samples, found, names, recalls):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_as_pycocotools_where_the_rules_are_the_same(seed):
+def test_ap_matches_pycocotools_where_the_rules_agree(seed):
     samples, found, names = made(seed)
     metrics = score(samples, found, names)
-    eleven = referee(samples, found, names, np.arange(11) / 10)
+    eleven = pycocotools_ap(samples, found, names, np.arange(11) / 10)
     assert [row.ap07 for row in metrics.classes] == pytest.approx(eleven, abs=1e-9)
     for label, row in enumerate(metrics.classes):
         between = (np.arange(row.objects) + 0.5) / row.objects  # the curve is flat there: their mean is the area
-        assert row.ap12 == pytest.approx(referee(samples, found, names, between)[label], abs=1e-9)
+        assert row.ap12 == pytest.approx(pycocotools_ap(samples, found, names, between)[label], abs=1e-9)
         assert 0.2 < row.ap12 < 0.95
         assert row.ignored > 0
     assert metrics.ap07 == pytest.approx(eleven.mean(), abs=1e-9)
 
 
-def test_the_order_of_images_and_detections_does_not_matter():
+def test_ap_is_independent_of_order():
     samples, found, names = made(7)
     order = np.random.default_rng(0).permutation(len(samples)).tolist()
     turned = [found[index][torch.randperm(len(found[index]))] for index in order]

@@ -73,27 +73,27 @@ def found(text: str) -> list[str]:
     return [text[max(place.start() - 40, 0) : place.end() + 20] for place in re.finditer(words, text, re.I)]
 
 
-def test_the_table_is_read() -> None:
+def test_glossary_is_parsed() -> None:
     assert terms()["picture"] == "image"
     assert "source" not in terms()
 
 
 @pytest.mark.parametrize("line", ["# two Pictures", "refusing it", "hull", "a mean and deviation of"])
-def test_forms_of_a_word_are_found(line: str) -> None:
+def test_inflected_forms_are_found(line: str) -> None:
     assert found(line) == [line]
 
 
-def test_words_inside_of_others_are_not_found() -> None:
+def test_substrings_are_not_found() -> None:
     assert found("pictures_of, hull-less, refusenik, dictionary, the mean, and deviation") == []
 
 
-def test_names_are_left_alone() -> None:
+def test_code_and_links_are_skipped() -> None:
     assert "picture" not in page_text("[a](picture.md) `picture` <picture>\n```\npicture\n```\n")
     assert "picture" not in python_text('f"a {picture}" # a `picture`\npicture = "picture"\n')
     assert "picture" in python_text('f"no picture in {file}"')
 
 
-def test_documentation_has_comments_and_docstrings() -> None:
+def test_documentation_is_comments_and_docstrings_only() -> None:
     code = 'def f():\n    """A picture."""\n    return "hull"  # refused\n'
     assert documentation(code) == "# refused\n\nA picture."
 
@@ -113,7 +113,7 @@ def test_tests_and_benchmarks_use_the_terms_of_the_glossary() -> None:
 NO_NAMES = {"one", "some", "many", "most", "few", "told", "said", "held", "meant", "whole"}
 
 
-def test_pronouns_and_adjectives_are_no_names() -> None:
+def test_pronouns_and_adjectives_are_not_used_as_names() -> None:
     bound = [
         (path, node.lineno, node.arg if isinstance(node, ast.arg) else node.id)
         for path in sorted((ROOT / "src").rglob("*.py"))

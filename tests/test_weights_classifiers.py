@@ -34,7 +34,7 @@ LAYERS = {"darknet53": (74, 76), "csdarknet53-omega": (104, 106)}  # the end of 
 
 
 @pytest.fixture(scope="module", params=["darknet53", "csdarknet53-omega"])
-def filled(
+def loaded_classifier(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, nn.Module, Path]]:
     """(network, the classifier filled from its .weights file, that file); up to 167 MB, removed after the module."""
@@ -50,8 +50,8 @@ def filled(
 
 
 @pytest.mark.parametrize("size", [(256, 256), (192, 288)])
-def test_darknets_layers(filled: tuple[str, nn.Module, Path], size: tuple[int, int]) -> None:
-    network, model, _ = filled
+def test_layer_outputs_match_darknet(loaded_classifier: tuple[str, nn.Module, Path], size: tuple[int, int]) -> None:
+    network, model, _ = loaded_classifier
     images = oracle_weights.darknet_input(*size, seed=0)
     (*_, end) = run(model.backbone, images)  # type: ignore[union-attr,arg-type]
     (logits,) = run(model, images)
@@ -62,8 +62,10 @@ def test_darknets_layers(filled: tuple[str, nn.Module, Path], size: tuple[int, i
         assert_close((oracle[f"layer_{LAYERS[network][1] + 1}"], probabilities))
 
 
-def test_files_equal_those_darknet_was_given(filled: tuple[str, nn.Module, Path], tmp_path: Path) -> None:
-    network, model, file = filled
+def test_written_files_match_darknet_byte_for_byte(
+    loaded_classifier: tuple[str, nn.Module, Path], tmp_path: Path
+) -> None:
+    network, model, file = loaded_classifier
     known = json.loads((DARKNET / "weight_files.json").read_text())[network]
     assert hashlib.sha256(file.read_bytes()).hexdigest() == known["full_sha256"]
     layers = oracle_weights.darknet_layers(DARKNET / f"{network}.cfg")
@@ -75,9 +77,11 @@ def test_files_equal_those_darknet_was_given(filled: tuple[str, nn.Module, Path]
         written.unlink()
 
 
-def test_classifier_starts_a_detector(filled: tuple[str, nn.Module, Path], tmp_path: Path) -> None:
+def test_detector_loads_the_backbone_of_a_classifier(
+    loaded_classifier: tuple[str, nn.Module, Path], tmp_path: Path
+) -> None:
     """From our run and from Darknet's complete file: the same backbone and nothing else, which the report confirms."""
-    network, model, file = filled
+    network, model, file = loaded_classifier
     run_folder = tmp_path / "run"
     (run_folder / "best").mkdir(parents=True)
     checkpoint.save(run_folder / "best" / "model.safetensors", model, recipe.load(RECIPE[network]))
@@ -122,7 +126,7 @@ def from_timm(request: pytest.FixtureRequest, timm: ModuleType) -> tuple[str, nn
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_timms_classifier(from_timm: tuple[str, nn.Module], suffix: str, tmp_path: Path) -> None:
+def test_logits_match_timm(from_timm: tuple[str, nn.Module], suffix: str, tmp_path: Path) -> None:
     """Nothing is left over and nothing is fresh; logits are timm's."""
     name, theirs = from_timm
     file = tmp_path / f"{name}{suffix}"
@@ -139,7 +143,7 @@ def test_timms_classifier(from_timm: tuple[str, nn.Module], suffix: str, tmp_pat
     assert float(expected.std()) > 0.01
 
 
-def test_timms_backbone_starts_a_detector(from_timm: tuple[str, nn.Module], tmp_path: Path) -> None:
+def test_detector_loads_the_backbone_of_a_timm_classifier(from_timm: tuple[str, nn.Module], tmp_path: Path) -> None:
     name, theirs = from_timm
     file = tmp_path / f"{name}.safetensors"
     save_file(theirs.state_dict(), file)
@@ -155,7 +159,7 @@ def test_timms_backbone_starts_a_detector(from_timm: tuple[str, nn.Module], tmp_
 
 
 @pytest.mark.parametrize("prefix", ["", "network.", "train.network."])
-def test_zoo_backbone_starts_yolov3(prefix: str, tmp_path: Path) -> None:
+def test_yolov3_loads_the_backbone_of_a_zoo_classifier(prefix: str, tmp_path: Path) -> None:
     """The zoo's classifier, with and without the prefix of a training cell; its last layers have no place here."""
     rows = json.loads((ORACLES / "yolov3_darknet53" / "params_network.json").read_text())["parameters"]
     inner = [row for row in rows if row["name"].startswith("feature_map.backbone.")]
@@ -181,7 +185,7 @@ def test_zoo_backbone_starts_yolov3(prefix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["odd", "flat", "empty"])
-def test_strange_files_with_timms_names(content: str, tmp_path: Path) -> None:
+def test_timm_names_with_invalid_shapes_are_rejected(content: str, tmp_path: Path) -> None:
     """Shapes of no such network are rejected in one line, without a crash."""
     strange = {"odd": torch.ones(3, 3, 1, 1), "flat": torch.ones(3), "empty": torch.ones(0, 0)}[content]
     names = ["conv_exp.conv.weight", "conv_transition.conv.weight", "conv_exp.bn.weight", "conv_down.conv.weight"]
@@ -195,7 +199,7 @@ def test_strange_files_with_timms_names(content: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_imagenets_orders(timm: ModuleType) -> None:
+def test_imagenet_class_orders(timm: ModuleType) -> None:
     """By WordNet's ids in rising order, as timm and torchvision have the classes, and in Darknet's; the same names."""
     ids = recipe.class_names("imagenet_wordnet_ids")  # in Darknet's order
     darknets, usual = recipe.class_names("imagenet_darknet"), recipe.class_names("imagenet")
@@ -205,11 +209,13 @@ def test_imagenets_orders(timm: ModuleType) -> None:
     info = timm.data.ImageNetInfo()
     assert sorted(ids) == info.label_names()
     # and the words fit the ids: timm's words of each class hold ours
-    told = [info.index_to_description(k).lower() for k in range(1000)]
-    assert [name for name, words in zip(usual, told, strict=True) if name.partition(" (")[0].lower() not in words] == []
+    descriptions = [info.index_to_description(k).lower() for k in range(1000)]
+    assert [
+        name for name, words in zip(usual, descriptions, strict=True) if name.partition(" (")[0].lower() not in words
+    ] == []
 
 
-def test_cut_yolov4_starts_yolov4(tmp_path: Path) -> None:
+def test_yolov4_loads_partial_weights(tmp_path: Path) -> None:
     """yolov4.conv.137, of the size that Darknet's `partial` writes: all but the last layers of the three heads."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["yolov4"]
     file = tmp_path / f"yolov4.conv.{known['cutoff']}"

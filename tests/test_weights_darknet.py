@@ -48,7 +48,7 @@ def write_numbers(path: Path, count: int) -> Path:
     return path
 
 
-def test_numbers_lie_as_darknet_writes_them(tmp_path: Path) -> None:
+def test_order_of_numbers_matches_darknet(tmp_path: Path) -> None:
     """Hand-worked: biases, scales, means, variances, weights; then biases, weights. 14 + 3 numbers."""
     model = Toy()
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_numbers_lie_as_darknet_writes_them(tmp_path: Path) -> None:
         (darknet.Header(1, 0, 0, 2**40), struct.pack("<iiiQ", 1, 0, 0, 2**40)),
     ],
 )
-def test_both_header_widths(tmp_path: Path, tiny: Recipe, header: darknet.Header, raw: bytes) -> None:
+def test_32_and_64_bit_headers(tmp_path: Path, tiny: Recipe, header: darknet.Header, raw: bytes) -> None:
     model, file = build(tiny), tmp_path / "a.weights"
     darknet.write(file, model, header=header)
     assert file.read_bytes().startswith(raw)
@@ -84,7 +84,7 @@ def test_both_header_widths(tmp_path: Path, tiny: Recipe, header: darknet.Header
 
 
 @pytest.mark.parametrize("name", ["yolov3_coco_416", "yolov3_coco_416_darknet", "yolov3_640_coco"])
-def test_yolov3_takes_62001757_numbers(name: str) -> None:
+def test_yolov3_has_62_001_757_numbers(name: str) -> None:
     """The published yolov3.weights has 248,007,048 bytes, darknet53.conv.74 has 162,482,580; headers of 20."""
     settings = recipe.load(name)
     with torch.device("meta"):
@@ -94,7 +94,7 @@ def test_yolov3_takes_62001757_numbers(name: str) -> None:
     assert darknet.count(plan[:52]) == (162482580 - 20) // 4
 
 
-def test_other_classes_are_named(tmp_path: Path, tiny: Recipe) -> None:
+def test_different_number_of_classes_is_an_error(tmp_path: Path, tiny: Recipe) -> None:
     three, file = with_classes(tiny, 3), tmp_path / "x.weights"
     darknet.write(file, build(tiny))
     with pytest.raises(InputError, match="that is 80 classes against 3; --set model") as error:
@@ -102,7 +102,7 @@ def test_other_classes_are_named(tmp_path: Path, tiny: Recipe) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_transfer_from_other_classes(tmp_path: Path, tiny: Recipe) -> None:
+def test_transfer_from_a_different_number_of_classes(tmp_path: Path, tiny: Recipe) -> None:
     three, source, file = with_classes(tiny, 3), build(tiny), tmp_path / "x.weights"
     darknet.write(file, source)
     model = build(three)
@@ -118,7 +118,7 @@ def test_transfer_from_other_classes(tmp_path: Path, tiny: Recipe) -> None:
         assert torch.equal(tensor, expected), name
 
 
-def test_cut_backbone(tmp_path: Path, tiny: Recipe) -> None:
+def test_partial_backbone_file(tmp_path: Path, tiny: Recipe) -> None:
     """yolov3-tiny.conv.15 ends before the first head; what it lacks is listed."""
     source, model, file = build(tiny), build(tiny), tmp_path / "yolov3-tiny.conv.15"
     darknet.write(file, source, convolutions=9)
@@ -135,7 +135,9 @@ def test_cut_backbone(tmp_path: Path, tiny: Recipe) -> None:
 
 @pytest.mark.parametrize("transfer", [False, True])
 @pytest.mark.parametrize("missing", [1, 7, 30_000])
-def test_truncated_file_names_found_and_needed(tmp_path: Path, tiny: Recipe, missing: int, transfer: bool) -> None:
+def test_truncated_file_error_shows_found_and_needed_counts(
+    tmp_path: Path, tiny: Recipe, missing: int, transfer: bool
+) -> None:
     model = build(tiny)
     needed = darknet.count(darknet.layers(model))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -146,14 +148,14 @@ def test_truncated_file_names_found_and_needed(tmp_path: Path, tiny: Recipe, mis
 
 
 @pytest.mark.parametrize("transfer", [False, True])
-def test_too_many_numbers(tmp_path: Path, tiny: Recipe, transfer: bool) -> None:
+def test_too_many_numbers_is_an_error(tmp_path: Path, tiny: Recipe, transfer: bool) -> None:
     model = build(tiny)
     file = write_numbers(tmp_path / "x.weights", darknet.count(darknet.layers(model)) + 5)
     with pytest.raises(InputError, match="5 are left over"):
         weights.load(model, file, tiny, transfer=transfer)
 
 
-def test_full_classifier_is_known(tmp_path: Path) -> None:
+def test_complete_classifier_file_is_recognized(tmp_path: Path) -> None:
     """darknet53.weights (41,645,640 numbers) goes on with a classifier where a detector has a convolution."""
     settings = recipe.load("yolov3_coco_416_darknet")
     with torch.device("meta"):
@@ -181,7 +183,7 @@ def test_full_classifier_is_known(tmp_path: Path) -> None:
         (HEADER + b"\0\0\0\0\0\0", "ends inside a number"),
     ],
 )
-def test_broken_files(tmp_path: Path, tiny: Recipe, content: bytes, message: str) -> None:
+def test_invalid_files_are_rejected(tmp_path: Path, tiny: Recipe, content: bytes, message: str) -> None:
     file = tmp_path / "x.weights"
     file.write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
@@ -190,7 +192,7 @@ def test_broken_files(tmp_path: Path, tiny: Recipe, content: bytes, message: str
     assert "\n" not in str(error.value)
 
 
-def test_numbers_that_are_not_finite(tmp_path: Path, tiny: Recipe) -> None:
+def test_non_finite_numbers_are_rejected(tmp_path: Path, tiny: Recipe) -> None:
     source, file = build(tiny), tmp_path / "x.weights"
     next(source.parameters()).data.view(-1)[3] = float("nan")
     darknet.write(file, source)
@@ -200,7 +202,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path, tiny: Recipe) -> None:
 
 @pytest.mark.slow
 @trained
-def test_trained_file_comes_back_byte_for_byte(tmp_path: Path) -> None:
+def test_published_weights_round_trip_byte_for_byte(tmp_path: Path) -> None:
     settings, file = recipe.load("yolov3_tiny_coco_416_darknet"), SHARED / "yolov3-tiny.weights"
     model = build(settings)
     report = weights.load(model, file, settings)
@@ -216,7 +218,7 @@ def test_trained_file_comes_back_byte_for_byte(tmp_path: Path) -> None:
 
 
 @trained
-def test_old_header_of_a_trained_file() -> None:
+def test_old_header_of_published_weights() -> None:
     """tiny.weights is version 0.1.0: 16 bytes of header."""
     file = SHARED / "tiny.weights"
     with file.open("rb") as stream:
@@ -233,7 +235,7 @@ def test_old_header_of_a_trained_file() -> None:
         ("a.ckpt", "yolov4_coco_608_darknet"),
     ],
 )
-def test_files_of_the_other_lineage_are_rejected(
+def test_darknet_and_zoo_weights_are_not_interchangeable(
     name: str, recipe_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All names and numbers would fit. Reading 250 MB is left out here."""
@@ -245,7 +247,7 @@ def test_files_of_the_other_lineage_are_rejected(
 
 
 @pytest.mark.parametrize("found", [60_000_000, 61_234_567, 64_000_000])
-def test_messages_show_all_numbers(found: int) -> None:
+def test_error_messages_are_not_truncated(found: int) -> None:
     """They are not cut, also for large networks and long names."""
     plan = [[(name, torch.Size([size]))] for name, size in (("a", 60_000_000), ("b", 2_359_296))]
     line = f"{'x' * 32}.weights holds {found:,} numbers, the model takes 62,359,296"

@@ -66,7 +66,7 @@ def parameters(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("depth", "file"), [(50, "r50.json"), (101, "r101.json.gz"), (152, "r152.json.gz")])
-def test_parameter_lists_of_the_zoo(depth: int, file: str) -> None:
+def test_parameter_names_and_shapes_match_the_zoo(depth: int, file: str) -> None:
     chosen = settings(**ZOO | {"depth": depth})
     with torch.device("meta"):
         state = make(chosen).state_dict()
@@ -107,7 +107,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(values, chosen, model, report)
 
 
-def test_zoo_training_checkpoint(zoo: Loaded) -> None:
+def test_zoo_training_checkpoint_loads_completely(zoo: Loaded) -> None:
     assert len(zoo.report.matched) == len(zoo.values) == 321
     assert zoo.report.missing + zoo.report.unexpected + zoo.report.mismatched == ()
     state = zoo.model.state_dict()
@@ -124,7 +124,7 @@ def test_zoo_training_checkpoint(zoo: Loaded) -> None:
         np.testing.assert_array_equal(state[f"head.{own}.weight"].numpy(), zoo.values[f"rcnn.{theirs}.weight"].T)
 
 
-def test_zoo_checkpoint_written_again(zoo: Loaded, tmp_path: Path) -> None:
+def test_zoo_checkpoint_round_trip(zoo: Loaded, tmp_path: Path) -> None:
     mindspore.write(tmp_path / "b.ckpt", zoo.model, zoo.settings)
     written = dict(mindspore.entries(tmp_path / "b.ckpt"))
     (tmp_path / "b.ckpt").unlink()
@@ -133,7 +133,7 @@ def test_zoo_checkpoint_written_again(zoo: Loaded, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_features_of_the_zoo(zoo: Loaded) -> None:
+def test_backbone_and_pyramid_match_the_zoo(zoo: Loaded) -> None:
     oracle = np.load(FOLDER / "forward_192x320.npz")
     maps = zoo.model.backbone(torch.from_numpy(mindspore_input(oracle)))
     levels = zoo.model.neck(maps)
@@ -154,7 +154,7 @@ def _count(found: Detections, settings: NMSConfig, threshold: float, by: float) 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", ["192x320", pytest.param("768x1280", marks=pytest.mark.slow)])
-def test_whole_network_of_the_zoo(zoo: Loaded, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_forward_pass_matches_the_zoo(zoo: Loaded, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Normalized image to detections; the zoo divides boxes by the image's scale before it suppresses."""
     oracle, model = np.load(FOLDER / f"forward_{size}.npz"), zoo.model
     images = torch.from_numpy(mindspore_input(oracle)) * model.std + model.mean
@@ -203,7 +203,7 @@ def test_whole_network_of_the_zoo(zoo: Loaded, size: str, monkeypatch: pytest.Mo
 
 
 @torch.no_grad()
-def test_losses_of_the_zoo(zoo: Loaded) -> None:
+def test_losses_match_the_zoo(zoo: Loaded) -> None:
     """With the first candidates drawn, as in the engine's run, instead of random ones.
 
     The `classes` term cannot be met exactly. MindSpore's kernel skips a box without width on the left edge and leaves
@@ -306,7 +306,7 @@ def test_backbone_from_a_classifier(classifier_file: Path, classifier: dict[str,
 
 
 @torch.no_grad()
-def test_filled_deformable_layers_start_as_ordinary_ones(classifier: dict[str, Tensor], tmp_path: Path) -> None:
+def test_filled_deformable_layers_match_standard_convolutions(classifier: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(classifier, tmp_path / "a.pth")
     image, maps = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), []
     for deform in ("none", "standard"):
@@ -338,7 +338,7 @@ def detector_file(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @torch.no_grad()
-def test_torchvisions_detector_of_coco(detector: Any, detector_file: Path) -> None:
+def test_coco_detector_of_torchvision_loads_completely(detector: Any, detector_file: Path) -> None:
     """It loads wholly; each class keeps its own row; the pyramid is the same."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -367,7 +367,7 @@ def test_torchvisions_detector_of_coco(detector: Any, detector_file: Path) -> No
     assert set(report.fresh) == {f"head.{part}.{leaf}" for part in ("classes", "deltas") for leaf in ("weight", "bias")}
 
 
-def test_torchvisions_older_names(detector: Any) -> None:
+def test_older_torchvision_names(detector: Any) -> None:
     """Before its 0.13, the pyramid's and the RPN's convolutions were not wrapped (torchvision/ops/feature_pyramid_
     network.py and models/detection/rpn.py, `_load_from_state_dict`, still read those names)."""
     new = {name: tensor.to("meta") for name, tensor in detector.state_dict().items()}
@@ -382,7 +382,7 @@ def test_torchvisions_older_names(detector: Any) -> None:
         assert found.keys() == own.keys() - {"mean", "std"}
 
 
-def test_own_names_are_left_alone(tmp_path: Path) -> None:
+def test_own_checkpoints_are_not_translated(tmp_path: Path) -> None:
     """Our own file of 90 classes is not taken for one by COCO's ids."""
     chosen = settings()
     with torch.device("meta"):
@@ -394,7 +394,7 @@ def test_own_names_are_left_alone(tmp_path: Path) -> None:
     assert report.mismatched == ("head.classes.weight",)
 
 
-def test_only_faster_rcnn_needs_it(tmp_path: Path) -> None:
+def test_torchvision_names_are_translated_only_for_faster_rcnn(tmp_path: Path) -> None:
     """Another model's names translate none of torchvision's: nothing fits."""
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "a.pt")
     yolo = recipe.load("yolov3_coco_416")

@@ -102,19 +102,19 @@ def test_file_written_by_mindspore(name: str) -> None:
         assert torch.equal(found[key], tensor), key
 
 
-def test_tensor_in_pieces_written_by_mindspore() -> None:
+def test_sliced_tensor_written_by_mindspore() -> None:
     ((name, tensor),) = mindspore.entries(WRITTEN / "sliced.ckpt")
     assert name == "big"
     assert torch.equal(tensor, torch.arange(600.0).view(300, 2))
 
 
-def test_scalar_of_an_old_file(tmp_path: Path) -> None:
+def test_scalar_with_dims_0_of_an_old_file(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_bytes(pack({"a": np.float32(2.5)}, dims=[0]))
     ((_, tensor),) = mindspore.entries(tmp_path / "a.ckpt")
     assert torch.equal(tensor, torch.tensor(2.5))
 
 
-def test_writing_as_protobuf_does(tmp_path: Path, small: tuple[Part, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_matches_protobuf(tmp_path: Path, small: tuple[Part, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     model, settings = small
     model.out.weight.data = torch.from_numpy(WEIGHT)
     model.out.bias.data = torch.from_numpy(BIAS)
@@ -132,7 +132,9 @@ def test_writing_as_protobuf_does(tmp_path: Path, small: tuple[Part, Recipe], mo
 
 
 @pytest.mark.parametrize("prefix", ["", "yolo_network.", "ema."])
-def test_prefixes_and_optimizer_entries(tmp_path: Path, small: tuple[Part, Recipe], prefix: str) -> None:
+def test_prefixes_are_stripped_and_optimizer_entries_ignored(
+    tmp_path: Path, small: tuple[Part, Recipe], prefix: str
+) -> None:
     model, settings = small
     tensors = {
         f"{prefix}head.conv6.bias": BIAS,
@@ -152,7 +154,7 @@ def test_prefixes_and_optimizer_entries(tmp_path: Path, small: tuple[Part, Recip
     assert torch.equal(model.out.bias, torch.from_numpy(BIAS))
 
 
-def test_same_tensor_under_two_prefixes(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
+def test_same_tensor_under_two_prefixes_is_an_error(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
     file = tmp_path / "a.ckpt"
     file.write_bytes(pack({"head.conv6.bias": BIAS, "ema.head.conv6.bias": BIAS}))
     with pytest.raises(InputError, match="twice"):
@@ -169,7 +171,7 @@ def test_leftover_and_missing_entries(tmp_path: Path, small: tuple[Part, Recipe]
     assert (report.matched, report.missing, report.unexpected) == (("out.bias",), ("out.weight",), ("head.conv7.bias",))
 
 
-def test_half_precision_is_widened(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
+def test_half_precision_is_converted_to_float32(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
     model, settings = small
     file = tmp_path / "a.ckpt"
     halves = {"head.conv6.bias": BIAS.astype(np.float16), "head.conv6.weight": WEIGHT.astype(np.float16)}
@@ -179,7 +181,7 @@ def test_half_precision_is_widened(tmp_path: Path, small: tuple[Part, Recipe]) -
     assert torch.equal(model.out.bias, torch.from_numpy(BIAS))
 
 
-def test_damage_is_seen_by_the_checksum(tmp_path: Path) -> None:
+def test_checksum_detects_damage(tmp_path: Path) -> None:
     content = bytearray((WRITTEN / "crc.ckpt").read_bytes())
     content[60] ^= 1
     (tmp_path / "a.ckpt").write_bytes(content)
@@ -211,7 +213,7 @@ HUGE = b"\xff\xff\xff\xff\xff\xff\xff\x7f"  # 2^56 - 1 as a varint
         (pack({"a\nb": BIAS}), "not text"),
     ],
 )
-def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_files_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "x.ckpt"
     file.write_bytes(content)
     settings = recipe.load("yolov3_coco_416")
@@ -223,7 +225,7 @@ def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_every_cut_of_a_file_is_rejected_or_short(tmp_path: Path) -> None:
+def test_truncation_at_any_byte_is_rejected_or_loses_tensors(tmp_path: Path) -> None:
     """Cut at any byte: an InputError, or fewer whole tensors; nothing else."""
     whole = (WRITTEN / "plain.ckpt").read_bytes()
     number = len(list(mindspore.entries(WRITTEN / "plain.ckpt")))
@@ -236,13 +238,13 @@ def test_every_cut_of_a_file_is_rejected_or_short(tmp_path: Path) -> None:
             continue
 
 
-def test_checksum_trailer_is_mindspores() -> None:
+def test_checksum_trailer_matches_mindspore() -> None:
     plain, checked = ((WRITTEN / name).read_bytes() for name in ("plain.ckpt", "crc.ckpt"))
     assert checked == plain + b"crc_num" + b"\0" * 6 + struct.pack(">I", zlib.crc32(plain))
 
 
 @pytest.mark.parametrize(("name", "number"), [("yolov3_coco_416", 366), ("yolov3_640_coco", 366)])
-def test_every_parameter_has_a_name_of_its_own(name: str, number: int) -> None:
+def test_mindspore_names_are_unique(name: str, number: int) -> None:
     """366 = 72 convolutions with batch norm x 5 + 3 with bias x 2, as the original networks hold."""
     settings = recipe.load(name)
     with torch.device("meta"):
@@ -250,7 +252,7 @@ def test_every_parameter_has_a_name_of_its_own(name: str, number: int) -> None:
     assert len(mindspore.table(model, settings)) == number
 
 
-def test_network_that_mindspore_lacks(tmp_path: Path) -> None:
+def test_network_without_mindspore_names_is_an_error(tmp_path: Path) -> None:
     settings = recipe.load("yolov3_tiny_coco_416_darknet", {"model.width": 0.125})
     model = models.build(settings.model)
     with pytest.raises(InputError, match="no such network"):
@@ -268,7 +270,7 @@ def test_network_that_mindspore_lacks(tmp_path: Path) -> None:
         pytest.param("faster_rcnn_r50_dcn_coco", "", 3, marks=pytest.mark.slow),
     ],
 )
-def test_the_recipe_of_a_file(tmp_path: Path, name: str, prefix: str, classes: int) -> None:
+def test_recipe_is_detected_from_tensors(tmp_path: Path, name: str, prefix: str, classes: int) -> None:
     """By tensors alone, also of a training cell, and of other numbers of classes than the recipe has."""
     shipped = recipe.load(name)
     chosen = shipped.with_overrides(
@@ -282,7 +284,7 @@ def test_the_recipe_of_a_file(tmp_path: Path, name: str, prefix: str, classes: i
 
 
 @pytest.mark.slow
-def test_a_file_that_several_recipes_fit(tmp_path: Path) -> None:
+def test_ambiguous_recipe_is_an_error(tmp_path: Path) -> None:
     chosen = recipe.load("tiny_darknet_cifar10", {"model.classes": 3, "data.names": []})
     mindspore.write(tmp_path / "a.ckpt", models.build(chosen.model), chosen)
     words = "a checkpoint of MindSpore of 3 classes; fits tiny_darknet_cifar10, tiny_darknet_imagenet_224; name the one"
@@ -294,7 +296,7 @@ def test_a_file_that_several_recipes_fit(tmp_path: Path) -> None:
     ("name", "suffix", "needed"),
     [("tiny_darknet_imagenet_224", "ckpt", "model.classes=N"), ("tiny_darknet_imagenet_224_darknet", "weights", "=7")],
 )
-def test_import_takes_the_number_of_classes_of_the_file(
+def test_import_uses_the_number_of_classes_of_the_file(
     tmp_path: Path, name: str, suffix: str, needed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where a recipe is named, unless --set says how many; then the message says what to set."""
@@ -326,7 +328,7 @@ def test_import_takes_the_number_of_classes_of_the_file(
         ("weights", lambda content: content[:-4], "fits no shipped recipe .* truncated"),
     ],
 )
-def test_damage_is_told_from_another_network(
+def test_damaged_file_is_not_reported_as_unknown_network(
     suffix: str, change: Callable[[bytes], bytes], words: str, tmp_path: Path
 ) -> None:
     chosen, file = recipe.load("tiny_darknet_cifar10"), tmp_path / f"a.{suffix}"

@@ -42,7 +42,7 @@ def rejection(file: Path, network: nn.Module) -> str:
     return str(caught.value)
 
 
-def last(network: nn.Module) -> str:
+def last_convolution(network: nn.Module) -> str:
     return next(name for name in reversed(network.state_dict()) if network.state_dict()[name].ndim == 4)
 
 
@@ -55,9 +55,11 @@ SAFE = {
 
 
 @pytest.mark.parametrize(("kind", "width"), SAFE.items(), ids=SAFE)
-def test_types_that_safetensors_knows(kind: str, width: float, network: nn.Module, tmp_path: Path) -> None:
+def test_unsupported_safetensors_dtypes_are_rejected(
+    kind: str, width: float, network: nn.Module, tmp_path: Path
+) -> None:
     state, file = network.state_dict(), tmp_path / "m.safetensors"
-    name = last(network)
+    name = last_convolution(network)
     checkpoint.save(file, network, CIFAR)
     content = file.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
@@ -99,8 +101,8 @@ ODD: dict[str, Callable[[Tensor], Any]] = {
 @pytest.mark.filterwarnings("ignore:.*(TypedStorage|nested tensors|CSR|quantized|ComplexHalf|quantize_per_tensor)")
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_types_that_torch_knows(kind: str, legacy: bool, network: nn.Module, tmp_path: Path) -> None:
-    name, file = last(network), tmp_path / "m.pth"
+def test_unsupported_torch_tensors_are_rejected(kind: str, legacy: bool, network: nn.Module, tmp_path: Path) -> None:
+    name, file = last_convolution(network), tmp_path / "m.pth"
     state = network.state_dict()
     torch.save(state | {name: ODD[kind](state[name])}, file, _use_new_zipfile_serialization=not legacy)
     before = state[name].clone()
@@ -110,13 +112,13 @@ def test_types_that_torch_knows(kind: str, legacy: bool, network: nn.Module, tmp
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats_are_read(kind: torch.dtype, network: nn.Module, tmp_path: Path) -> None:
+def test_float16_bfloat16_and_float64_are_converted(kind: torch.dtype, network: nn.Module, tmp_path: Path) -> None:
     state = {key: value.to(kind) if value.is_floating_point() else value for key, value in network.state_dict().items()}
     state |= {key: network.state_dict()[key] for key in ("mean", "std")}
     other = tiny_darknet.build(CIFAR.model)  # type: ignore[arg-type]
     torch.save(state, tmp_path / "m.pth")
     weights.load(other, tmp_path / "m.pth", CIFAR)
-    assert torch.equal(other.state_dict()[last(network)], state[last(network)].float())
+    assert torch.equal(other.state_dict()[last_convolution(network)], state[last_convolution(network)].float())
 
 
 # --- pickles
@@ -155,7 +157,7 @@ CALLS = {
 
 @pytest.mark.parametrize("write", [archive, legacy])
 @pytest.mark.parametrize("kind", CALLS)
-def test_pickles_that_take_memory(
+def test_pickles_with_calls_are_rejected_without_using_memory(
     kind: str, write: Callable[[Path, object], None], network: nn.Module, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -171,7 +173,7 @@ def test_pickles_that_take_memory(
     assert capsys.readouterr().out == ""
 
 
-def test_pickles_of_training_are_read(network: nn.Module, tmp_path: Path) -> None:
+def test_training_state_beside_a_state_dict_is_read(network: nn.Module, tmp_path: Path) -> None:
     """What torch.save writes beside a state dict: counters of schedules, sets, types, devices, parameters."""
     kept = {
         "state_dict": OrderedDict(network.named_parameters()) | dict(network.named_buffers()),
@@ -182,10 +184,12 @@ def test_pickles_of_training_are_read(network: nn.Module, tmp_path: Path) -> Non
         torch.save(kept, tmp_path / "m.pth", _use_new_zipfile_serialization=not legacy)
         other = tiny_darknet.build(CIFAR.model)  # type: ignore[arg-type]
         weights.load(other, tmp_path / "m.pth", CIFAR)
-        assert torch.equal(other.state_dict()[last(network)], network.state_dict()[last(network)])
+        assert torch.equal(
+            other.state_dict()[last_convolution(network)], network.state_dict()[last_convolution(network)]
+        )
 
 
-def test_a_pickle_that_is_long(network: nn.Module, tmp_path: Path) -> None:
+def test_oversized_pickle_is_rejected(network: nn.Module, tmp_path: Path) -> None:
     archive(tmp_path / "m.pth", "x" * 9_000_000)
     assert "at most 8,388,608 are read" in rejection(tmp_path / "m.pth", network)
     legacy(tmp_path / "m.pth", "x" * 9_000_000)
@@ -195,7 +199,7 @@ def test_a_pickle_that_is_long(network: nn.Module, tmp_path: Path) -> None:
 # --- many small entries
 
 
-def test_long_headers_are_rejected(network: nn.Module, tmp_path: Path) -> None:
+def test_oversized_safetensors_header_is_rejected(network: nn.Module, tmp_path: Path) -> None:
     header = b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'.ljust(17 << 20)
     (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert "at most 16,777,216 are read" in rejection(tmp_path / "m.safetensors", network)
@@ -234,7 +238,7 @@ CKPT = {
 
 
 @pytest.mark.parametrize(("content", "words"), CKPT.values(), ids=CKPT)
-def test_ckpt_of_many_small_parts(content: bytes, words: str, tmp_path: Path) -> None:
+def test_ckpt_of_many_small_fields_is_rejected_quickly(content: bytes, words: str, tmp_path: Path) -> None:
     file = tmp_path / "m.ckpt"
     file.write_bytes(content)
     started = time.process_time()
@@ -264,7 +268,7 @@ def test_equal_networks_give_equal_bytes(network: nn.Module, tmp_path: Path) -> 
     assert len(digests) == 1
 
 
-def test_our_files_are_read_by_the_library(tmp_path: Path) -> None:
+def test_saved_files_are_readable_by_safetensors(tmp_path: Path) -> None:
     """All types and shapes, a network on another memory layout, and names of any script."""
     parts = {
         "a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "c": torch.zeros(0, 4), "é": torch.ones(1),
@@ -304,7 +308,7 @@ def test_reading_while_a_checkpoint_is_replaced(part: str, network: nn.Module, t
         assert found == folder / "model.safetensors"
 
 
-def test_unreadable_tensors_are_reported(tmp_path: Path) -> None:
+def test_unreadable_paths_are_reported(tmp_path: Path) -> None:
     folder, empty = tmp_path / "folder", tmp_path / "empty"
     folder.mkdir()
     empty.touch()
@@ -319,7 +323,7 @@ def test_unreadable_tensors_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("m/data.pkl", "z/data.pkl"), ("m/DATA.PKL", "m/data.pkl"), ("m/data.pkl",) * 2])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_the_pickle_that_is_looked_at_is_unpickled(
+def test_checked_pickle_is_the_one_that_torch_loads(
     names: tuple[str, str], network: nn.Module, tmp_path: Path
 ) -> None:  # fmt: skip
     """Of two entries PyTorch may take another one than Python's zipfile."""
@@ -348,7 +352,7 @@ class WithCall:
         return getattr, (1, "real")
 
 
-def test_many_tensors_of_one_storage_share_it(tmp_path: Path) -> None:
+def test_tensors_of_one_storage_share_memory(tmp_path: Path) -> None:
     whole = torch.arange(250_000.0)
     state = {f"a{i}": whole[i : i + 10] for i in range(100)}
     torch.save({"state_dict": state, "other": WithCall()}, tmp_path / "x.pth")
@@ -357,7 +361,7 @@ def test_many_tensors_of_one_storage_share_it(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_numbers_that_are_not_there_in_a_file_with_calls(tmp_path: Path) -> None:
+def test_expanded_tensor_in_a_file_with_calls_is_rejected(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1).expand(1 << 33)}, "other": WithCall()}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"x\.pth: a is not a plain tensor"):
         torch_files.contents(tmp_path / "x.pth")

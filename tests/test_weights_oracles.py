@@ -92,16 +92,16 @@ def check_darknet(network: str, size: tuple[int, int], file: Path, heads: tuple[
 
 
 @pytest.mark.parametrize("size", [(224, 320), (416, 416)])
-def test_yolov3_tiny_from_a_darknet_file(tiny_file: Path, size: tuple[int, int]) -> None:
+def test_yolov3_tiny_matches_darknet(tiny_file: Path, size: tuple[int, int]) -> None:
     check_darknet("yolov3-tiny", size, tiny_file, (15, 22))
 
 
-def test_yolov3_from_a_darknet_file(yolov3_file: Path) -> None:
+def test_yolov3_matches_darknet(yolov3_file: Path) -> None:
     check_darknet("yolov3", (224, 320), yolov3_file, (81, 93, 105))
 
 
 @pytest.mark.parametrize("network", ["yolov3", "yolov3-tiny"])
-def test_files_equal_those_darknet_was_given(
+def test_written_files_match_darknet_byte_for_byte(
     network: str, tmp_path: Path, tiny_file: Path, request: pytest.FixtureRequest
 ) -> None:
     """Also after our reader and our writer: the complete file, and its backbone as Darknet's `partial` cuts it."""
@@ -121,7 +121,7 @@ def test_files_equal_those_darknet_was_given(
         written.unlink()
 
 
-def test_backbone_from_a_cut_file(tmp_path: Path) -> None:
+def test_backbone_from_partial_weights_matches_darknet(tmp_path: Path) -> None:
     """darknet53.conv.74 fills YOLOv3's backbone; its end equals the classifier's in Darknet (layer 74)."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["darknet53"]
     content = darknet_recipe(DARKNET / "darknet53.cfg")
@@ -147,7 +147,7 @@ def test_backbone_from_a_cut_file(tmp_path: Path) -> None:
 @trained
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("image", ["dog.png", "eagle.png", "person.png"])
-def test_trained_yolov3_tiny(image: str, fit: str) -> None:
+def test_published_yolov3_tiny_matches_darknet(image: str, fit: str) -> None:
     """Image to raw maps with the published file. Darknet letterboxes on a gray of 0.5."""
     changes = {"data.canvas.fit": fit, "data.canvas.fill": 127.5}
     settings = recipe.load("yolov3_tiny_coco_416_darknet", changes if fit == "letterbox" else {})
@@ -186,7 +186,7 @@ def write_ckpt(file: Path, entries: Path, values: dict[str, Array]) -> None:
             stream.write(message.SerializeToString())
 
 
-def test_zoo_training_checkpoint(tmp_path: Path) -> None:
+def test_zoo_training_checkpoint_matches_the_zoo_and_round_trips(tmp_path: Path) -> None:
     """Prefix yolo_network., moments, momentum, global_step and learning_rate as train.py of the zoo leaves them."""
     folder, settings = ORACLES / "yolov3_darknet53", recipe.load("yolov3_coco_416")
     values = mindspore_recipe(folder / "params_network.json")
@@ -208,7 +208,7 @@ def test_zoo_training_checkpoint(tmp_path: Path) -> None:
     assert all(np.array_equal(written[name].numpy(), values[name]) for name in values)
 
 
-def test_zoo_backbone_only(tmp_path: Path) -> None:
+def test_zoo_backbone_checkpoint_matches_the_zoo(tmp_path: Path) -> None:
     """What the zoo's convert_weight.py writes: names feature_map.backbone.*; loaded as `pretrained_backbone`."""
     folder, settings = ORACLES / "yolov3_darknet53", recipe.load("yolov3_coco_416")
     rows = json.loads((folder / "params_network.json").read_text())["parameters"]
@@ -226,7 +226,7 @@ def test_zoo_backbone_only(tmp_path: Path) -> None:
         assert_close(sampled_pair(oracle, f"backbone.{name}", ours))
 
 
-def test_mindyolo_average(tmp_path: Path) -> None:
+def test_mindyolo_ema_checkpoint_matches_mindyolo(tmp_path: Path) -> None:
     """Prefix ema. and the head's stored stride, anchors and anchor_grid."""
     folder, settings = ORACLES / "mindyolo_yolov3", recipe.load("yolov3_640_coco")
     values = mindspore_recipe(folder / "params_network.json")

@@ -56,13 +56,13 @@ def from_darknet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("size", [(224, 320), (416, 416)])
-def test_darknets_maps_and_boxes(from_darknet: tuple[str, YOLOv4], size: tuple[int, int]) -> None:
+def test_raw_outputs_and_boxes_match_darknet(from_darknet: tuple[str, YOLOv4], size: tuple[int, int]) -> None:
     """The convolutions before [yolo], and [yolo] itself, which leaves w and h as logarithms."""
     network, model = from_darknet
     with torch.inference_mode():
         raw = model(torch.from_numpy(oracle_weights.darknet_input(*size, seed=0)))
     cells, rows = model.cells(raw), flatten(raw, 3)[0]
-    places, sides = places_and_sides(cells.boxes(rows[:, :4]))
+    places, sides = centers_and_sizes(cells.boxes(rows[:, :4]))
     ours = torch.cat(((places - cells.corner) / cells.stride, (sides / cells.anchor).log(), rows[:, 4:].sigmoid()), 1)
     with np.load(DARKNET / network / f"{size[0]}x{size[1]}_s0.npz") as oracle:
         for layer, one, part in zip(HEADS[network], raw, by_map(ours, raw), strict=True):
@@ -74,7 +74,7 @@ def test_darknets_maps_and_boxes(from_darknet: tuple[str, YOLOv4], size: tuple[i
 
 @pytest.mark.skipif(not IMAGE.is_file(), reason="needs shared/oracles/darknet/images")
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-def test_darknets_detections(from_darknet: tuple[str, YOLOv4], fit: str) -> None:
+def test_detections_match_darknet(from_darknet: tuple[str, YOLOv4], fit: str) -> None:
     """From the image to suppressed boxes, at a threshold that lies in the middle of a gap between scores."""
     network, model = from_darknet
     canvas = {"data.canvas.size": [416, 416], "data.canvas.fit": fit}
@@ -85,7 +85,7 @@ def test_darknets_detections(from_darknet: tuple[str, YOLOv4], fit: str) -> None
     darknets_partners(predictor(IMAGE, threshold=threshold), reference["detections"], threshold)
 
 
-def places_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def centers_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 4) xyxy -> centers (N, 2), widths and heights (N, 2)."""
     return (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
 
@@ -97,7 +97,7 @@ def by_map(rows: Tensor, raw: tuple[Tensor, ...]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def test_files_equal_those_darknet_was_given(from_darknet: tuple[str, YOLOv4], tmp_path: Path) -> None:
+def test_written_files_match_darknet_byte_for_byte(from_darknet: tuple[str, YOLOv4], tmp_path: Path) -> None:
     """Through our reader and our writer: the complete file, and the start of it as Darknet's `partial` cuts it."""
     network, model = from_darknet
     known = json.loads((DARKNET / "weight_files.json").read_text())[network]
@@ -110,7 +110,7 @@ def test_files_equal_those_darknet_was_given(from_darknet: tuple[str, YOLOv4], t
         written.unlink()
 
 
-def test_backbone_from_a_cut_classifier(tmp_path: Path) -> None:
+def test_backbone_from_partial_classifier_weights_matches_darknet(tmp_path: Path) -> None:
     """csdarknet53-omega.conv.105 fills the backbone; its end equals the classifier's in Darknet (layer 104)."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["csdarknet53-omega"]
     content = oracle_weights.darknet_recipe(DARKNET / "csdarknet53-omega.cfg")[: known["partial_bytes"]]
@@ -151,7 +151,7 @@ def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("size", [416, 608])
-def test_the_zoos_maps_and_boxes(from_zoo: YOLOv4, size: int) -> None:
+def test_raw_outputs_and_boxes_match_the_zoo(from_zoo: YOLOv4, size: int) -> None:
     with np.load(ZOO / f"forward_{size}x{size}.npz") as oracle:
         images = oracle_weights.mindspore_input(oracle)
         backbone = run(from_zoo.backbone, images)  # type: ignore[arg-type]
@@ -160,14 +160,14 @@ def test_the_zoos_maps_and_boxes(from_zoo: YOLOv4, size: int) -> None:
         with torch.inference_mode():
             raw = from_zoo(torch.from_numpy(undo_normalization(from_zoo, images).astype(np.float32)))
         cells, rows = from_zoo.cells(raw), flatten(raw, 3)[0]
-        decoded = torch.cat((*places_and_sides(cells.boxes(rows[:, :4]) / size), rows[:, 4:].sigmoid()), 1)
+        decoded = torch.cat((*centers_and_sizes(cells.boxes(rows[:, :4]) / size), rows[:, 4:].sigmoid()), 1)
         for name, one, part in zip(("big", "medium", "small"), raw, by_map(decoded, raw), strict=True):
             assert_close(oracle_weights.sampled_pair(oracle, f"raw.{name}", one.numpy()))
             theirs = part.permute(1, 2, 0, 3)[None].numpy()  # by row, column, anchor
             assert_close(oracle_weights.sampled_pair(oracle, f"decoded.{name}", theirs))
 
 
-def test_the_zoos_names_out_again(from_zoo: YOLOv4, zoo_values: dict[str, Array], tmp_path: Path) -> None:
+def test_zoo_checkpoint_round_trip(from_zoo: YOLOv4, zoo_values: dict[str, Array], tmp_path: Path) -> None:
     mindspore.write(tmp_path / "b.ckpt", from_zoo, recipe.load("yolov4_coco_608"))
     written = dict(mindspore.entries(tmp_path / "b.ckpt"))
     (tmp_path / "b.ckpt").unlink()
@@ -176,7 +176,7 @@ def test_the_zoos_names_out_again(from_zoo: YOLOv4, zoo_values: dict[str, Array]
     assert all(np.array_equal(written[name].numpy(), used[name]) for name in used)
 
 
-def test_names_and_shapes_are_the_zoos() -> None:
+def test_names_and_shapes_match_the_zoo() -> None:
     rows = json.loads((ZOO / "params_network.json").read_text())["parameters"]
     settings = recipe.load("yolov4_coco_608")
     with torch.device("meta"):
@@ -191,7 +191,7 @@ def test_names_and_shapes_are_the_zoos() -> None:
 @pytest.mark.parametrize(
     "prefix", ["feature_map.backbone.", "backbone.", "network.backbone.", "train.network.backbone."]
 )
-def test_zoo_backbone_only(prefix: str, zoo_values: dict[str, Array], tmp_path: Path) -> None:
+def test_zoo_backbone_checkpoint_loads_completely(prefix: str, zoo_values: dict[str, Array], tmp_path: Path) -> None:
     """`pretrained_backbone`: a detector's backbone, or the classifier's, whose last layers have no place here."""
     settings = recipe.load("yolov4_coco_608")
     with torch.device("meta"):
@@ -212,7 +212,7 @@ def test_zoo_backbone_only(prefix: str, zoo_values: dict[str, Array], tmp_path: 
     assert all(np.array_equal(tensors[own].numpy(), backbone[theirs]) for own, theirs in expected.items())
 
 
-def test_other_classes_keep_all_but_the_last_layers(zoo_values: dict[str, Array], tmp_path: Path) -> None:
+def test_transfer_to_other_classes_resets_only_the_output_layers(zoo_values: dict[str, Array], tmp_path: Path) -> None:
     """What `transfer_train` with `filter_weight` does in the zoo, by shape instead of by a list of names."""
     settings = recipe.load("yolov4_dota_608")
     model = yolov4(settings)

@@ -45,12 +45,12 @@ class Pooling(nn.Module):
         return y
 
 
-def five(inputs: int, few: int, many: int) -> nn.Sequential:
-    sizes = [(inputs, few, 1), (few, many, 3), (many, few, 1), (few, many, 3), (many, few, 1)]
+def five_convolutions(inputs: int, narrow: int, wide: int) -> nn.Sequential:
+    sizes = [(inputs, narrow, 1), (narrow, wide, 3), (wide, narrow, 1), (narrow, wide, 3), (wide, narrow, 1)]
     return nn.Sequential(*(Conv(*size) for size in sizes))
 
 
-class Theirs(nn.Module):
+class OfficialYOLOX(nn.Module):
     """Pixels BGR from 0 to 255 -> maps at strides 8, 16, 32: box, objectness, classes."""
 
     def __init__(self, classes: int) -> None:
@@ -69,8 +69,8 @@ class Theirs(nn.Module):
             trunk.dark5.add_module(str(number), layer)
         self.backbone: Any = nn.Module()
         self.backbone.backbone = trunk
-        self.backbone.out1_cbl, self.backbone.out1 = Conv(512, 256, 1), five(768, 256, 512)
-        self.backbone.out2_cbl, self.backbone.out2 = Conv(256, 128, 1), five(384, 128, 256)
+        self.backbone.out1_cbl, self.backbone.out1 = Conv(512, 256, 1), five_convolutions(768, 256, 512)
+        self.backbone.out2_cbl, self.backbone.out2 = Conv(256, 128, 1), five_convolutions(384, 128, 256)
         self.head: Any = nn.Module()
         self.head.stems = nn.ModuleList(Conv(channels, 256, 1) for channels in (128, 256, 512))
         for name in ("cls_convs", "reg_convs"):
@@ -99,10 +99,10 @@ class Theirs(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_file_of_yolox_gives_its_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yolox_checkpoint_gives_the_same_raw_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(darknet, "STAGES", tuple((multiple, 1) for multiple, _ in darknet.STAGES))
     torch.manual_seed(3)
-    theirs = Theirs(classes=4).eval()
+    theirs = OfficialYOLOX(classes=4).eval()
     stir(theirs)
     theirs.backbone.backbone.stem[0].conv.weight.data.div_(100)
     torch.save({"model": theirs.state_dict(), "start_epoch": 300}, tmp_path / "yolox_darknet.pth")

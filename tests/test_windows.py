@@ -50,7 +50,7 @@ def corners(windows: list[Window]) -> list[tuple[int, int]]:
     return [(window.x, window.y) for window in windows]
 
 
-def test_grid_by_hand() -> None:
+def test_window_grid_by_hand() -> None:
     """600 px and 20%: the next window starts after 480 px; the last ones would start at 960 and 480."""
     windows = grid((1000, 1300), 600, 0.2)
     assert corners(windows) == [(0, 0), (480, 0), (700, 0), (0, 400), (480, 400), (700, 400)]
@@ -94,7 +94,7 @@ def test_grids_cover_every_pixel_and_overlap_enough(seed: int) -> None:
         (1, 0.0, "400000000 of them"),
     ],
 )
-def test_invalid_grids(window: int, overlap: float, message: str) -> None:
+def test_invalid_window_or_overlap_is_an_error(window: int, overlap: float, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         grid((20_000, 20_000), window, overlap)
     assert "\n" not in str(error.value)
@@ -112,7 +112,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_windows_of_a_tiff_are_its_pixels(tmp_path: Path, layout: str) -> None:
+def test_tiff_windows_match_the_pixels(tmp_path: Path, layout: str) -> None:
     pixels = noise()
     path = write_tiff(tmp_path / "a.tif", pixels, photometric="rgb", **LAYOUTS[layout])
     with open_scene(path) as scene:
@@ -126,7 +126,7 @@ def test_windows_of_a_tiff_are_its_pixels(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_windows_of_other_images_are_their_pixels(tmp_path: Path, suffix: str) -> None:
+def test_jpeg_and_png_windows_match_the_pixels(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     assert cv2.imwrite(str(path), noise().transpose(1, 2, 0))
     expected = read_image(path)
@@ -138,7 +138,7 @@ def test_windows_of_other_images_are_their_pixels(tmp_path: Path, suffix: str) -
             found[:] = 0  # the window is the caller's own: its neighbors stay as they are
 
 
-def test_the_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
+def test_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(noise().transpose(1, 2, 0)).save(tmp_path / "a.jpg", exif=exif)
@@ -186,7 +186,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
     }
 
 
-def test_kinds_of_tiffs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tiff_bands_and_bit_depths_are_converted_to_rgb(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     warnings = {}
     for name, (path, expected) in kinds(tmp_path).items():
         capfd.readouterr()
@@ -199,7 +199,7 @@ def test_kinds_of_tiffs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert set(warnings.values()) == {""}
 
 
-def test_whole_tiffs_follow_the_same_rules(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_read_image_and_open_scene_convert_tiffs_equally(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name, (path, expected) in kinds(tmp_path).items():
         rounding = 1 if name == "16 bits" else 0  # OpenCV's, of TIFFs with colors
         assert np.abs(read_image(path).astype(int) - expected).max() <= rounding, name
@@ -212,16 +212,14 @@ def test_whole_tiffs_follow_the_same_rules(tmp_path: Path, capfd: pytest.Capture
             read_image(path)
 
 
-def test_a_turned_tiff_with_alpha(tmp_path: Path) -> None:
+def test_orientation_of_a_tiff_with_alpha_is_applied(tmp_path: Path) -> None:
     """Tag 274 is the orientation: 6 is displayed after a quarter turn clockwise. OpenCV would multiply by alpha."""
     pixels = noise(4).transpose(1, 2, 0)
     Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={274: 6})
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE)[..., :3])
 
 
-def test_without_rasterio_a_tiff_that_opencv_cannot_read_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiffs_unreadable_by_opencv_name_the_extra_geo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [kinds(tmp_path)[name][0] for name in ("zstd", "alpha", "no color interpretation")]
     monkeypatch.setitem(sys.modules, "rasterio", None)
     for path in paths:
@@ -245,8 +243,8 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
         "float": (write_tiff(folder / "f.tif", noise(1, 9, "float32")), "samples are float32"),
         "signed": (write_tiff(folder / "i.tif", noise(1, 9, "int16")), "samples are int16"),
         "turned": (folder / "turned.tif", "stored rotated (orientation 6)"),
-        "no TIFF": (file("no.tif", b"II*\0" + bytes(50)), "not a readable TIFF"),
-        "cut head": (file("head.tif", data[:100]), "not a readable TIFF"),
+        "not a TIFF": (file("no.tif", b"II*\0" + bytes(50)), "not a readable TIFF"),
+        "truncated header": (file("head.tif", data[:100]), "not a readable TIFF"),
         "damaged": (file("hole.tif", data[:9000] + bytes(40000) + data[49000:]), "cannot be decoded at rows ("),
         "text": (file("a.jpg", b"no image at all"), "not an image"),
         "empty": (file("b.png", b""), "the file is empty"),
@@ -255,12 +253,12 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
     }
 
 
-NAMES = ["4 bands", "2 bands", "float", "signed", "turned", "no TIFF", "cut head", "damaged"]
+NAMES = ["4 bands", "2 bands", "float", "signed", "turned", "not a TIFF", "truncated header", "damaged"]
 NAMES += ["text", "empty", "missing", "folder"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_invalid_scenes_get_one_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_scene_is_a_one_line_error(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     path, message = faulty(tmp_path)[name]
     capfd.readouterr()
     with pytest.raises(InputError, match=re.escape(message)) as error:
@@ -271,7 +269,7 @@ def test_invalid_scenes_get_one_line(tmp_path: Path, name: str, capfd: pytest.Ca
 
 
 @pytest.mark.parametrize("entry", [struct.pack("<HHI4s", 274, 2, 4, b"abc"), struct.pack("<HHIHH", 274, 3, 1, 99, 0)])
-def test_a_damaged_orientation_is_ignored(tmp_path: Path, entry: bytes) -> None:
+def test_damaged_orientation_tag_is_ignored(tmp_path: Path, entry: bytes) -> None:
     """The tag as text, and with an undefined value."""
     Image.fromarray(noise().transpose(1, 2, 0)).save(tmp_path / "a.tif", tiffinfo={274: 1})
     data = (tmp_path / "a.tif").read_bytes()
@@ -281,14 +279,14 @@ def test_a_damaged_orientation_is_ignored(tmp_path: Path, entry: bytes) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), noise().transpose(1, 2, 0))
 
 
-def test_a_window_outside_the_scene_is_a_value_error(tmp_path: Path) -> None:
+def test_window_outside_the_scene_is_an_error(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "a.tif", noise())
     for window in (Window(-1, 0, 5, 5), Window(0, 0, W + 1, 5), Window(0, H - 4, 5, 5), Window(0, 0, 0, 5)):
         with pytest.raises(ValueError, match="is not inside"):
             read(path, window)
 
 
-def test_georeference(tmp_path: Path) -> None:
+def test_georeference_is_read(tmp_path: Path) -> None:
     """UTM zone 50 north, pixels of half a metre: pixel (x, y) lies at east 443,000 + x / 2, north 4,420,000 - y / 2."""
     transform = rasterio.Affine(0.5, 0, 443_000, 0, -0.5, 4_420_000)
     with open_scene(write_tiff(tmp_path / "a.tif", noise(), crs="EPSG:32650", transform=transform)) as scene:
@@ -300,7 +298,7 @@ def test_georeference(tmp_path: Path) -> None:
         assert scene.georeference is None
 
 
-def test_windows_of_a_huge_tiff(tmp_path: Path) -> None:
+def test_window_of_a_120_000_px_tiff(tmp_path: Path) -> None:
     """120,000 px a side, 43 GB decoded; a sparse file, in which missing blocks are 0."""
     path, side = tmp_path / "huge.tif", 120_000
     with rasterio.open(
@@ -316,14 +314,14 @@ def test_windows_of_a_huge_tiff(tmp_path: Path) -> None:
     assert not found.any()
 
 
-def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_tiff_scene_without_rasterio_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiff(tmp_path / "a.tif", noise())
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(InputError, match=re.escape("pip install 'boxwright[geo]'")):
         read(path)
 
 
-def declared(side: int) -> bytes:
+def png_declaring_size(side: int) -> bytes:
     """A PNG that declares this size, without pixels."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
@@ -337,11 +335,11 @@ def declared(side: int) -> bytes:
     return made.getvalue()
 
 
-def test_other_images_have_a_size_limit(tmp_path: Path) -> None:
+def test_oversized_png_is_rejected(tmp_path: Path) -> None:
     """15,000 px a side are rejected before memory is allocated, 14,000 are not."""
-    (tmp_path / "a.png").write_bytes(declared(14_000))
+    (tmp_path / "a.png").write_bytes(png_declaring_size(14_000))
     assert read_header(str(tmp_path / "a.png"), decode=None).size == (14_000, 14_000)
-    (tmp_path / "b.png").write_bytes(declared(15_000))
+    (tmp_path / "b.png").write_bytes(png_declaring_size(15_000))
     with pytest.raises(InputError, match=r"b\.png: 15000 x 15000 px, more than the 200000000 that") as error:
         read(tmp_path / "b.png")
     assert "\n" not in str(error.value)

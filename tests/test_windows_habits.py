@@ -49,7 +49,7 @@ def run(*words: object) -> None:
     assert leaving.value.code == 0
 
 
-def test_the_rules_themselves(windows: Path) -> None:
+def test_emulated_windows_rules(windows: Path) -> None:
     file, folder = windows / "a", windows / "b"
     file.write_bytes(b"1")
     folder.mkdir()
@@ -76,7 +76,7 @@ def test_the_rules_themselves(windows: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("spawn")
-def test_a_training_resumed_evaluated_and_predicted_with(windows: Path, tiny_coco: Path) -> None:
+def test_train_resume_evaluate_and_predict_under_windows_rules(windows: Path, tiny_coco: Path) -> None:
     """From an archive, whose tree is in the cache, into folders whose names have a space."""
     data, folder, changes = windows / "my set.zip", windows / "my run", {"data.canvas.size": [64, 64]}
     with zipfile.ZipFile(data, "w") as archive:
@@ -95,7 +95,7 @@ def test_a_training_resumed_evaluated_and_predicted_with(windows: Path, tiny_coc
 
 
 @pytest.mark.slow
-def test_sets_that_are_made_of_others(windows: Path, tiny_coco: Path) -> None:
+def test_data_commands_under_windows_rules(windows: Path, tiny_coco: Path) -> None:
     run("data", "check", tiny_coco, "--report", windows / "report.json")
     run("data", "convert", tiny_coco, "--to", "yolo_txt", "--out", windows / "yolo")
     run(
@@ -116,7 +116,7 @@ def test_sets_that_are_made_of_others(windows: Path, tiny_coco: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_loader_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_coco: Path) -> None:
+def test_loaders_can_be_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_coco: Path) -> None:
     """As for spawned processes: of detectors with several sets, and of classifiers."""
     found: list[str] = []
     start = EpochLoader._start_workers
@@ -140,7 +140,7 @@ def test_a_loader_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ti
 @pytest.mark.parametrize(
     "path", [r"C:\data\my set\images", r"data\mine", r"s3\set", r"\\server\share\set", "C:/data/a"]
 )
-def test_paths_of_windows_are_no_addresses(path: str) -> None:
+def test_windows_paths_are_not_read_as_addresses(path: str) -> None:
     assert not is_remote(PureWindowsPath(path))
     assert not is_remote(path)
     assert not is_image_address(path + r"\a.jpg")
@@ -151,7 +151,7 @@ def test_paths_of_windows_are_no_addresses(path: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/set/a b", "obs://bucket/set", "https://host:80/a.jpg"])
-def test_addresses_stay_addresses_in_paths_of_windows(address: str) -> None:
+def test_addresses_in_windows_paths_are_recognized(address: str) -> None:
     path = PureWindowsPath(address)
     assert is_remote(path)
     assert parse(path) == parse(str(path)) == parse(address)
@@ -232,7 +232,7 @@ def table(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", [yolo, yolo_lists, darknet, voc, coco, table])
-def test_sets_that_were_written_on_windows(write: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_data_sets_written_on_windows_are_read(write: Callable[[Path], Path], tmp_path: Path) -> None:
     place = write(tmp_path / "my set")
     for split in ("train", "val"):
         dataset = bw.open_dataset(place, split)
@@ -243,7 +243,7 @@ def test_sets_that_were_written_on_windows(write: Callable[[Path], Path], tmp_pa
         assert np.abs(sample.boxes - [[30, 10, 50, 30]]).max() <= 1  # VOC's pixels count from 1
 
 
-def test_double_quotes_around_backslashes(tmp_path: Path) -> None:
+def test_double_quoted_backslashes_in_yaml_are_an_error(tmp_path: Path) -> None:
     """In YAML they are escapes: a valid one would name another path."""
     image_set(tmp_path)
     for written in (r"C:\data\train", r"C:\new\train"):

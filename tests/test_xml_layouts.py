@@ -107,7 +107,7 @@ def compare(root: Path, name: str, split: str, count: int, *, shift: int = 0) ->
          ["an invalid size; that of the image was used"]),
     ],
 )  # fmt: skip
-def test_unusual_entries_are_read(tmp_path: Path, old: str, new: str, noted: list[str]) -> None:
+def test_unusual_voc_entries_are_read(tmp_path: Path, old: str, new: str, noted: list[str]) -> None:
     """Pixels 11 to 40 and 9 to 30, counted from 1, are the edges 10, 8, 40, 30."""
     dataset = open_boxes(voc(tmp_path, old, new), "all")
     assert boxes(dataset) == [[10, 8, 40, 30]] * 3
@@ -125,7 +125,7 @@ def test_unusual_entries_are_read(tmp_path: Path, old: str, new: str, noted: lis
         ("val", ["data/a0.jpg", "data\\a1.jpg", "/data/JPEGImages/a2"], ""),
     ],
 )
-def test_names_in_lists(tmp_path: Path, split: str, lines: list[str], folder: str) -> None:
+def test_forms_of_names_in_image_lists(tmp_path: Path, split: str, lines: list[str], folder: str) -> None:
     voc(tmp_path, xmls=f"Annotations{folder}", images=f"JPEGImages{folder}")
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     (tmp_path / f"ImageSets/Main/{split}.txt").write_text("\n".join(lines))
@@ -136,7 +136,7 @@ def test_names_in_lists(tmp_path: Path, split: str, lines: list[str], folder: st
     assert not check(dataset).errors
 
 
-def test_an_object_with_two_boxes_is_an_error(tmp_path: Path) -> None:
+def test_object_with_two_boxes_is_an_error(tmp_path: Path) -> None:
     """Which of them is meant is unclear; none is left out in silence."""
     voc(tmp_path)
     box = XML[XML.index("<bndbox>") : XML.index("</object>")]
@@ -146,7 +146,7 @@ def test_an_object_with_two_boxes_is_an_error(tmp_path: Path) -> None:
     ]
 
 
-def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
+def test_all_errors_of_all_xml_files_are_reported(tmp_path: Path) -> None:
     """The rest stays, and what was left out can be left out."""
     voc(tmp_path)
     (tmp_path / "Annotations/a0.xml").write_text("")
@@ -181,7 +181,7 @@ def test_every_fault_of_every_file_is_reported(tmp_path: Path) -> None:
         (b"<annotation>" + b" " * (1 << 24) + b"</annotation>", "more than 16,777,216 bytes"),
     ],
 )
-def test_xml_that_is_rejected(tmp_path: Path, data: bytes, message: str) -> None:
+def test_invalid_xml_is_rejected(tmp_path: Path, data: bytes, message: str) -> None:
     voc(tmp_path)
     (tmp_path / "Annotations/a1.xml").write_bytes(data)
     dataset = open_boxes(tmp_path, "all")
@@ -192,7 +192,7 @@ def test_xml_that_is_rejected(tmp_path: Path, data: bytes, message: str) -> None
     assert len(dataset.rows) == 2
 
 
-def test_encodings(tmp_path: Path) -> None:
+def test_declared_xml_encodings_are_read(tmp_path: Path) -> None:
     """With the class in Chinese and French, as it was declared."""
     for name, codec in (("gb2312", "gb2312"), ("utf-16", "utf-16"), ("utf-8", "utf-8-sig"), ("windows-1252", "cp1252")):
         word = "été" if codec == "cp1252" else "汽车"
@@ -204,7 +204,7 @@ def test_encodings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [("", ""), ("annotations", "images"), ("annotations", "")])
-def test_folders_of_tools(tmp_path: Path, parts: tuple[str, str]) -> None:
+def test_voc_folders_of_labelimg_and_kaggle(tmp_path: Path, parts: tuple[str, str]) -> None:
     """LabelImg: all in one folder. Kaggle: `annotations` and `images`, or images beside the former."""
     voc(tmp_path, xmls=parts[0], images=parts[1])
     assert find(tmp_path).keys() == {"all"}
@@ -214,7 +214,7 @@ def test_folders_of_tools(tmp_path: Path, parts: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/Annotations", "annotations/{}"])
-def test_folders_of_splits(tmp_path: Path, form: str) -> None:
+def test_voc_folders_per_split(tmp_path: Path, form: str) -> None:
     """Roboflow: train/*.xml beside *.jpg."""
     for split in ("train", "valid", "test"):
         xmls = form.format(split)
@@ -227,7 +227,7 @@ def test_folders_of_splits(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["images/{}", "VOCdevkit/VOC2007", "VOC2007"])
-def test_sets_in_a_folder(tmp_path: Path, form: str) -> None:
+def test_voc_sets_in_nested_folders(tmp_path: Path, form: str) -> None:
     """The tutorials of TensorFlow: images/train/*.xml beside *.jpg. VOC's own archive: VOC2007 with lists."""
     for split in ("train", "test"):
         if "images" in form:
@@ -241,7 +241,7 @@ def test_sets_in_a_folder(tmp_path: Path, form: str) -> None:
     assert boxes(open_boxes(root, "test")) == [[10, 8, 40, 30]] * 3
 
 
-def test_a_data_yaml_of_folders_of_xmls(tmp_path: Path) -> None:
+def test_data_yaml_with_voc_folders(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         voc(tmp_path, xmls=folder, images=folder)
     (tmp_path / "set.yaml").write_text("kind: voc\ntrain: a\nval: b\nnames: [bus, car]\n")
@@ -250,14 +250,14 @@ def test_a_data_yaml_of_folders_of_xmls(tmp_path: Path) -> None:
         assert (dataset.path(0), dataset.rows.labels.tolist()) == (f"{tmp_path}/{folder}/a0.jpg", [1, 1, 1])
 
 
-def test_folders_that_are_no_splits(tmp_path: Path) -> None:
+def test_folders_not_named_as_splits_are_one_split(tmp_path: Path) -> None:
     voc(tmp_path, xmls="monday", images="monday")
     voc(tmp_path, xmls="tuesday", images="tuesday")
     assert splits(tmp_path) == ["all"]
     assert len(open_boxes(tmp_path, "all").rows) == 6
 
 
-def test_images_by_name_elsewhere_and_without_xml(tmp_path: Path) -> None:
+def test_images_found_by_name_and_images_without_xml(tmp_path: Path) -> None:
     voc(tmp_path, xmls="", images="")
     image(tmp_path / "a7.jpg")
     (tmp_path / "a1.jpg").rename(tmp_path / "a1.JPG")
@@ -272,7 +272,7 @@ def test_images_by_name_elsewhere_and_without_xml(tmp_path: Path) -> None:
     assert not check(dataset).errors
 
 
-def test_two_images_of_one_xml(tmp_path: Path) -> None:
+def test_xml_that_matches_two_images(tmp_path: Path) -> None:
     """The file name in the XML decides; where it does not, neither is taken in silence."""
     image(voc(tmp_path) / "JPEGImages/a1.png", (50, 40))
     dataset = open_boxes(tmp_path, "all")
@@ -287,7 +287,7 @@ def test_two_images_of_one_xml(tmp_path: Path) -> None:
     assert len(skip_bad(dataset, check(dataset))) == 2
 
 
-def test_classes_of_all_splits(tmp_path: Path) -> None:
+def test_class_names_are_collected_from_all_splits(tmp_path: Path) -> None:
     voc(tmp_path, xmls="train", images="train")
     voc(tmp_path, "<name>car", "<name>bus", xmls="test", images="test")
     for split in ("train", "test"):
@@ -297,7 +297,7 @@ def test_classes_of_all_splits(tmp_path: Path) -> None:
     assert kinds == ["unknown_category"] * 3
 
 
-def test_labelimg(tmp_path: Path) -> None:
+def test_labelimg_voc_export(tmp_path: Path) -> None:
     """Its XMLs are VOC's, so x1 and y1 are one less than the numbers in them, which `expected` has."""
     root = copied("labelimg_voc", tmp_path)
     assert splits(root) == ["train", "test"]
@@ -306,7 +306,7 @@ def test_labelimg(tmp_path: Path) -> None:
     assert not check_folder(root).findings
 
 
-def test_rolabelimg(tmp_path: Path) -> None:
+def test_rolabelimg_export(tmp_path: Path) -> None:
     dataset = compare(copied("rolabelimg", tmp_path), "rolabelimg", "all", 15)
     assert notes(dataset) == ["a rotated box was read as the upright box around it"]
     assert "(15 times" in dataset.findings[0].text
@@ -316,7 +316,7 @@ def test_rolabelimg(tmp_path: Path) -> None:
     np.testing.assert_allclose(dataset.rows.areas, np.prod(sides, axis=1), rtol=1e-4)
 
 
-def test_corners_of_a_rotated_box(tmp_path: Path) -> None:
+def test_corners_of_a_rotated_box_by_hand(tmp_path: Path) -> None:
     """30 x 20 px about (50, 30), a quarter of a right angle clockwise on the screen."""
     old = XML[XML.index("<bndbox>") : XML.index("</object>")]
     values = f"<cx>50</cx><cy>30</cy><w>30</w><h>20</h><angle>{math.pi / 6}</angle>"
@@ -362,7 +362,7 @@ def cvat(root: Path, shapes: str, images: str = "", meta: str = "", name: str = 
     return root
 
 
-def test_cvat(tmp_path: Path) -> None:
+def test_cvat_export(tmp_path: Path) -> None:
     root = copied("cvat_images", tmp_path)
     assert find(root).keys() == {"Train"}
     assert splits(root) == ["train"]
@@ -374,7 +374,7 @@ def test_cvat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_of_cvat(tmp_path: Path, shape: str) -> None:
+def test_cvat_shapes_become_boxes(tmp_path: Path, shape: str) -> None:
     box, area, noted = SHAPES[shape]
     dataset = open_boxes(cvat(tmp_path, shape), "all")
     assert (dataset.kind, dataset.names, dataset.rows.labels.tolist()) == ("cvat", ("bus", "car"), [1])
@@ -384,7 +384,7 @@ def test_shapes_of_cvat(tmp_path: Path, shape: str) -> None:
     assert not check(dataset).errors
 
 
-def test_what_cvat_has_besides_boxes(tmp_path: Path) -> None:
+def test_cvat_shapes_without_boxes_are_errors(tmp_path: Path) -> None:
     shapes = [
         '<polyline label="car" points="1,1;2,2"/>', '<points label="car" points="1,1"/>', '<cuboid label="car"/>',
         '<tag label="car"/>', '<box label="car" xtl="a" ytl="2" xbr="3"/>', '<polygon label="car" points="1,1;2,2"/>',
@@ -404,7 +404,7 @@ def test_what_cvat_has_besides_boxes(tmp_path: Path) -> None:
     assert "unknown_category" in [finding.kind for finding in check(dataset).errors]
 
 
-def test_subsets_of_cvat(tmp_path: Path) -> None:
+def test_cvat_subsets_are_splits(tmp_path: Path) -> None:
     """As a project is exported: `subset` of each image, the images in a folder each, with equal names."""
     box = '<box label="car" xtl="{0}" ytl="{0}" xbr="9" ybr="9"/>'
     image(tmp_path / "images/Train/b.png")
@@ -427,7 +427,7 @@ def test_subsets_of_cvat(tmp_path: Path) -> None:
         open_boxes(tmp_path / "annotations.xml", "val")
 
 
-def test_an_xml_for_each_split_of_cvat(tmp_path: Path) -> None:
+def test_one_cvat_xml_per_split(tmp_path: Path) -> None:
     for split in ("train", "val"):
         cvat(tmp_path / split, next(iter(SHAPES)))
     assert splits(tmp_path) == ["train", "val"]
@@ -441,7 +441,7 @@ def test_an_xml_for_each_split_of_cvat(tmp_path: Path) -> None:
     assert (open_boxes(file, "val").kind, len(open_boxes(file, "val").rows)) == ("cvat", 1)
 
 
-def test_cvat_that_is_rejected(tmp_path: Path) -> None:
+def test_cvat_video_and_truncated_xml_are_rejected(tmp_path: Path) -> None:
     root = cvat(tmp_path, "", '<track id="0" label="car"/>')
     with pytest.raises(InputError, match=r"XML for video \(tracks\); export the task as 'CVAT for images 1.1'"):
         open_boxes(root, "all")
@@ -450,7 +450,7 @@ def test_cvat_that_is_rejected(tmp_path: Path) -> None:
         open_boxes(root, "all")
 
 
-def test_cvat_there_and_back(tmp_path: Path) -> None:
+def test_cvat_round_trip(tmp_path: Path) -> None:
     """With everything that is written: the second export equals the first."""
     attribute = '<attribute name="color">red &amp; blue</attribute>'
     polygon = '<polygon label="bus" points="1,2;30.25,2;40,20;1,30" occluded="1" group_id="3"/>'
@@ -471,7 +471,7 @@ def test_cvat_there_and_back(tmp_path: Path) -> None:
     )
 
 
-def test_only_one_layout_takes_an_xml(tmp_path: Path) -> None:
+def test_xml_is_recognized_by_exactly_one_layout(tmp_path: Path) -> None:
     cvat(tmp_path / "cvat", "")
     voc(tmp_path / "voc", xmls="", images="")
     for name in ("cvat", "voc"):
@@ -479,7 +479,7 @@ def test_only_one_layout_takes_an_xml(tmp_path: Path) -> None:
         assert kinds == {name}
 
 
-def test_large_xmls_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_xml_files_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the file is cut into pieces, and with a limit of elements that counts only one image at a time."""
     monkeypatch.setattr(xml_text, "CHUNK", 7)
     monkeypatch.setattr(xml_text, "MAX_ELEMENTS", 12)

@@ -68,7 +68,7 @@ def notes(root: Path) -> list[str]:
         ("yolo_mark", "data/obj.data"),
     ],
 )
-def test_files_of_tools_are_read_as_expected(tmp_path: Path, name: str, opened: str) -> None:
+def test_exports_of_tools_are_read_as_expected(tmp_path: Path, name: str, opened: str) -> None:
     root = tmp_path / name
     shutil.copytree(LAYOUTS / name, root)
     expected = json.loads((root / "expected.json").read_text())
@@ -92,7 +92,7 @@ def test_files_of_tools_are_read_as_expected(tmp_path: Path, name: str, opened: 
     assert [(error.kind, error.image) for error in errors] == [("missing_image", file) for file in missing]
 
 
-def test_makesense_has_no_class_names(tmp_path: Path) -> None:
+def test_makesense_export_needs_class_names(tmp_path: Path) -> None:
     shutil.copytree(LAYOUTS / "makesense", tmp_path, dirs_exist_ok=True)
     expected = json.loads((tmp_path / "expected.json").read_text())
     for file in (tmp_path / "expected.json", *tmp_path.glob("*.csv")):
@@ -123,7 +123,7 @@ def test_data_yaml_of_roboflow(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path.parent / "train")
 
 
-def test_the_path_of_a_yaml_that_is_elsewhere(tmp_path: Path) -> None:
+def test_ultralytics_path_is_searched_beside_the_yaml(tmp_path: Path) -> None:
     """Ultralytics writes `path: ../datasets/coco8`; the folder is beside the file."""
     file = write(tmp_path / "d.yaml", "path: ../datasets/coco8\ntrain: images/train\nnames: [car]\n")
     with pytest.raises(InputError, match=r"from 'path', '../datasets/coco8', which is not there either"):
@@ -133,7 +133,7 @@ def test_the_path_of_a_yaml_that_is_elsewhere(tmp_path: Path) -> None:
     assert counts(file) == {"train": (1, 1)}
 
 
-def test_hidden_folders_and_files_are_no_images(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
     """Thumbnails, and what macOS writes beside each file."""
     labeled(tmp_path, "images/train/a.png")
     write(tmp_path / "classes.txt", "car\n")
@@ -143,7 +143,7 @@ def test_hidden_folders_and_files_are_no_images(tmp_path: Path) -> None:
     assert not check_folder(tmp_path).errors
 
 
-def test_a_split_of_a_yaml_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_split_of_a_yaml_is_left_out(tmp_path: Path) -> None:
     file = roboflow(tmp_path)
     shutil.rmtree(tmp_path / "valid")
     assert counts(file) == {"train": (1, 1), "test": (1, 1)}
@@ -196,7 +196,7 @@ def test_forms_of_data_yaml(tmp_path: Path, yaml: str, checked: dict[str, tuple[
         ("train: images/gone/images\nnames: [a]\n", "train: there is no"),  # not the folder of another split
     ],
 )
-def test_faults_of_data_yaml(tmp_path: Path, yaml: str, message: str) -> None:
+def test_invalid_data_yaml_is_an_error(tmp_path: Path, yaml: str, message: str) -> None:
     labeled(tmp_path, "images/a.png")
     write(tmp_path / "l.json", "{}")
     file = write(tmp_path / "d.yaml", yaml)
@@ -210,7 +210,7 @@ def test_faults_of_data_yaml(tmp_path: Path, yaml: str, message: str) -> None:
 
 @pytest.mark.parametrize("opened", ["", "data.yaml", "my.yaml"])
 @pytest.mark.parametrize("names", ["", "names:\n"])
-def test_a_number_of_classes_without_names(tmp_path: Path, opened: str, names: str) -> None:
+def test_nc_without_names_gives_numbered_class_names(tmp_path: Path, opened: str, names: str) -> None:
     """Ultralytics calls them class_0, class_1, ..."""
     labeled(tmp_path, "images/train/0.jpg", label="2 0.5 0.5 0.1 0.1\n")
     write(tmp_path / (opened or "data.yaml"), f"path: .\ntrain: images/train\nnc: 3\n{names}")
@@ -227,7 +227,7 @@ def test_a_number_of_classes_without_names(tmp_path: Path, opened: str, names: s
 
 
 @pytest.mark.parametrize("opened", ["", "data.yaml"])
-def test_names_with_a_gap_keep_their_numbers(tmp_path: Path, opened: str) -> None:
+def test_class_ids_with_a_gap_are_kept(tmp_path: Path, opened: str) -> None:
     labeled(tmp_path, "images/train2017/0.jpg", label="0 0.5 0.5 0.1 0.1\n2.0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.3 0.3\n")
     yaml = "path: .\ntrain: images/train2017\nkpt_shape: [17, 3]\nchannels: 3\nnames: {0: car, '2': truck}\n"
     write(tmp_path / "data.yaml", yaml)
@@ -238,7 +238,7 @@ def test_names_with_a_gap_keep_their_numbers(tmp_path: Path, opened: str) -> Non
     assert error.text == "category 1 is not defined; there are 0, 2"
 
 
-def test_outlines_become_boxes(tmp_path: Path) -> None:
+def test_polygons_become_boxes(tmp_path: Path) -> None:
     roboflow(tmp_path, OUTLINE)
     labeled(tmp_path, "train/images/b.jpg", label=BOX + "1 0.5 0.5 0.75 0.5 0.75 1\n")
     dataset = open_boxes(tmp_path, "train")
@@ -257,7 +257,7 @@ def test_outlines_become_boxes(tmp_path: Path) -> None:
     np.testing.assert_allclose(kept[2], [[9.6, 8, 38.4, 8, 38.4, 30.08, 9.6, 30.08]])
 
 
-def test_confidences_and_keypoints_are_passed_over(tmp_path: Path) -> None:
+def test_confidences_and_keypoints_are_ignored(tmp_path: Path) -> None:
     label = BOX.replace("\n", " 0.91\n")
     roboflow(tmp_path, label)
     assert counts(tmp_path) == {"train": (1, 1), "val": (1, 1), "test": (1, 1)}
@@ -285,7 +285,7 @@ FAULTS = {
 }
 
 
-def test_every_faulty_line_is_reported(tmp_path: Path) -> None:
+def test_all_invalid_lines_are_reported(tmp_path: Path) -> None:
     """In all files; `skip_bad` leaves out exactly these lines."""
     lines = [*FAULTS]
     for name, part in (("a", lines[:5]), ("b", lines[5:])):
@@ -307,7 +307,7 @@ def test_every_faulty_line_is_reported(tmp_path: Path) -> None:
         convert(tmp_path, "coco", tmp_path / "to")
 
 
-def test_boxes_in_any_encoding(tmp_path: Path) -> None:
+def test_label_files_in_utf8_with_bom_and_utf16(tmp_path: Path) -> None:
     labeled(tmp_path, "images/train/a.png", "images/train/b.png")
     write(tmp_path / "labels/train/a.txt", b"\xef\xbb\xbf" + BOX.encode())
     write(tmp_path / "labels/train/b.txt", BOX.encode("utf-16"))
@@ -327,7 +327,7 @@ def test_boxes_in_any_encoding(tmp_path: Path) -> None:
         (("train/images/1.jpg", "validate/images/2.jpg"), {"train": (1, 1), "val": (1, 1)}),
     ],
 )
-def test_folders(tmp_path: Path, folders: tuple[str, ...], checked: dict[str, tuple[int, int]]) -> None:
+def test_folder_layouts(tmp_path: Path, folders: tuple[str, ...], checked: dict[str, tuple[int, int]]) -> None:
     labeled(tmp_path, *folders)
     write(tmp_path / "classes.txt", "car\ntruck\n")
     assert counts(tmp_path) == checked
@@ -335,7 +335,7 @@ def test_folders(tmp_path: Path, folders: tuple[str, ...], checked: dict[str, tu
         np.testing.assert_allclose(open_boxes(tmp_path, split)[0].boxes, [[10, 8, 40, 30]], atol=1e-4)
 
 
-def test_labels_beside_images_are_named_in_a_yaml(tmp_path: Path) -> None:
+def test_yaml_with_labels_beside_images(tmp_path: Path) -> None:
     labeled(tmp_path, "a.jpg", "b.jpg")
     write(tmp_path / "classes.txt", "car\n")
     assert counts(write(tmp_path / "d.yaml", "train: .\n")) == {"train": (2, 2)}
@@ -345,7 +345,7 @@ def test_labels_beside_images_are_named_in_a_yaml(tmp_path: Path) -> None:
     assert (error.kind, Path(error.file).name) == ("unknown_image", "c.txt")
 
 
-def test_texts_of_other_kinds_are_not_yolo(tmp_path: Path) -> None:
+def test_captions_dota_and_kitti_are_not_read_as_yolo(tmp_path: Path) -> None:
     """Captions, DOTA's and KITTI's lines."""
     for number, line in enumerate(
         ("a car in the rain at night", "1 1 9 1 9 9 1 9 plane 0", "Car 0 0 -1.5 1 2 3 4 1 1 1 0 0 9 0")
@@ -367,7 +367,7 @@ def test_texts_of_other_kinds_are_not_yolo(tmp_path: Path) -> None:
         ("VOC2007/JPEGImages/{}.jpg", "VOC2007/JPEGImages/{}.jpg"),
     ],
 )
-def test_lists_of_other_machines(tmp_path: Path, written: str, places: str) -> None:
+def test_image_lists_with_paths_of_other_machines(tmp_path: Path, written: str, places: str) -> None:
     labeled(tmp_path, *(places.format(n) for n in range(3)))
     write(tmp_path / "train.txt", "".join(written.format(n) + "\n" for n in range(3)))
     write(tmp_path / "classes.txt", "car\n")
@@ -382,7 +382,7 @@ def test_lists_of_other_machines(tmp_path: Path, written: str, places: str) -> N
     assert [note.startswith("image is not at the path in the list") for note in notes(tmp_path)] == [True] * moved
 
 
-def test_a_name_in_a_list_that_fits_several_images(tmp_path: Path) -> None:
+def test_ambiguous_name_in_an_image_list_is_an_error(tmp_path: Path) -> None:
     labeled(tmp_path, "images/x/1.jpg", "images/y/1.jpg", "images/y/2.jpg")
     write(tmp_path / "train.txt", "/far/1.jpg\n/far/2.jpg\n/far/y/1.jpg\n")
     write(tmp_path / "classes.txt", "car\n")
@@ -397,7 +397,7 @@ def test_a_name_in_a_list_that_fits_several_images(tmp_path: Path) -> None:
     assert error.index == 2
 
 
-def test_a_list_without_its_images(tmp_path: Path) -> None:
+def test_image_list_without_images_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", "images/1.jpg\nimages/2.jpg\n")
     write(tmp_path / "classes.txt", "car\n")
     with pytest.raises(
@@ -410,7 +410,7 @@ def test_a_list_without_its_images(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path.parent / "far")
 
 
-def test_a_list_whose_images_are_in_another_folder_than_its_labels(tmp_path: Path) -> None:
+def test_image_list_with_images_and_labels_in_different_folders(tmp_path: Path) -> None:
     """CVAT's export without images."""
     for number in range(2):
         image(tmp_path / f"far/{number}.jpg")
@@ -434,7 +434,7 @@ def darknet(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("opened", ["", "data", "data/obj.data"])
-def test_obj_data(tmp_path: Path, opened: str) -> None:
+def test_darknet_obj_data(tmp_path: Path, opened: str) -> None:
     darknet(tmp_path)
     assert counts(tmp_path / opened) == {"train": (3, 3), "val": (1, 1)}
     assert open_boxes(tmp_path / opened, "val").names == ("car", "truck")
@@ -444,7 +444,7 @@ def test_obj_data(tmp_path: Path, opened: str) -> None:
         open_boxes(tmp_path / opened, "test")
 
 
-def test_obj_data_of_cvat_beside_its_lists(tmp_path: Path) -> None:
+def test_cvat_obj_data_beside_its_lists(tmp_path: Path) -> None:
     labeled(tmp_path, "obj_train_data/frame_0.PNG", "obj_train_data/frame_1.PNG")
     write(tmp_path / "train.txt", "data/obj_train_data/frame_0.PNG\ndata/obj_train_data/frame_1.PNG\n")
     write(tmp_path / "obj.names", "car\n")
@@ -462,7 +462,7 @@ def test_obj_data_of_cvat_beside_its_lists(tmp_path: Path) -> None:
         (("data/test.txt", "data/train.txt"), ""),
     ],
 )
-def test_faults_of_obj_data(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_invalid_obj_data_is_an_error(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     file = darknet(tmp_path)
     file.write_text(file.read_text().replace(*change))
     if message:
@@ -473,7 +473,7 @@ def test_faults_of_obj_data(tmp_path: Path, change: tuple[str, str], message: st
         assert notes(file) == ["train and valid are the same list, read as one split"]
 
 
-def test_a_split_of_images_without_objects(tmp_path: Path) -> None:
+def test_split_without_label_files(tmp_path: Path) -> None:
     file = roboflow(tmp_path)
     shutil.rmtree(tmp_path / "valid/labels")
     for root in (tmp_path, file):
@@ -486,7 +486,7 @@ def test_a_split_of_images_without_objects(tmp_path: Path) -> None:
         open_boxes(file, "train")
 
 
-def test_an_image_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
+def test_unsupported_image_format_is_an_error(tmp_path: Path) -> None:
     labeled(tmp_path, "images/train/a.png")
     write(tmp_path / "images/train/anim.psd", b"8BPS")
     write(tmp_path / "labels/train/anim.txt", BOX)
@@ -507,7 +507,7 @@ def test_an_image_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
         ("łódź\n".encode("cp1250"), None),
     ],
 )
-def test_class_names_in_another_encoding(tmp_path: Path, content: bytes, names: tuple[str, ...] | None) -> None:
+def test_class_names_that_are_not_utf8(tmp_path: Path, content: bytes, names: tuple[str, ...] | None) -> None:
     """Read where it is certain, with a note; names are never guessed."""
     labeled(tmp_path, "images/train/a.png")
     write(tmp_path / "classes.txt", content)
@@ -521,7 +521,7 @@ def test_class_names_in_another_encoding(tmp_path: Path, content: bytes, names: 
         assert "'Straße'" in note
 
 
-def test_class_names_in_the_folders_of_labels(tmp_path: Path) -> None:
+def test_class_names_in_label_folders(tmp_path: Path) -> None:
     labeled(tmp_path, "images/train/a.png", "images/val/b.png")
     for split in ("train", "val"):
         write(tmp_path / f"labels/{split}/classes.txt", "car\ntruck\n")
@@ -534,7 +534,7 @@ def test_class_names_in_the_folders_of_labels(tmp_path: Path) -> None:
         open_boxes(tmp_path, "val")
 
 
-def test_class_names_of_darknet_exports_and_of_a_yaml_with_any_name(tmp_path: Path) -> None:
+def test_class_names_in_darknet_labels_or_any_yaml(tmp_path: Path) -> None:
     labeled(tmp_path / "a", "train/1.jpg", "valid/2.jpg")
     for split in ("train", "valid"):
         write(tmp_path / f"a/{split}/_darknet.labels", "car\ntruck\n")
@@ -545,7 +545,7 @@ def test_class_names_of_darknet_exports_and_of_a_yaml_with_any_name(tmp_path: Pa
     assert open_boxes(tmp_path / "b", "train").category_ids == (0, 3)
 
 
-def test_a_folder_that_only_its_yaml_explains(tmp_path: Path) -> None:
+def test_folder_layout_defined_only_by_its_yaml(tmp_path: Path) -> None:
     labeled(tmp_path, "far/away/set/images/1.jpg")
     write(tmp_path / "data.yaml", "train: far/away/set/images\nnames: [car]\n")
     assert counts(tmp_path) == {"train": (1, 1)}
@@ -554,7 +554,7 @@ def test_a_folder_that_only_its_yaml_explains(tmp_path: Path) -> None:
     assert counts(tmp_path) == {"train": (1, 1), "val": (2, 2)}
 
 
-def test_label_files_of_any_image_name(tmp_path: Path) -> None:
+def test_image_names_with_dots_or_not_utf8(tmp_path: Path) -> None:
     """File names that are not UTF-8 in a list, and dots in names."""
     name = b"caf\xe9.v1.jpg"
     (tmp_path / "images").mkdir()
@@ -587,7 +587,7 @@ def test_one_label_file_for_two_images_is_noted(tmp_path: Path) -> None:
         ("[]", "names: found no class, needed a list of class names"),
     ],
 )
-def test_class_names_that_are_none(tmp_path: Path, names: str, message: str) -> None:
+def test_invalid_class_names_are_rejected(tmp_path: Path, names: str, message: str) -> None:
     labeled(tmp_path, "images/a.png")
     for opened in ("data.yaml", "."):
         write(tmp_path / "data.yaml", f"train: images\nnames: {names}\n")
@@ -595,14 +595,14 @@ def test_class_names_that_are_none(tmp_path: Path, names: str, message: str) -> 
             open_boxes(tmp_path / opened, "all")
 
 
-def test_a_data_set_in_a_folder_of_another_is_named(tmp_path: Path) -> None:
+def test_error_names_a_data_set_in_a_subfolder(tmp_path: Path) -> None:
     labeled(tmp_path / "My set.v1", "train/images/a.jpg")
     write(tmp_path / "My set.v1/classes.txt", "car\n")
     with pytest.raises(InputError, match=r"no data set found in it .*; open .*My set\.v1, which is one"):
         splits(tmp_path)
 
 
-def test_labels_in_another_form_are_not_a_hint_at_classes(tmp_path: Path) -> None:
+def test_image_folder_beside_labels_is_not_suggested_as_classes(tmp_path: Path) -> None:
     """Folders of images beside labels are not class folders."""
     for folder in ("images", "labels"):
         (tmp_path / folder / "train").mkdir(parents=True)

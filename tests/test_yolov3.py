@@ -58,7 +58,7 @@ def darknet_model(name: str, cfg: str) -> yolov3.YOLOv3:
     return model.eval()
 
 
-def test_takes_as_many_numbers_as_darknet_writes() -> None:
+def test_number_of_weights_matches_darknet() -> None:
     for network, classes, numbers in (("darknet53", 80, 62_001_757), ("tiny", 80, (35_434_956 - 20) // 4)):
         anchors = yolov3.COCO_ANCHORS[: 9 if network == "darknet53" else 6]
         with torch.device("meta"):
@@ -67,7 +67,7 @@ def test_takes_as_many_numbers_as_darknet_writes() -> None:
         assert sum(tensor.numel() for tensor in [*model.parameters(), *running]) == numbers
 
 
-def test_names_are_those_of_the_zoo() -> None:
+def test_parameter_names_match_the_zoo() -> None:
     rows = json.loads((ZOO / "params_network.json").read_text())["parameters"]
     with torch.device("meta"):
         model = yolov3.build(recipe.load("yolov3_coco_416").model)
@@ -79,7 +79,7 @@ def test_names_are_those_of_the_zoo() -> None:
 
 
 @pytest.mark.slow
-def test_zoo_forward_and_decode() -> None:
+def test_forward_and_decode_match_the_zoo() -> None:
     model = zoo_model()
     for size in (320, 416):
         with np.load(ZOO / f"forward_{size}x{size}.npz") as stored:
@@ -124,7 +124,7 @@ def assert_decoded(boxes: Tensor, scores: Tensor, labels: Tensor, theirs: Tensor
     ("name", "cfg", "heads"),
     [("yolov3_coco_416_darknet", "yolov3", (81, 93, 105)), ("yolov3_tiny_coco_416_darknet", "yolov3-tiny", (15, 22))],
 )
-def test_darknet_forward(name: str, cfg: str, heads: tuple[int, ...]) -> None:
+def test_forward_and_decode_match_darknet(name: str, cfg: str, heads: tuple[int, ...]) -> None:
     model = darknet_model(name, f"{cfg}.cfg")
     for height, width in ((224, 320), (416, 416)):
         with torch.no_grad():
@@ -176,7 +176,7 @@ def zoo_anchors(size: tuple[int, int]) -> Tensor:
 
 
 @pytest.mark.parametrize("prefix", ["", "smooth."])
-def test_loss_and_gradient_with_the_zoos_assignment(loss_oracle: dict[str, np.ndarray], prefix: str) -> None:
+def test_loss_and_gradient_match_the_zoo_given_its_assignment(loss_oracle: dict[str, np.ndarray], prefix: str) -> None:
     size = tuple(loss_oracle["hw"].tolist())
     total = 0.0
     for k, (scale, raw) in enumerate(predictions(loss_oracle).items()):
@@ -198,7 +198,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(loss_oracle: dict[str, np.nd
 
 
 @pytest.mark.parametrize(("prefix", "smoothing"), [("", 0.0), ("smooth.", 0.1)])
-def test_assignment_is_the_zoos_but_for_the_floored_centers(
+def test_assignment_matches_the_zoo_except_for_floored_centers(
     loss_oracle: dict[str, np.ndarray], prefix: str, smoothing: float
 ) -> None:
     height, width = loss_oracle["hw"].tolist()
@@ -213,7 +213,7 @@ def test_assignment_is_the_zoos_but_for_the_floored_centers(
     assert torch.equal(exact.classes, floored.classes)
 
 
-def test_a_cell_claimed_twice_keeps_the_last_box_and_both_classes() -> None:
+def test_cell_of_two_objects_keeps_last_box_and_both_classes() -> None:
     boxes = torch.tensor([[[8.0, 8, 40, 40], [9, 9, 41, 41], [0, 0, 0, 0], [9, 9, 9, 41]]])
     labels = torch.tensor([[2, 0, -1, 1]])
     cells = Cells.of(
@@ -232,7 +232,7 @@ def small(**changes: object) -> yolov3.YOLOv3:
     return yolov3.build(yolov3.Config.model_validate(settings | changes))
 
 
-def test_crowd_regions_are_neither_object_nor_background() -> None:
+def test_crowd_regions_are_ignored_in_the_loss() -> None:
     model = small()
     raw = tuple(torch.zeros(1, 24, n, n) for n in (2, 4))
     boxes, labels = torch.tensor([[[0.0, 0, 64, 64]]]), torch.tensor([[0]])
@@ -256,7 +256,7 @@ def test_crowd_regions_are_neither_object_nor_background() -> None:
     assert as_object[1] == pytest.approx(3 * np.log(2), rel=1e-5)
 
 
-def test_the_ignore_test_looks_at_boxes_of_every_scale_and_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_is_independent_of_the_ignore_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     raw = tuple(torch.randn(2, 24, n, n, generator=torch.Generator().manual_seed(1)) for n in (4, 8))
     generator = torch.Generator().manual_seed(2)
@@ -270,7 +270,7 @@ def test_the_ignore_test_looks_at_boxes_of_every_scale_and_in_pieces(monkeypatch
     assert {name: term.item() for name, term in whole.items()} == {name: term.item() for name, term in pieces.items()}
 
 
-def test_a_perfect_box_still_has_an_objectness_gradient() -> None:
+def test_perfect_box_still_has_objectness_loss() -> None:
     """The cell of an object is never spared by the ignore test, however well its box lies."""
     model = small()
     raw = tuple(torch.zeros(1, 24, n, n) for n in (2, 4))
@@ -287,7 +287,7 @@ def test_a_perfect_box_still_has_an_objectness_gradient() -> None:
     assert terms["wh"].item() == pytest.approx(0, abs=1e-9)
 
 
-def test_normalizer() -> None:
+def test_loss_normalization_by_images_or_boxes() -> None:
     """Three objects in two images, and a crowd region, which is not an object."""
     boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 50, 60, 60]], [[8, 8, 30, 40], [2, 50, 20, 60]]])
     crowd = torch.tensor([[False, False], [False, True]])
@@ -321,7 +321,7 @@ def test_decode_by_hand() -> None:
     assert len(small().decode(raw, 0.8)[0]) == 0
 
 
-def test_mean_and_deviation_are_inside() -> None:
+def test_normalization_is_part_of_the_model() -> None:
     model = small(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
     plain = small().eval()
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -341,13 +341,13 @@ def test_mean_and_deviation_are_inside() -> None:
         ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
-def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:
+def test_invalid_config_is_a_one_line_error(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError) as fault:
         validate(yolov3.Config, {"name": "yolov3", "classes": 3} | changes, "mine.yaml")
     assert words in str(fault.value)
     assert "\n" not in str(fault.value)
 
 
-def test_a_size_that_is_no_multiple_of_32_is_rejected() -> None:
+def test_size_not_a_multiple_of_32_is_rejected() -> None:
     with pytest.raises(InputError, match="100 x 64 px"):
         small()(torch.zeros(1, 3, 100, 64))

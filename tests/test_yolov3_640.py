@@ -66,13 +66,13 @@ def network():
     return model.eval()
 
 
-def test_is_a_detector():
+def test_model_implements_detector():
     with torch.device("meta"):
         assert isinstance(build(Config()), Detector)
 
 
 @pytest.mark.parametrize("size", [320, pytest.param(640, marks=pytest.mark.slow)])
-def test_raw_maps_and_decoding(network, size):
+def test_raw_outputs_and_decoding_match_mindyolo(network, size):
     truth = oracle(f"forward_{size}x{size}")
     with torch.inference_mode():
         raw = network(torch.from_numpy(mindspore_input(truth)))
@@ -112,7 +112,7 @@ def plain():
 
 
 @pytest.mark.parametrize("name", ["loss_192x256", "loss_256x256"])
-def test_loss_and_gradient(plain, name):
+def test_loss_and_gradient_match_mindyolo(plain, name):
     truth, raw, batch = loss_case(name)
     terms = plain.loss_of_raw(raw, batch)
     total = sum(terms.values())
@@ -133,7 +133,7 @@ def boxes_case():
     return raw, [[[10.0, 12, 40, 50], [0, 0, 0, 0]]], [[7, -1]]
 
 
-def test_no_boxes_leave_objectness_only(plain):
+def test_padding_only_leaves_objectness_loss(plain):
     raw, boxes, _ = boxes_case()
     raw = tuple(one.requires_grad_() for one in raw)
     terms = plain.loss_of_raw(raw, batch_of(boxes, [[-1, -1]]))
@@ -149,14 +149,14 @@ def test_no_boxes_leave_objectness_only(plain):
     assert all(one.grad.isfinite().all() for one in raw)
 
 
-def test_no_space_for_boxes(plain):
+def test_loss_with_zero_rows_of_boxes(plain):
     raw, _, _ = boxes_case()
     terms = plain.loss_of_raw(raw, batch_of(np.zeros((1, 0, 4)), np.zeros((1, 0), np.int64)))
     assert terms["obj"] > 0
     assert terms["box"] == terms["cls"] == 0
 
 
-def test_padding_changes_nothing(plain):
+def test_padding_does_not_change_the_loss(plain):
     raw, boxes, labels = boxes_case()
     alone = plain.loss_of_raw(raw, batch_of([boxes[0][:1]], [[7]]))
     assert plain.loss_of_raw(raw, batch_of(boxes, labels)) == alone
@@ -164,7 +164,7 @@ def test_padding_changes_nothing(plain):
     assert plain.loss_of_raw(raw, padded_crowd) == alone
 
 
-def test_crowd_regions_are_neither_object_nor_background(plain):
+def test_crowd_regions_are_ignored_in_the_loss(plain):
     """By hand: cells whose center lies in x 12 to 40, y 0 to 28 add nothing to the mean objectness, nor do those that
     an object there would take. Its center is (26, 14), so these are the same but for one at stride 16, right of the
     first, with the anchors 30 x 61 and 62 x 45."""
@@ -184,7 +184,7 @@ def test_crowd_regions_are_neither_object_nor_background(plain):
     assert terms["box"] == terms["cls"] == 0
 
 
-def test_an_object_in_a_crowd_region_is_still_learnt(plain):
+def test_object_in_a_crowd_region_is_still_trained(plain):
     """A crowd over everything leaves the cells of the object, and those only, in the objectness."""
     raw, boxes, _ = boxes_case()
     raw = tuple(one.requires_grad_() for one in raw)
@@ -219,11 +219,11 @@ def assigned(center, side=32.0):
         ((64, 48), {(2, 1), (1, 1)}),  # on a border: the lower side only; y at the middle, the last row
     ],
 )
-def test_cells_by_hand(center, cells):
+def test_assigned_cells_by_hand(center, cells):
     assert assigned(center) == cells
 
 
-def test_anchor_ratio():
+def test_anchor_ratio_limit():
     assert assigned((40, 10), side=32 * 3.99)
     assert assigned((40, 10), side=32 / 3.99)
     assert not assigned((40, 10), side=32 * 4.0)
@@ -236,7 +236,7 @@ def test_last_box_of_a_cell_wins():
     assert yolov3_640._last_row(taken, cell, 5).tolist() == [[[2, 0, 3, 5, 0]]]
 
 
-def test_label_smoothing():
+def test_label_smoothing_by_hand():
     """By hand, for the same prediction everywhere; the box takes anchors of all three scales."""
     raw, boxes, labels = boxes_case()
     raw = tuple(torch.ones_like(one) for one in raw)
@@ -248,7 +248,7 @@ def test_label_smoothing():
     assert terms["cls"].item() == pytest.approx(0.3 * 3 * by_hand.item())
 
 
-def test_two_processes_equal_one(plain, monkeypatch):
+def test_gradients_of_two_processes_match_one(plain, monkeypatch):
     """Averaged gradients of the halves, each divided by the mean count of both, are the gradient of the whole."""
     _, raw, batch = loss_case("loss_256x256")
     sum(plain.loss_of_raw(raw, batch).values()).backward()
@@ -287,7 +287,7 @@ def predictions_of_the_oracle(truth):
     return torch.from_numpy(made)
 
 
-def test_candidates_and_nms():
+def test_candidates_and_nms_match_mindyolo():
     """Multi-label candidates above 0.001, then greedy suppression: the 300 rows MindYOLO keeps."""
     truth = oracle("post")
     found = candidates(predictions_of_the_oracle(truth), 0.001)
@@ -309,7 +309,7 @@ def test_candidates_by_hand():
     assert second.boxes.shape == (0, 4)
 
 
-def test_decode_reads_raw_maps(plain):
+def test_decode_by_hand(plain):
     """One certain cell: column 3, row 1 of stride 8, its second anchor (16 x 30 px)."""
     raw = tuple(torch.full((1, 255, 32 // stride * 2, 32 // stride * 4), -20.0) for stride in STRIDES)
     raw[2].view(1, 3, 85, 8, 16)[0, 1, :5, 1, 3] = torch.tensor([0.0, 0, 0, 0, 20])
@@ -325,7 +325,7 @@ def fresh():
     return build(Config(classes=3))
 
 
-def test_priors(fresh):
+def test_initial_biases_match_class_priors(fresh):
     for head, stride in zip((fresh.head32, fresh.head16, fresh.head8), STRIDES, strict=True):
         bias = head.output.bias.detach().view(3, 8)
         spread = head.output.in_channels**-0.5  # torch draws the rest within this
@@ -346,7 +346,7 @@ def test_gradient_reaches_every_weight(fresh):
     assert not silent
 
 
-def test_mean_and_deviation_are_applied_inside(network):
+def test_normalization_is_part_of_the_model(network):
     """forward takes RGB in [0, 1]; the same image normalized outside gives the same maps."""
     shifted = copy.copy(network)
     shifted._buffers = dict(network._buffers, mean=torch.full((3, 1, 1), 0.5), std=torch.full((3, 1, 1), 0.25))

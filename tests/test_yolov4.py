@@ -26,14 +26,14 @@ def small(**changes: object) -> yolov4.YOLOv4:
     ("name", "numbers"),
     [("yolov4_coco_608_darknet", 64_429_405), ("yolov4_tiny_coco_416_darknet", (24_251_276 - 20) // 4)],
 )
-def test_takes_as_many_numbers_as_darknet_writes(name: str, numbers: int) -> None:
+def test_number_of_weights_matches_darknet(name: str, numbers: int) -> None:
     with torch.device("meta"):
         model = yolov4.build(recipe.load(name).model)
     running = [buffer for name, buffer in model.named_buffers() if "running" in name]
     assert sum(tensor.numel() for tensor in [*model.parameters(), *running]) == numbers
 
 
-def test_pooling_over_several_extents() -> None:
+def test_spp_matches_naive_max_pooling() -> None:
     """Against one pool an extent, padded with what is below everything; smaller maps than the largest extent, too."""
     for h, w in ((19, 14), (3, 5), (1, 1)):
         x = torch.randn(2, 3, h, w, generator=torch.Generator().manual_seed(h)) - 5
@@ -43,7 +43,7 @@ def test_pooling_over_several_extents() -> None:
         assert torch.equal(spp(x), torch.cat((*plain, x), 1))
 
 
-def test_only_the_second_half_of_the_channels_goes_through_a_tiny_stage() -> None:
+def test_tiny_stage_processes_the_second_half_of_the_channels() -> None:
     stage = TinyStage(8, Style()).eval()
     seen: list[torch.Tensor] = []
     stage.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -72,7 +72,7 @@ def test_decode_by_hand() -> None:
     assert several.scores.tolist() == pytest.approx([0.25, 0.75])
 
 
-def test_reach_belongs_to_its_scale() -> None:
+def test_scale_xy_is_applied_per_scale() -> None:
     """1.2 at stride 8, 1.1 at 16, 1.05 at 32 (yolov4.cfg): logits at minus infinity lie half of the rest before."""
     with torch.device("meta"):
         model = yolov4.build(yolov4.Config(classes=1))
@@ -87,7 +87,7 @@ def test_reach_belongs_to_its_scale() -> None:
         )
 
 
-def test_an_uneven_width_fits_together() -> None:
+def test_uneven_width_builds_consistent_channels() -> None:
     for network in ("cspdarknet53", "tiny"):
         changes = TINY | {"scale_xy": [1, 1]} if network == "tiny" else {}
         model = yolov4.build(yolov4.Config.model_validate({"classes": 2, "width": 0.09} | changes)).eval()
@@ -105,13 +105,13 @@ def test_an_uneven_width_fits_together() -> None:
         ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
-def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:
+def test_invalid_config_is_a_one_line_error(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError) as fault:
         validate(yolov4.Config, {"name": "yolov4", "classes": 3} | changes, "mine.yaml")
     assert words in str(fault.value)
     assert "\n" not in str(fault.value)
 
 
-def test_a_size_that_is_no_multiple_of_32_is_rejected() -> None:
+def test_size_not_a_multiple_of_32_is_rejected() -> None:
     with pytest.raises(InputError, match="100 x 64 px"):
         small()(torch.zeros(1, 3, 100, 64))

@@ -41,7 +41,7 @@ def cells_of(size: tuple[int, int]) -> Cells:
     return Cells.of([(size[0] // s, size[1] // s) for s in strides], strides, ANCHORS, REACH)
 
 
-def test_giou_is_the_zoos(oracle: dict[str, Array]) -> None:
+def test_giou_matches_the_zoo(oracle: dict[str, Array]) -> None:
     """Pairs that overlap, that are apart on one axis, and on both."""
     pred, truth = torch.from_numpy(oracle["giou.pred"]), torch.from_numpy(oracle["giou.gt"])
     np.testing.assert_allclose(zoo_giou(pred, truth).numpy(), oracle["giou.value"][:, 0], rtol=1e-5, atol=1e-6)
@@ -50,7 +50,7 @@ def test_giou_is_the_zoos(oracle: dict[str, Array]) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "smooth."])
-def test_loss_and_gradient_with_the_zoos_assignment(oracle: dict[str, Array], prefix: str) -> None:
+def test_loss_and_gradient_match_the_zoo_given_its_assignment(oracle: dict[str, Array], prefix: str) -> None:
     """The zoo's ignore test compares only with the boxes of a scale, so each scale is tested separately."""
     size = tuple(oracle["hw"].tolist())
     total = 0.0
@@ -73,7 +73,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(oracle: dict[str, Array], pr
 
 
 @pytest.mark.parametrize(("prefix", "smoothing"), [("", 0.0), ("smooth.", 0.1)])
-def test_assignment_is_the_zoos_but_for_the_floored_centers(
+def test_assignment_matches_the_zoo_except_for_floored_centers(
     oracle: dict[str, Array], prefix: str, smoothing: float
 ) -> None:
     cells = cells_of(oracle["hw"].tolist())
@@ -90,7 +90,7 @@ def test_assignment_is_the_zoos_but_for_the_floored_centers(
     assert (exact.boxes - floored.boxes).abs().max() == 0.5  # the oracle has a box with an odd sum of coordinates
 
 
-def test_the_whole_loss_is_the_zoos_but_for_its_ignore_test(oracle: dict[str, Array]) -> None:
+def test_full_loss_matches_the_zoo_except_for_the_ignore_rule(oracle: dict[str, Array]) -> None:
     """From boxes to terms: all but objectness, which ours tests against the boxes of every scale."""
     rows = flatten(tuple(predictions(oracle).values()), 3)
     terms = yolov4_loss(rows, cells_of(oracle["hw"].tolist()), boxes_of(oracle, floor=True), ZOO)
@@ -105,7 +105,7 @@ def test_the_whole_loss_is_the_zoos_but_for_its_ignore_test(oracle: dict[str, Ar
     assert 0.9 * every < terms["objectness"].item() <= every * (1 + 1e-6)
 
 
-def test_weights_of_terms_and_scales(oracle: dict[str, Array]) -> None:
+def test_loss_weights_of_terms_and_scales(oracle: dict[str, Array]) -> None:
     """The zoo's bbox_class_loss_coff and detect_head_loss_coff."""
     rows, cells = flatten(tuple(predictions(oracle).values()), 3), cells_of(oracle["hw"].tolist())
     batch = boxes_of(oracle, floor=True)
@@ -131,7 +131,7 @@ def one_scale() -> Cells:
     return Cells.of([(4, 4)], [16], torch.tensor([[[10.0, 10.0], [40.0, 10.0]]]))
 
 
-def test_which_anchors_learn_a_box() -> None:
+def test_anchor_assignment_by_hand() -> None:
     """By hand, 0.213 as limit: 10 x 10 overlaps the second anchor by 0.25; 10 x 8 by 0.2 only; 2 x 2 neither (0.04 and
     0.01), so that its best one alone takes it. Padding and a box without height claim nothing."""
     boxes = torch.tensor([[[3.0, 3, 13, 13], [19, 4, 29, 12], [39, 7, 41, 9], [0, 0, 0, 0], [50, 20, 60, 20]]])
@@ -142,7 +142,7 @@ def test_which_anchors_learn_a_box() -> None:
     assert bool((classes.sum(1) == 1).all())
 
 
-def test_a_similar_anchor_beats_a_poor_best_one() -> None:
+def test_anchor_above_the_iou_limit_wins_over_best_but_poor_anchor() -> None:
     """The zoo writes the best anchors of all boxes first and the similar ones of all boxes after."""
     good, poor = [3.0, 3, 13, 13], [7.0, 7, 9, 9]
     targets = assign_similar(
@@ -154,7 +154,7 @@ def test_a_similar_anchor_beats_a_poor_best_one() -> None:
 
 
 @pytest.mark.parametrize("settings", [ZOO, CIOU], ids=["zoo", "ciou"])
-def test_a_perfect_prediction_costs_next_to_nothing(settings: LossConfig) -> None:
+def test_perfect_prediction_has_almost_zero_loss(settings: LossConfig) -> None:
     boxes = torch.tensor([[[20.0, 20, 30, 30], [0, 0, 0, 0]]])
     batch, cells = batch_of(boxes, torch.tensor([[1, -1]]), (64, 64)), one_scale()
     rows = torch.full((1, 32, 8), -12.0)
@@ -169,7 +169,7 @@ def test_a_perfect_prediction_costs_next_to_nothing(settings: LossConfig) -> Non
     assert yolov4_loss(worse, cells, batch, settings)["box"] > terms["box"] + 0.1
 
 
-def test_the_box_term_by_hand() -> None:
+def test_box_loss_by_hand() -> None:
     """One anchor's cell predicts 10 x 10 at (24, 24); the object is as large and 5 px further right."""
     cells = Cells.of([(4, 4)], [16], torch.tensor([[[10.0, 10.0]]]))
     batch = batch_of(torch.tensor([[[24.0, 19, 34, 29]]]), torch.tensor([[0]]), (64, 64))
@@ -183,7 +183,7 @@ def test_the_box_term_by_hand() -> None:
     assert term.item() == pytest.approx(3 * weight * (1 - giou + distance), rel=1e-4)
 
 
-def test_normalizer() -> None:
+def test_loss_normalization_by_images_or_boxes() -> None:
     """Two images, three cells with an object, and a crowd region, which is none."""
     boxes = torch.tensor([[[3.0, 3, 13, 13], [39, 39, 41, 41]], [[0, 0, 60, 60], [0, 0, 0, 0]]])
     crowd = torch.tensor([[False, False], [True, False]])
@@ -198,7 +198,7 @@ def test_normalizer() -> None:
     assert nothing["box"] == nothing["classes"] == 0
 
 
-def test_in_parts_it_is_yolov3s() -> None:
+def test_loss_with_yolov3_terms_matches_yolov3() -> None:
     """With the best anchors only; and a center reaches beyond its cell: at the cell's edge its place is not 0 but
     0.05 / 1.1, where the loss is least."""
     generator = torch.Generator().manual_seed(4)
@@ -229,7 +229,7 @@ def replace_setting(settings: LossConfig, **changes: object) -> LossConfig:
 
 
 @pytest.mark.parametrize("settings", [ZOO, CIOU, PARTS], ids=["zoo", "ciou", "parts"])
-def test_gradients_stay_finite_and_no_number_leaves_the_device(settings: LossConfig) -> None:
+def test_gradients_are_finite_without_host_synchronization(settings: LossConfig) -> None:
     """Wild predictions, boxes outside the canvas, boxes without an area, padding, crowds."""
     generator = torch.Generator().manual_seed(3)
     corner = torch.rand(2, 40, 2, generator=generator) * 300 - 60
@@ -247,7 +247,7 @@ def test_gradients_stay_finite_and_no_number_leaves_the_device(settings: LossCon
     assert bool(rows.grad.isfinite().all())
 
 
-def test_images_without_rows() -> None:
+def test_loss_of_images_without_boxes() -> None:
     batch = batch_of(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), (64, 64))
     rows: Tensor = torch.zeros(2, 32, 7)
     terms = yolov4_loss(rows, one_scale(), batch, ZOO)
@@ -255,7 +255,7 @@ def test_images_without_rows() -> None:
     assert terms["objectness"].item() == pytest.approx(32 * math.log(2))
 
 
-def test_more_objects_than_the_zoos_ninety() -> None:
+def test_more_than_90_objects_are_assigned() -> None:
     """100 objects in as many cells; all are learnt."""
     places = torch.cartesian_prod(torch.arange(10), torch.arange(10)).float() * 16 + 8
     boxes = torch.cat((places - 5, places + 5), 1)[None]
@@ -266,13 +266,13 @@ def test_more_objects_than_the_zoos_ninety() -> None:
     assert sorted(found[:, 0].tolist()) == list(range(100))
 
 
-def test_ciou_and_giou_agree_on_the_same_box() -> None:
+def test_ciou_and_giou_of_identical_boxes_are_1() -> None:
     box = torch.tensor([[0.2, 0.3, 0.6, 0.5]])
     assert zoo_giou(box, box).item() == pytest.approx(1, abs=2e-5)
     assert ciou(box, box).item() == pytest.approx(1, abs=2e-5)
 
 
-def test_an_anchor_on_two_scales_learns_on_both() -> None:
+def test_anchor_on_two_scales_is_assigned_on_both() -> None:
     """YOLOv4-tiny has 81 x 82 twice, and Darknet's heads both take the object that fits it best."""
     model = models.module("yolov4").build(recipe.load("yolov4_tiny_coco_416_darknet").model)
     cells = model.cells(tuple(torch.zeros(1, 255, side, side) for side in (13, 26)))

@@ -48,7 +48,7 @@ def batch_of(boxes: Tensor, labels: Tensor, ignore: Tensor | None = None, labele
     return Batch(images, boxes, labels, ignore, (frame,) * len(boxes), labeled=labeled)
 
 
-def crowded(seed: int, images: int = 2, rows: int = 9) -> Batch:
+def overlapping_objects(seed: int, images: int = 2, rows: int = 9) -> Batch:
     """Objects of all sizes, some over others, so that they compete for cells; the last rows are padding."""
     generator = torch.Generator().manual_seed(seed)
     center = torch.rand(images, rows, 2, generator=generator) * 50 + 40
@@ -80,15 +80,15 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def plain_boxes() -> list[tuple[int, float, float]]:
+def grid_cells() -> list[tuple[int, float, float]]:
     """(stride, column, row) of each cell."""
     grids = [(stride, SIDE // stride) for stride in STRIDES]
     return [(stride, column, row) for stride, count in grids for row in range(count) for column in range(count)]
 
 
-def plainly_assigned(rows: list[list[float]], objects: list[list[float]], labels: list[int]) -> dict[int, int]:
+def naive_assignment(rows: list[list[float]], objects: list[list[float]], labels: list[int]) -> dict[int, int]:
     """Cell -> object, of one image: section 2.1 of the paper, in double precision."""
-    cells = plain_boxes()
+    cells = grid_cells()
     boxes = []
     for (stride, column, row), (x, y, w, h, *_) in zip(cells, rows, strict=True):
         cx, cy, width, height = (x + column) * stride, (y + row) * stride, math.exp(w) * stride, math.exp(h) * stride
@@ -116,19 +116,19 @@ def plainly_assigned(rows: list[list[float]], objects: list[list[float]], labels
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_assignment_is_that_of_a_plain_loop(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw, batch = raw_maps(seed), crowded(seed)
+def test_assignment_matches_a_naive_loop(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, batch = raw_maps(seed), overlapping_objects(seed)
     _, rows, _ = cells_of(raw)
     found = assigned(raw, batch)
     several = contested = 0
     for image in range(2):
         real = int(batch.valid[image].sum())
         lists = rows[image].tolist(), batch.boxes[image, :real].tolist(), batch.labels[image, :real].tolist()
-        wanted = plainly_assigned(*lists)
+        wanted = naive_assignment(*lists)
         positive = found.positive[image].nonzero()[:, 0].tolist()
         assert {cell: int(found.matched_gt_idx[image, cell]) for cell in positive} == wanted
         several += len(wanted) - len(set(wanted.values()))
-        alone = [plainly_assigned(lists[0], [box], [label]) for *_, box, label in zip(*lists[1:], strict=True)]
+        alone = [naive_assignment(lists[0], [box], [label]) for *_, box, label in zip(*lists[1:], strict=True)]
         contested += sum(map(len, alone)) - len(wanted)
     assert several > 5  # objects have several cells
     assert contested > 0  # and some cells are claimed twice
@@ -137,28 +137,28 @@ def test_assignment_is_that_of_a_plain_loop(seed: int, monkeypatch: pytest.Monke
     assert all(torch.equal(a, b) for a, b in zip(found, assigned(raw, batch), strict=True))
 
 
-def test_an_object_smaller_than_a_cell_has_one() -> None:
+def test_object_smaller_than_a_cell_is_assigned_one_cell() -> None:
     """Its box holds no center of a cell."""
     batch = batch_of(torch.tensor([[[33.0, 33, 35, 35]]]), torch.tensor([[1]]))
     found = assigned(raw_maps(1, images=1), batch)
     assert found.positive.sum() == 1
-    stride, column, row = plain_boxes()[int(found.positive[0].nonzero())]
+    stride, column, row = grid_cells()[int(found.positive[0].nonzero())]
     assert max(abs((column + 0.5) * stride - 34), abs((row + 0.5) * stride - 34)) < 2.5 * stride
 
 
-def test_boxes_without_area_and_padding_have_no_cells() -> None:
+def test_zero_area_boxes_and_padding_are_not_assigned() -> None:
     boxes = torch.tensor([[[20.0, 20, 20, 60], [30, 30, 60, 60]]])
     found = assigned(raw_maps(2, images=1), batch_of(boxes, torch.tensor([[1, -1]])))
     assert not found.positive.any()
     assert not found.ignored.any()
 
 
-def test_losses_are_those_of_a_plain_loop() -> None:
-    raw, batch = raw_maps(5), crowded(5)
+def test_losses_match_a_naive_loop() -> None:
+    raw, batch = raw_maps(5), overlapping_objects(5)
     cells, rows, boxes = cells_of(raw)
     found = assigned(raw, batch)
     sums = {"box": 0.0, "objectness": 0.0, "classes": 0.0, "l1": 0.0}
-    corners = plain_boxes()
+    corners = grid_cells()
     for image, cell in torch.cartesian_prod(torch.arange(2), torch.arange(rows.shape[1])).tolist():
         numbers, positive = rows[image, cell].tolist(), bool(found.positive[image, cell])
         sums["objectness"] -= math.log(sigmoid(numbers[4]) if positive else 1 - sigmoid(numbers[4]))
@@ -187,7 +187,7 @@ def test_losses_are_those_of_a_plain_loop() -> None:
     assert float(MODEL.loss_of_raw(raw, batch)["box"]) == pytest.approx(5 * sums["box"] / count, rel=1e-4)
 
 
-def test_images_without_boxes_are_background() -> None:
+def test_images_without_boxes_have_only_objectness_loss() -> None:
     raw = raw_maps(3)
     none = batch_of(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64))
     padding = batch_of(torch.zeros(2, 3, 4), torch.full((2, 3), -1))
@@ -198,9 +198,9 @@ def test_images_without_boxes_are_background() -> None:
         assert terms["box"] == terms["classes"] == 0
 
 
-def test_rows_of_padding_change_nothing() -> None:
+def test_padding_does_not_change_the_loss() -> None:
     """The objects are those of both; random boxes in the rows of padding."""
-    raw, batch = raw_maps(4), crowded(4)
+    raw, batch = raw_maps(4), overlapping_objects(4)
     more = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(1)) * SIDE
     padded = replace(
         batch,
@@ -212,12 +212,12 @@ def test_rows_of_padding_change_nothing() -> None:
         assert torch.equal(term, MODEL.loss_of_raw(raw, padded)[name])
 
 
-def test_numbers_are_the_inverse_of_boxes() -> None:
+def test_encoding_is_the_inverse_of_decoding() -> None:
     cells, rows, boxes = cells_of(raw_maps(6))
     torch.testing.assert_close(cells.numbers(boxes), rows[..., :4], rtol=1e-4, atol=1e-4)
 
 
-def test_decoding_by_hand() -> None:
+def test_decode_by_hand() -> None:
     """Column 3, row 1 of stride 16: center half a cell right of the corner and a quarter below, 32 x 8 px."""
     raw = tuple(torch.full((1, 5 + CLASSES, SIDE // stride, SIDE // stride), -20.0) for stride in STRIDES)
     raw[1][0, :5, 1, 3] = torch.tensor([0.5, 0.25, math.log(2), math.log(0.5), 20])
@@ -227,7 +227,7 @@ def test_decoding_by_hand() -> None:
     torch.testing.assert_close(found.boxes, torch.tensor([[56.0 - 16, 20 - 4, 56 + 16, 20 + 4]]))
 
 
-def test_head_is_the_one_of_the_paper() -> None:
+def test_decoupled_head_matches_the_paper() -> None:
     """Figure 2: 1x1 to 256 channels, then two 3x3 for the classes and two for box and objectness."""
     torch.manual_seed(0)
     head = DecoupledHead(6, CLASSES, Style(norm_eps=1e-3)).eval()
@@ -254,18 +254,18 @@ def test_head_is_the_one_of_the_paper() -> None:
     torch.testing.assert_close(fresh, torch.full((1 + CLASSES,), 0.01))
 
 
-def test_takes_as_many_parameters_as_published() -> None:
+def test_number_of_parameters_matches_yolox() -> None:
     """63.7 million, for COCO (README of YOLOX)."""
     with torch.device("meta"):
         model = build(Config(classes=80))
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 1) == 63.7
 
 
-def test_averaged_gradients_of_processes_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_of_two_processes_average_to_the_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each half's sums are divided by the mean of the positive cells of both halves."""
     from boxwright.models import yolox
 
-    raw, batch = raw_maps(7), crowded(7)
+    raw, batch = raw_maps(7), overlapping_objects(7)
     whole = {name: float(term) for name, term in MODEL.loss_of_raw(raw, batch).items()}
     parts = [
         (
@@ -284,7 +284,7 @@ def test_averaged_gradients_of_processes_are_those_of_the_whole(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("label", [0, 2])
-def test_a_crowd_region_is_neither_object_nor_background(label: int) -> None:
+def test_crowd_region_is_ignored_in_the_loss(label: int) -> None:
     """No cell with its center in it, and none that an object there would have; objects in it are taught."""
     raw = tuple(level.requires_grad_() for level in raw_maps(8, images=1))
     boxes = torch.tensor([[[30.0, 30, 90, 70], [50, 40, 70, 60]]])
@@ -293,7 +293,7 @@ def test_a_crowd_region_is_neither_object_nor_background(label: int) -> None:
     found, without = assigned(raw, batch), assigned(raw, alone)
     assert torch.equal(found.positive, without.positive)
     assert torch.equal(found.matched_gt_idx, without.matched_gt_idx)
-    centers = [((column + 0.5) * stride, (row + 0.5) * stride) for stride, column, row in plain_boxes()]
+    centers = [((column + 0.5) * stride, (row + 0.5) * stride) for stride, column, row in grid_cells()]
     within = torch.tensor([30 < x < 90 and 30 < y < 70 for x, y in centers])
     assert within.sum() > 20
     assert found.ignored[0][within].all()
