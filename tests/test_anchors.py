@@ -28,7 +28,7 @@ def coco(root: Path, boxes: list[list[float]], crowd: int = 0, size: tuple[int, 
     return root
 
 
-def test_two_clusters_worked_out_by_hand(tmp_path: Path) -> None:
+def test_clusters_match_values_by_hand(tmp_path: Path) -> None:
     """On an input of 50 x 400 px widths double and heights halve: sizes 10x20, 12x20, 100x49, 100x50, 100x57."""
     sizes = [(5, 40), (6, 40), (50, 98), (50, 100), (50, 114)]
     root = coco(tmp_path / "set", [[1, 2, 9, 9], *([0, 0, w, h] for w, h in sizes), [3, 3, 0, 5]], crowd=1)
@@ -46,7 +46,7 @@ def test_two_clusters_worked_out_by_hand(tmp_path: Path) -> None:
     ]
 
 
-def test_letterbox_scales_both_sides_alike(tmp_path: Path) -> None:
+def test_letterbox_scales_both_sides_equally(tmp_path: Path) -> None:
     """An image of 200 x 100 px shrinks to 100 x 50 on an input of 100 x 80."""
     root = coco(tmp_path / "set", [[0, 0, 60, 40]])
     assert choose(root, (80, 100), 1, fit="letterbox").anchors.tolist() == [[30, 20]]
@@ -63,7 +63,7 @@ def test_known_anchors_are_recovered() -> None:
         np.testing.assert_array_equal(found, cluster(boxes, 9, seed))
 
 
-def test_match_is_a_loop_over_boxes_and_anchors() -> None:
+def test_match_equals_a_loop_over_boxes_and_anchors() -> None:
     boxes = np.random.default_rng(0).uniform(1, 90, (50, 2))
     nearest, best = match(boxes, COCO.astype(float))
     for number, (w, h) in enumerate(boxes.tolist()):
@@ -75,7 +75,7 @@ def test_match_is_a_loop_over_boxes_and_anchors() -> None:
         assert nearest[number] == int(np.argmax(overlaps))
 
 
-def test_more_boxes_than_k_means_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_above_the_k_means_limit_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample is clustered, and the statistics are of all boxes."""
     monkeypatch.setattr("boxwright.datatools.anchors.MAX_BOXES", 40)
     root = coco(tmp_path / "set", [[0, 0, w, w] for w in [10] * 60 + [40] * 60], size=(416, 416))
@@ -93,7 +93,7 @@ def test_more_boxes_than_k_means_takes(tmp_path: Path, monkeypatch: pytest.Monke
         ([[0, 0, 5, 5]], ["--split", "val"], "no split 'val'"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], boxes: list[list[float]], options: list[str], message: str
 ) -> None:
     root, out = coco(tmp_path / "set", boxes), tmp_path / "out"

@@ -56,7 +56,7 @@ def status(*words: str) -> int:
     return end.value.code
 
 
-def assert_same(first: Dataset, second: Dataset) -> None:
+def assert_equal_datasets(first: Dataset, second: Dataset) -> None:
     assert first.names == second.names
     assert [Path(first.path(i)).name for i in range(len(first))] == [
         Path(second.path(i)).name for i in range(len(second))
@@ -81,23 +81,23 @@ FORMS: dict[str, Callable[[Path, Path], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_archive_is_the_data_set_in_it(tiny_coco: Path, tmp_path: Path, form: str) -> None:
+def test_archive_equals_the_extracted_data_set(tiny_coco: Path, tmp_path: Path, form: str) -> None:
     root = FORMS[form](tiny_coco, tmp_path)
     assert splits(root) == splits(tiny_coco)
     for split in splits(root):
-        assert_same(open_boxes(tiny_coco, split), open_boxes(root, split))
+        assert_equal_datasets(open_boxes(tiny_coco, split), open_boxes(root, split))
     assert {path.suffix for path in tmp_path.iterdir()} <= {".zip", ".tar"}  # nothing is unpacked
 
 
-def test_a_set_in_several_zips_as_coco_is_published(tiny_coco: Path, tmp_path: Path) -> None:
+def test_data_set_in_one_zip_per_folder_like_coco(tiny_coco: Path, tmp_path: Path) -> None:
     for name in ("train", "val", "annotations"):
         shutil.copytree(tiny_coco / name, tmp_path / "of" / name / name)
         zipped(tmp_path / "of" / name, tmp_path / f"{name}2017.zip")
     shutil.rmtree(tmp_path / "of")
-    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path, "train"))
+    assert_equal_datasets(open_boxes(tiny_coco, "train"), open_boxes(tmp_path, "train"))
 
 
-def test_the_only_folder_is_no_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_single_top_level_folder_is_not_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As Ultralytics' coco8.zip: the layout takes any folder for a split, which would put train and val together."""
     for split, count in (("train", 3), ("val", 2)):
         write_yolo(tmp_path / split, count)
@@ -110,12 +110,12 @@ def test_the_only_folder_is_no_split(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert splits(root) == ["train", "val"]
     assert [len(open_boxes(root, split)) for split in splits(root)] == [3, 2]
     (tmp_path / "d.yaml").write_text("path: set.zip\ntrain: images/train\nval: images/val\nnames: [box]\n")
-    assert_same(open_boxes(root, "val"), open_boxes(tmp_path / "d.yaml", "val"))
+    assert_equal_datasets(open_boxes(root, "val"), open_boxes(tmp_path / "d.yaml", "val"))
     with pytest.raises(InputError, match=r"open .*of/set, which is one"):
         splits(tmp_path / "of")
 
 
-def test_a_missing_image_is_a_finding(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_image_is_a_finding(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = shutil.copytree(tiny_coco, tmp_path / "copy")
     (copy / "train" / "12.png").unlink()
     root = zipped(copy, tmp_path / "set.zip")
@@ -125,21 +125,21 @@ def test_a_missing_image_is_a_finding(tiny_coco: Path, tmp_path: Path, capsys: p
     assert len(open_boxes(tmp_path / "voc", "train")) == 11
 
 
-def test_archives_in_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+def test_nested_archives(tiny_coco: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     tarred(tiny_coco, f"{tmp_path}/shards/data-%.tar", 2)
     for prefix in ("", "in/"):
         root = zipped(tmp_path / "shards", tmp_path / "all.zip", prefix=prefix)
-        assert_same(open_boxes(tiny_coco, "train"), open_boxes(root, "train"))
+        assert_equal_datasets(open_boxes(tiny_coco, "train"), open_boxes(root, "train"))
 
 
-def test_a_link_to_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+def test_symlink_to_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
     zipped(tiny_coco, tmp_path / "0a1b2c")
     (tmp_path / "set.zip").symlink_to("0a1b2c")
-    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "set.zip", "train"))
+    assert_equal_datasets(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "set.zip", "train"))
 
 
-def test_classes_in_an_archive(tmp_path: Path) -> None:
+def test_classification_data_in_an_archive(tmp_path: Path) -> None:
     for name in ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "data" / name), np.full((9, 9, 3), 50, np.uint8))
@@ -153,10 +153,10 @@ def test_classes_in_an_archive(tmp_path: Path) -> None:
     assert (train.names, train.labels.tolist(), val.names) == (("cat", "dog"), [0, 1], ("cat", "dog"))
 
 
-def test_yaml_files_name_archives(tiny_coco: Path, tmp_path: Path) -> None:
+def test_data_yaml_with_archives(tiny_coco: Path, tmp_path: Path) -> None:
     zipped(tiny_coco, tmp_path / "set.zip")
     (tmp_path / "root.yaml").write_text("root: set.zip\ntrain: annotations/train.json\nval: annotations/val.json\n")
-    assert_same(open_boxes(tiny_coco, "val"), open_boxes(tmp_path / "root.yaml", "val"))
+    assert_equal_datasets(open_boxes(tiny_coco, "val"), open_boxes(tmp_path / "root.yaml", "val"))
     (tmp_path / "sets.yaml").write_text("sets:\n  - set.zip\n  - path: set.zip\n    class_map: {red: blue}\n")
     both = open_boxes(tmp_path / "sets.yaml", "train")
     assert len(both) == 24
@@ -164,11 +164,11 @@ def test_yaml_files_name_archives(tiny_coco: Path, tmp_path: Path) -> None:
     assert [member.title for member in both.members.sets] == [str(tmp_path / "set.zip")] * 2
 
 
-def test_images_of_loose_labels_in_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+def test_label_file_outside_of_the_archive_of_its_images(tiny_coco: Path, tmp_path: Path) -> None:
     zipped(tiny_coco / "train", tmp_path / "photos.zip")
     shutil.copy(tiny_coco / "annotations" / "train.json", tmp_path / "labels.json")
     (tmp_path / "d.yaml").write_text("train: labels.json\nimages: photos.zip\n")
-    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "d.yaml", "train"))
+    assert_equal_datasets(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "d.yaml", "train"))
 
 
 def write_yolo(folder: Path, count: int) -> Path:
@@ -180,7 +180,7 @@ def write_yolo(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_yaml_file_names_shards_of_each_split(tmp_path: Path) -> None:
+def test_data_yaml_with_shards_per_split(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("val", 2)):
         tarred(write_yolo(tmp_path / split, count), f"{tmp_path}/{split}-%.tar", 2)
     (tmp_path / "d.yaml").write_text("names: [box]\ntrain: train-{000000..000001}.tar\nval: val-*.tar\n")
@@ -198,7 +198,7 @@ def test_a_yaml_file_names_shards_of_each_split(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["zip", "range"])
-def test_batches_are_the_same_bit_for_bit(tiny_coco: Path, tmp_path: Path, form: str) -> None:
+def test_batches_from_archives_are_bit_identical(tiny_coco: Path, tmp_path: Path, form: str) -> None:
     def batches(root: str | Path, workers: int) -> list[tuple[bytes, bytes]]:
         loader = Loader(open_boxes(root, "train"), CanvasConfig(size=(64, 64)), 4, seed=3, workers=workers)
         try:
@@ -213,7 +213,7 @@ def test_batches_are_the_same_bit_for_bit(tiny_coco: Path, tmp_path: Path, form:
     assert batches(root, 2) == expected
 
 
-def test_a_changed_archive_is_read_anew(tiny_coco: Path, tmp_path: Path) -> None:
+def test_changed_archive_is_indexed_again(tiny_coco: Path, tmp_path: Path) -> None:
     zipped(tiny_coco, tmp_path / "set.zip")
     assert len(open_boxes(tmp_path / "set.zip", "train")) == 12
     zipped(tiny_coco / "val", tmp_path / "set.zip", prefix="val/")
@@ -222,7 +222,7 @@ def test_a_changed_archive_is_read_anew(tiny_coco: Path, tmp_path: Path) -> None
     assert splits(tmp_path / "set.zip") == ["val"]
 
 
-def test_an_archive_that_is_replaced_while_it_is_open(
+def test_archive_replaced_while_open_is_an_error(
     tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = open_boxes(zipped(tiny_coco, tmp_path / "set.zip"), "train")
@@ -235,7 +235,7 @@ def test_an_archive_that_is_replaced_while_it_is_open(
 
 
 @pytest.mark.slow
-def test_the_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_index, "MIN_FILES", 149)
     write_yolo(tmp_path / "data", 150)
     (tmp_path / "data" / "classes.txt").write_text("box\n")
@@ -246,7 +246,7 @@ def test_the_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytes
     first = open_boxes(tmp_path / "set.tar", "all")
     assert {f"{number:06}.txt" for number in range(150)} <= {*opened}
     opened.clear()
-    assert_same(first, open_boxes(tmp_path / "set.tar", "all"))
+    assert_equal_datasets(first, open_boxes(tmp_path / "set.tar", "all"))
     assert len({name for name in opened if name.endswith(".txt")}) < 100  # what tells the layout
 
 
@@ -254,7 +254,7 @@ def test_the_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_commands_for_data_sets(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_commands_accept_archives(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = str(zipped(tiny_coco, tmp_path / "set.zip"))
     report = tmp_path / "report.json"
     assert status("data", "check", source, "--report", str(report)) == 0
@@ -277,7 +277,7 @@ def test_commands_for_data_sets(tiny_coco: Path, tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err.splitlines()[-1] == f"boxwright: {tmp_path}/no.zip: there is no such archive"
 
 
-def test_images_in_archives_are_predicted(tiny_coco: Path, tmp_path: Path) -> None:
+def test_prediction_reads_images_in_archives(tiny_coco: Path, tmp_path: Path) -> None:
     zipped(tiny_coco / "val", tmp_path / "set.zip", prefix="in/")
     loose = predict_to_folder(rectangles_predictor(), [tiny_coco / "val"], tmp_path / "loose")
     found = predict_to_folder(rectangles_predictor(), [tmp_path / "set.zip"], tmp_path / "found")
@@ -289,7 +289,7 @@ def test_images_in_archives_are_predicted(tiny_coco: Path, tmp_path: Path) -> No
         assert (tmp_path / "found" / row["drawn"]).read_bytes() == (tmp_path / "loose" / row["drawn"]).read_bytes()
 
 
-def test_paths_go_on_inside_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+def test_paths_may_continue_inside_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
     """As results and messages name the files in it."""
     archive = zipped(tiny_coco, tmp_path / "set.zip", prefix="in/")
     for end, count in (("in/train/1.png", 1), ("in/train/1*.png", 4), ("in/val", 4)):
@@ -297,10 +297,10 @@ def test_paths_go_on_inside_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set\.zip/in/none: there is no such image or folder"):
         find_images([archive / "in" / "none"], tmp_path / "out")
     (tmp_path / "data.yaml").write_text("root: set.zip/in\ntrain: annotations/train.json\n")
-    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "data.yaml", "train"))
+    assert_equal_datasets(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "data.yaml", "train"))
 
 
-def test_tables_name_images_by_their_archive(tiny_coco: Path, tmp_path: Path) -> None:
+def test_tables_contain_paths_inside_archives(tiny_coco: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
     from boxwright.tables.predict import predict_table
 
@@ -311,9 +311,7 @@ def test_tables_name_images_by_their_archive(tiny_coco: Path, tmp_path: Path) ->
     assert {row["image"] for row in rows} == {f"{tmp_path}/set.zip/{number}.png" for number in range(1, 5)}
 
 
-def test_what_is_wrong_in_an_archive_is_reported_by_its_name_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_findings_contain_paths_inside_archives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_yolo(tmp_path / "data", 3)
     (tmp_path / "data" / "000001.txt").write_text("0 0.5 x 0.1 0.5\n")
     (tmp_path / "data" / "000002.png").write_bytes(b"\x89PNG")
@@ -328,16 +326,16 @@ def test_what_is_wrong_in_an_archive_is_reported_by_its_name_there(
     assert f"{tmp_path}/set.zip/000002.png" in text
 
 
-def test_files_of_macos_are_left_out(tiny_coco: Path, tmp_path: Path, log: list[str]) -> None:
+def test_macos_metadata_files_are_skipped(tiny_coco: Path, tmp_path: Path, log: list[str]) -> None:
     zipped(tiny_coco, tmp_path / "set.zip")
     with zipfile.ZipFile(tmp_path / "set.zip", "a") as archive:
         archive.writestr("__MACOSX/train/._1.png", b"attributes")
         archive.writestr("train/._2.png", b"attributes")
-    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "set.zip", "train"))
+    assert_equal_datasets(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "set.zip", "train"))
     assert log == [f"{tmp_path}/set.zip: left out 2 files of macOS (__MACOSX, ._*)"]
 
 
-def test_names_in_other_encodings(tmp_path: Path) -> None:
+def test_zip_names_without_the_utf8_flag(tmp_path: Path) -> None:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("straße/größe.txt", b"1")
@@ -351,7 +349,7 @@ def test_names_in_other_encodings(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scenes_in_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scenes_are_read_from_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
     rasterio = pytest.importorskip("rasterio", reason="the extra `geo` is not installed")
     from boxwright.images.bands import Bands
@@ -425,9 +423,9 @@ def overlapping(file: Path) -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "cut zip": (lambda at: cut(made_zip(at / "s.zip", content=bytes(500)), 300), "not a complete ZIP file"),
+    "truncated zip": (lambda at: cut(made_zip(at / "s.zip", content=bytes(500)), 300), "not a complete ZIP file"),
     "empty zip": (lambda at: cut(made_zip(at / "s.zip"), 0), "not a complete ZIP file"),
-    "no zip": (lambda at: made_tar(at / "s.zip"), "not a complete ZIP file"),
+    "not a zip": (lambda at: made_tar(at / "s.zip"), "not a complete ZIP file"),
     "zip with ..": (lambda at: made_zip(at / "s.zip", "../x.png"), "with a part '..'"),
     "zip with an absolute name": (lambda at: made_zip(at / "s.zip", "/tmp/x.png"), "an absolute name"),
     "zip with a control character": (lambda at: made_zip(at / "s.zip", "a\x1b]0;x\x07.png"), "control characters"),
@@ -442,10 +440,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "outside of the file": (lambda at: patched(made_zip(at / "s.zip"), 42, b"\xff\xff"), "overlaps another|damaged"),
     "overlap": (lambda at: overlapping(at / "s.zip"), "overlap"),
     "bomb": (lambda at: bomb(at / "s.zip"), "as in a ZIP bomb"),
-    "cut tar": (lambda at: cut(made_tar(at / "s.tar"), 514), "s.tar/x.png: is cut off|not a complete tar"),
+    "truncated tar": (lambda at: cut(made_tar(at / "s.tar"), 514), "s.tar/x.png: is cut off|not a complete tar"),
     "tar without end": (lambda at: cut(made_tar(at / "s.tar"), 1024), "is cut off"),
     "empty tar": (lambda at: cut(made_tar(at / "s.tar"), 0), "not a complete tar file"),
-    "no tar": (lambda at: made_zip(at / "s.tar", content=bytes(900)), "not a complete tar file"),
+    "not a tar": (lambda at: made_zip(at / "s.tar", content=bytes(900)), "not a complete tar file"),
     "tar with ..": (lambda at: made_tar(at / "s.tar", "in/../../x.png"), "with a part '..'"),
     "tar with an absolute name": (lambda at: made_tar(at / "s.tar", "/tmp/x.png"), "an absolute name"),
     "tar with a line break": (lambda at: made_tar(at / "s.tar", "a\nb.png"), "control characters"),
@@ -461,7 +459,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_one_line_for_an_archive_that_is_not_read(
+def test_invalid_archive_is_reported_in_one_line(
     tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
@@ -481,7 +479,9 @@ def test_one_line_for_an_archive_that_is_not_read(
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_names_that_stand_twice(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_name_in_an_archive_is_an_error(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     file = tmp_path / f"s{suffix}"
     if suffix == ".zip":
@@ -497,7 +497,7 @@ def test_names_that_stand_twice(tmp_path: Path, suffix: str, capsys: pytest.Capt
     assert f"{file}: holds 'a.png' twice" in capsys.readouterr().err
 
 
-def test_a_name_in_two_shards(tiny_coco: Path, tmp_path: Path) -> None:
+def test_duplicate_name_in_two_shards_is_an_error(tiny_coco: Path, tmp_path: Path) -> None:
     tarred(tiny_coco, f"{tmp_path}/a-%.tar")
     tarred(tiny_coco / "val", f"{tmp_path}/b-%.tar")
     assert len(open_boxes(tmp_path, "train")) == 12
@@ -509,14 +509,14 @@ def test_a_name_in_two_shards(tiny_coco: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["set.tar.gz", "set.tgz", "set.tar"])
-def test_an_archive_compressed_as_a_whole(tiny_coco: Path, tmp_path: Path, name: str) -> None:
+def test_compressed_tar_is_rejected(tiny_coco: Path, tmp_path: Path, name: str) -> None:
     with tarfile.open(tmp_path / name, "w:gz") as archive:
         archive.add(tiny_coco / "val", "val")
     with pytest.raises(InputError, match=r"compressed (by gzip )?as a whole, so its files cannot be read one by one"):
         open_boxes(tmp_path / name, "train")
 
 
-def test_content_that_is_damaged(tiny_coco: Path, tmp_path: Path) -> None:
+def test_damaged_content_is_reported_when_read(tiny_coco: Path, tmp_path: Path) -> None:
     file = zipped(tiny_coco, tmp_path / "set.zip")
     with zipfile.ZipFile(file) as archive:
         place = archive.getinfo("train/1.png").header_offset + 200
@@ -528,7 +528,7 @@ def test_content_that_is_damaged(tiny_coco: Path, tmp_path: Path) -> None:
         read_image(dataset.path(0))
 
 
-def test_a_folder_with_other_files_is_no_folder_of_shards(tiny_coco: Path, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_not_a_folder_of_shards(tiny_coco: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_coco, tmp_path / "data")
     zipped(tiny_coco / "val", tmp_path / "data" / "backup.zip")
     assert open_boxes(tmp_path / "data", "train").path(0) == str(tmp_path / "data" / "train" / "1.png")

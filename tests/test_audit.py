@@ -67,23 +67,23 @@ def single(labels: list[Row], found: list[tuple[Box, int, float]], least: float 
     return find(made, [detections(found), *[detections([FOUND])] * 9], least)
 
 
-def test_what_is_found_as_labeled_is_no_finding() -> None:
+def test_detection_equal_to_its_label_is_not_a_finding() -> None:
     assert single([RIGHT], [FOUND], least=0.0999) == []
 
 
-def test_a_detection_without_a_label_is_a_missing_box() -> None:
+def test_detection_without_a_label_is_a_missing_box() -> None:
     (finding,) = single([RIGHT], [FOUND, (PLACE, 1, 0.8)])
     assert (finding.kind, finding.row, finding.box, finding.label) == (Kind.MISSING, -1, PLACE, 1)
     assert finding.score == pytest.approx(0.8)
 
 
-def test_a_label_without_a_detection_is_spurious() -> None:
+def test_label_without_a_detection_is_spurious() -> None:
     (finding,) = single([RIGHT, (PLACE, 0)], [FOUND])
     assert (finding.kind, finding.row, finding.box, finding.label) == (Kind.SPURIOUS, 1, None, -1)
     assert finding.score == pytest.approx(1)
 
 
-def test_a_network_that_misses_many_objects_says_little_of_a_label() -> None:
+def test_low_recall_lowers_scores_of_spurious_labels() -> None:
     few, many = (
         find(dataset([[RIGHT]] * 100), [detections([FOUND])] * (100 - missed) + [detections([])] * missed, 0.01)
         for missed in (1, 21)
@@ -93,20 +93,20 @@ def test_a_network_that_misses_many_objects_says_little_of_a_label() -> None:
     assert many[0].score == pytest.approx(0.05 / (0.05 + 20 / 99))
 
 
-def test_a_low_score_at_its_place_speaks_for_a_label() -> None:
+def test_low_score_detection_lowers_the_score_of_a_spurious_label() -> None:
     (alone,) = single([RIGHT, (PLACE, 0)], [FOUND])
     (seen,) = single([RIGHT, (PLACE, 0)], [FOUND, (PLACE, 0, 0.3)])
     assert seen.kind == Kind.SPURIOUS
     assert (alone.score, seen.score) == (pytest.approx(1), pytest.approx(0.7))
 
 
-def test_another_class_at_the_place_is_a_wrong_class() -> None:
+def test_overlapping_detection_of_another_class_is_a_wrong_class() -> None:
     (finding,) = single([RIGHT, (PLACE, 0)], [FOUND, ((51, 50, 71, 70), 2, 0.8), (PLACE, 0, 0.25)])
     assert (finding.kind, finding.row, finding.box, finding.label) == (Kind.CLASS, 1, (51, 50, 71, 70), 2)
     assert finding.score == pytest.approx(0.8 * (1 - 0.25))
 
 
-def test_two_labels_at_one_place_explain_the_detection_of_one() -> None:
+def test_overlapping_labels_of_two_classes_are_not_a_wrong_class() -> None:
     """A rider and the motorcycle: the one that is not found is not of the other's class."""
     findings = single([RIGHT, (PLACE, 1), ((50, 48, 70, 70), 2)], [FOUND, (PLACE, 1, 0.8)], 0.15)
     assert {(finding.kind, finding.row, round(finding.score, 6)) for finding in findings} == {
@@ -114,28 +114,28 @@ def test_two_labels_at_one_place_explain_the_detection_of_one() -> None:
     }  # fmt: skip
 
 
-def test_the_class_elsewhere_is_a_wrong_place() -> None:
+def test_shifted_detection_of_the_same_class_is_a_wrong_location() -> None:
     moved: Box = (60, 50, 80, 70)  # by half of its width: IoU 1/3
     (finding,) = single([RIGHT, (moved, 0)], [FOUND, (PLACE, 0, 0.8)], 0.15)  # and no missing box there
     assert (finding.kind, finding.row, finding.box, finding.label) == (Kind.LOCATION, 1, PLACE, 0)
     assert finding.score == pytest.approx(0.8 * (2 - 4 / 3))
 
 
-def test_a_detection_between_two_objects_is_a_failure_of_the_network() -> None:
+def test_detection_between_two_objects_is_not_a_wrong_location() -> None:
     left: Box = (40, 50, 60, 70)
     right: Box = (60, 50, 80, 70)
     findings = single([RIGHT, (left, 0), (right, 0)], [FOUND, (PLACE, 0, 0.8)], 0.1)
     assert Kind.LOCATION not in {finding.kind for finding in findings}
 
 
-def test_a_neighbor_that_is_found_itself_is_not_at_a_wrong_place() -> None:
+def test_matched_neighbor_is_not_a_wrong_location() -> None:
     beside: Box = (60, 50, 80, 70)
     (finding,) = single([RIGHT, (beside, 0)], [FOUND, (beside, 0, 0.95), (PLACE, 0, 0.9)], 0.1)
     assert (finding.kind, finding.box) == (Kind.MISSING, PLACE)
     assert finding.score == pytest.approx(0.9 * (1 - (1 / 3) / 0.5) * 0.5)  # less, for it may be the same object
 
 
-def test_a_part_of_an_object_is_no_missing_box() -> None:
+def test_part_of_a_matched_object_is_not_a_missing_box() -> None:
     part: Box = (50, 50, 60, 58)
     assert single([RIGHT, (PLACE, 0)], [FOUND, (PLACE, 0, 0.95), (part, 0, 0.9), (part, 1, 0.9)], 0.06) == []
     overlapping: Box = (45, 50, 55, 60)  # half of it lies on the other
@@ -143,7 +143,7 @@ def test_a_part_of_an_object_is_no_missing_box() -> None:
     assert finding.score == pytest.approx(0.9 * (1 - 50 / 450 / 0.5) * 0.5)
 
 
-def test_many_moved_boxes_are_as_sure_as_one() -> None:
+def test_scores_of_shifted_boxes_do_not_depend_on_their_number() -> None:
     moved: Box = (10, 0, 30, 20)
     one, many = (
         find(dataset([[(moved, 0)]] * count + [[RIGHT]] * 50), [detections([FOUND])] * (count + 50), 0.3)
@@ -153,19 +153,19 @@ def test_many_moved_boxes_are_as_sure_as_one() -> None:
     assert [finding.score for finding in one + many] == pytest.approx([0.9 * (2 - 4 / 3)] * 26)
 
 
-def test_two_classes_at_one_place_are_one_missing_box() -> None:
+def test_overlapping_detections_of_two_classes_are_one_missing_box() -> None:
     (finding,) = single([RIGHT], [FOUND, (PLACE, 1, 0.5), ((50, 51, 70, 71), 2, 0.7)])
     assert finding.label == 2
 
 
-def test_regions_say_nothing_of_what_is_in_them() -> None:
+def test_detections_in_crowd_and_ignore_regions_are_not_findings() -> None:
     region: Box = (40, 40, 90, 90)
     assert single([RIGHT, (region, 1)], [FOUND, (PLACE, 1, 0.8)], crowd=[False, True]) == []
     assert single([RIGHT, (region, ANY_CLASS)], [FOUND, (PLACE, 1, 0.8)], crowd=[False, True]) == []
     assert len(single([RIGHT, (region, 1)], [FOUND, (PLACE, 2, 0.8)], crowd=[False, True])) == 1  # of another class
 
 
-def test_nobody_misses_a_class_that_was_not_looked_for() -> None:
+def test_classes_not_looked_for_have_no_missing_boxes() -> None:
     labeled = np.ones((10, 3), bool)
     labeled[0, 1] = False
     made = dataset([[RIGHT]] * 10, labeled=labeled)
@@ -173,12 +173,12 @@ def test_nobody_misses_a_class_that_was_not_looked_for() -> None:
     assert [finding.label for finding in find(made, found, 0.3)] == [2]
 
 
-def test_difficult_labels_are_not_doubted() -> None:
+def test_difficult_labels_are_not_findings() -> None:
     assert single([RIGHT, (PLACE, 0)], [FOUND], difficult=[False, True]) == []
     assert single([RIGHT, (PLACE, 0)], [FOUND, (PLACE, 1, 0.8)], difficult=[False, True]) == []  # nor is a box missing
 
 
-def test_images_without_labels_and_without_detections() -> None:
+def test_images_without_labels_or_without_detections() -> None:
     assert find(dataset([[], []]), [detections([])] * 2) == []
     (finding,) = find(dataset([[]]), [detections([FOUND])])
     assert finding.kind == Kind.MISSING
@@ -186,7 +186,7 @@ def test_images_without_labels_and_without_detections() -> None:
     assert finding.kind == Kind.SPURIOUS
 
 
-def test_errors_of_each_kind_come_first() -> None:
+def test_errors_of_each_kind_rank_first() -> None:
     """200 images of 5 boxes; a detector that finds all, places them to 2 px, and has false positives of low scores."""
     rng = np.random.default_rng(3)
     images, found, wrong = [], [], set()
@@ -291,7 +291,7 @@ def audited(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repor
 
 
 @pytest.mark.slow
-def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
+def test_each_image_is_predicted_once_out_of_fold(
     audited: tuple[Report, Path, Recorded],
 ) -> None:
     report, out, seen = audited
@@ -306,7 +306,7 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
 
 
 @pytest.mark.slow
-def test_the_errors_that_were_put_in_come_first(audited: tuple[Report, Path, Recorded]) -> None:
+def test_planted_errors_rank_first(audited: tuple[Report, Path, Recorded]) -> None:
     _, out, _ = audited
     tree = json.loads((out / "audit.json").read_text())
     assert tree["format"] == "boxwright audit 1"
@@ -333,7 +333,7 @@ def test_groups_stay_in_one_fold(tmp_path: Path) -> None:
     assert set(of_image.values()) == {0, 1, 2}
 
 
-def test_labels_reach_the_folds_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folds_keep_flags_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Crowd and ignore regions, difficult objects and the classes that were looked for."""
     copy = write_set(tmp_path / "data", {"train": 4})
     file = copy / "annotations" / "train.json"
@@ -353,7 +353,7 @@ def test_labels_reach_the_folds_as_they_are(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_folds_are_trained_on_an_archive(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folds_can_be_trained_on_an_archive(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     archive = shutil.make_archive(str(tmp_path / "set"), "zip", data)
     changes = {"model.width": 0.125, "data.canvas.size": [64, 64], "data.workers": 0, "train.batch": 2}
@@ -369,7 +369,7 @@ def test_folds_are_trained_on_an_archive(data: Path, tmp_path: Path, monkeypatch
     ("root", "splits", "expected"),
     [("{data}", ["train", "val"], True), ("{data}", ["val"], None), ("elsewhere", ["train"], None)],
 )
-def test_a_network_that_was_trained_on_the_images(
+def test_training_on_the_audited_images_is_detected(
     root: str, splits: list[str], expected: bool | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = recipe.load("demo", {"data.root": root.format(data=data)})
@@ -379,7 +379,7 @@ def test_a_network_that_was_trained_on_the_images(
     assert _was_trained_on(tmp_path / "net.onnx", subject) is None
 
 
-def test_a_classifier_cannot_audit_boxes(data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_classifier_is_rejected(data: Path, tmp_path: Path, capsys: Any) -> None:
     settings = {"model.classes": 3, "data.names": list(NAMES), "data.canvas.size": [32, 32]}
     classifier = recipe.load("tiny_darknet_cifar10", settings)
     checkpoint.save(tmp_path / "net.safetensors", models.build(classifier.model), classifier)
@@ -411,7 +411,7 @@ def results(data: Path, split: str, file: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_detections_of_an_evaluation(data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_audit_with_stored_detections(data: Path, tmp_path: Path, capsys: Any) -> None:
     file = results(data, "val", tmp_path / "detections.json")
     assert run(data, "--weights", file, "--split", "val", "--out", tmp_path / "out", "--count", 0) == 0
     printed = capsys.readouterr().out
@@ -435,7 +435,7 @@ def test_near_duplicates_across_splits_and_sets(tmp_path: Path) -> None:
     assert across({"data": train}) == []
 
 
-def test_video_ids_of_two_files_are_those_of_different_videos(tmp_path: Path) -> None:
+def test_video_ids_are_unique_per_label_file_only(tmp_path: Path) -> None:
     """Each COCO file numbers its videos from 1."""
     root = write_set(tmp_path / "data", {"train": 3, "val": 3})
     for file in (root / "annotations").glob("*.json"):
@@ -459,7 +459,7 @@ def test_video_ids_of_two_files_are_those_of_different_videos(tmp_path: Path) ->
         (["--recipe", "demoo"], "did you mean 'demo'"),
     ],
 )
-def test_what_cannot_be_audited_is_one_line(
+def test_invalid_arguments_are_reported_in_one_line(
     words: list[str], message: str, data: Path, tmp_path: Path, capsys: Any
 ) -> None:
     assert run(data, "--out", tmp_path / "out", *(word.format(data=data) for word in words)) == 2
@@ -469,7 +469,7 @@ def test_what_cannot_be_audited_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_results_are_not_written_over_the_labels(tmp_path: Path) -> None:
+def test_label_files_are_not_overwritten(tmp_path: Path) -> None:
     copy = write_set(tmp_path / "data", {"train": 4})
     (copy / "annotations" / "train.json").rename(tmp_path / "data" / "train" / "audit.json")
     with pytest.raises(InputError, match="would be overwritten"):
@@ -495,7 +495,7 @@ def of_sizes(found: list[drift.Drift]) -> drift.Drift:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decimals", [1, 12])  # with ties, and without
-def test_distances_are_those_of_scipy(decimals: int) -> None:
+def test_ks_test_matches_scipy(decimals: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     a, b = rng.normal(0, 1, 70).round(decimals), rng.normal(0.5, 2, 130).round(decimals)
@@ -506,7 +506,7 @@ def test_distances_are_those_of_scipy(decimals: int) -> None:
     assert found.values == (70, 130)
 
 
-def test_values_of_one_group_are_no_independent_measurements() -> None:
+def test_values_of_one_group_are_not_independent() -> None:
     """10 images of 30 equal boxes each: 300 values differ surely, 10 images do not."""
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(10), 30)
@@ -517,7 +517,7 @@ def test_values_of_one_group_are_no_independent_measurements() -> None:
     assert grouped.p > 0.05
 
 
-def test_class_mix_by_hand(tmp_path: Path) -> None:
+def test_class_distribution_distance_by_hand(tmp_path: Path) -> None:
     part_of, counts = np.array([1, 0, 0]), np.array([[3, 1], [1, 3], [1, 3]])
     (found,) = drift.compare(drift.Measured(("a", "b"), part_of, ("x", "y"), counts, {}))
     assert found.distance == pytest.approx(0.5)  # a quarter and three quarters, against the reverse
@@ -527,7 +527,7 @@ def test_class_mix_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("figures")
 @pytest.mark.slow
-def test_sets_of_other_classes_are_compared_by_name(data: Path, tmp_path: Path) -> None:
+def test_classes_of_two_sets_are_matched_by_name(data: Path, tmp_path: Path) -> None:
     copy = write_set(tmp_path / "data", {"train": 4})
     file = copy / "annotations" / "train.json"
     file.write_text(file.read_text().replace('"red"', '"crimson"'))
@@ -546,7 +546,7 @@ def test_sets_of_other_classes_are_compared_by_name(data: Path, tmp_path: Path) 
 
 @pytest.mark.usefixtures("figures")
 @pytest.mark.slow
-def test_a_set_without_boxes(tmp_path: Path) -> None:
+def test_drift_without_boxes(tmp_path: Path) -> None:
     copy = write_set(tmp_path / "data", {"train": 2, "val": 2})
     for file in (copy / "annotations").iterdir():
         file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))

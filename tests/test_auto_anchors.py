@@ -38,7 +38,7 @@ def data_set(root: Path, sizes: list[tuple[int, int]] = SIZES) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_has_the_numbers_and_chooses_once(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_run_stores_anchors_and_computes_them_once(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """As many clusters as sizes of boxes: the anchors are these sizes, on the letterboxed input half as large."""
     data, out = data_set(tmp_path / "data"), tmp_path / "run"
     changes = SMALL | {"model.anchors": "auto", "train.epochs": 1}
@@ -62,7 +62,7 @@ def test_a_run_has_the_numbers_and_chooses_once(tmp_path: Path, capsys: Any, mon
 
 
 @pytest.mark.slow
-def test_heads_of_a_cfg_take_theirs_by_their_masks(tmp_path: Path) -> None:
+def test_cfg_heads_select_anchors_by_mask(tmp_path: Path) -> None:
     """One list of five for both heads, of which the masks take some, in any order."""
     data = data_set(tmp_path / "data", SIZES[1:])
     (tmp_path / "net.cfg").write_text(cfg().replace("random=1\n", ""))
@@ -77,7 +77,7 @@ def test_heads_of_a_cfg_take_theirs_by_their_masks(tmp_path: Path) -> None:
     assert boxwright.load(tmp_path / "run").model.anchors.tolist() == [[*wanted[k]] for k in (4, 1, 3, 0, 2)]
 
 
-def test_a_region_has_cells(tmp_path: Path) -> None:
+def test_region_anchors_are_in_cells(tmp_path: Path) -> None:
     body = "[net]\nwidth=96\nheight=64\nchannels=3\n[convolutional]\nsize=1\nstride=16\nfilters=14\nactivation=linear\n"
     text = body + "[region]\nnum=2\nclasses=2\nanchors=1,1, 2,3\n"
     changed = with_anchors(text, [(8, 24), (40.5, 32)])
@@ -88,7 +88,7 @@ def test_a_region_has_cells(tmp_path: Path) -> None:
     assert models.build(config).anchors.tolist() == [[8, 24], [40.5, 32]]
 
 
-def test_other_lists_in_the_heads(tmp_path: Path) -> None:
+def test_different_anchor_lists_in_cfg_heads_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "net.cfg").write_text(cfg().replace("30,20", "30,21", 1))
     with pytest.raises(InputError, match=r"\[yolo\], anchors=.*needed the same as in the first head"):
         recipe.load(tmp_path / "net.cfg", {"model.anchors": "auto"})
@@ -107,7 +107,7 @@ def test_other_lists_in_the_heads(tmp_path: Path) -> None:
         (["evaluate", "none.weights", "--recipe", "demo"], "model.anchors: found auto, which only training replaces"),
     ],
 )
-def test_errors_are_one_line(tmp_path: Path, capsys: Any, words: list[str], message: str) -> None:
+def test_errors_are_reported_in_one_line(tmp_path: Path, capsys: Any, words: list[str], message: str) -> None:
     data = data_set(tmp_path / "data", SIZES[:2])
     (tmp_path / "none.weights").write_bytes(bytes(20))
     words = [str(tmp_path / word) if word.endswith(".weights") else word for word in words]

@@ -20,7 +20,7 @@ def run(data: Any, out: Any, changes: Any, **words: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_a_run_has_the_number_in_its_recipe(tiny_coco: Any, tmp_path: Any, capsys: Any, monkeypatch: Any) -> None:
+def test_run_stores_batch_size_in_its_recipe(tiny_coco: Any, tmp_path: Any, capsys: Any, monkeypatch: Any) -> None:
     """12 images fill a step of 8; the trial leaves no trace in the weights; a resume takes the number of the run."""
     folder = run(tiny_coco, tmp_path / "auto", AUTO)
     assert "train.batch: 8, the largest that fits (at most 12)" in capsys.readouterr().err
@@ -33,12 +33,12 @@ def test_a_run_has_the_number_in_its_recipe(tiny_coco: Any, tmp_path: Any, capsy
 
 
 @pytest.mark.slow
-def test_accumulated_batches_share_the_images(tiny_coco: Any, tmp_path: Any) -> None:
+def test_batch_size_with_gradient_accumulation(tiny_coco: Any, tmp_path: Any) -> None:
     folder = run(tiny_coco, tmp_path / "run", AUTO | {"train.accumulate": 3})
     assert recipes.load(folder / "recipe.yaml").train.batch == 4
 
 
-def test_one_image_that_does_not_fit(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_image_too_large_for_memory_is_an_error(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 1000)
     with pytest.raises(InputError) as caught:
         run(tiny_coco, tmp_path / "run", AUTO | {"train.augment.sizes": [[64, 64], [96, 128]]})
@@ -54,7 +54,7 @@ def fake_trial(step: Any, limit: int = 64, device: str = "cpu") -> Any:
 
 
 @pytest.mark.parametrize(("available", "wanted"), [(15_999, 0), (16_000, 1), (1_000_000, 32), (10**9, 64)])
-def test_memory_of_a_cpu(available: int, wanted: int, monkeypatch: Any) -> None:
+def test_batch_size_from_cpu_memory(available: int, wanted: int, monkeypatch: Any) -> None:
     """By hand: two exponentials keep their results, each 1,000 numbers of 4 bytes an image, and the weight is not
     counted: 8,000 bytes an image within half of the memory."""
     weight = torch.nn.Parameter(torch.ones(1000))
@@ -70,7 +70,7 @@ def test_memory_of_a_cpu(available: int, wanted: int, monkeypatch: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("most", "wanted"), [(5, 4), (64, 64), (0, 0)])
-def test_memory_of_a_gpu(most: int, wanted: int, monkeypatch: Any) -> None:
+def test_batch_size_from_gpu_memory(most: int, wanted: int, monkeypatch: Any) -> None:
     """A GPU of 100 bytes; a step takes 20 and one per image: 90 may be used."""
     taken = [0]
 
@@ -97,7 +97,7 @@ def test_memory_of_a_gpu(most: int, wanted: int, monkeypatch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_gpu_keeps_a_reserve(monkeypatch: Any) -> None:
+def test_gpu_memory_reserve_is_kept(monkeypatch: Any) -> None:
     taken = [0]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 - taken[0], 100))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
@@ -105,7 +105,7 @@ def test_a_gpu_keeps_a_reserve(monkeypatch: Any) -> None:
     assert auto_batch._on_cuda(trial, [1, 2, 4, 8, 16, 32])[0] == 16  # 92 of 100 bytes would be too many
 
 
-def test_processes_agree_on_the_least(tiny_coco: Any, monkeypatch: Any) -> None:
+def test_processes_use_the_smallest_batch_size(tiny_coco: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(auto_batch, "Trial", lambda *_: fake_trial(None))
     monkeypatch.setattr(auto_batch, "_on_cpu", lambda *_: (16, 0.0, 0.0))
     given = []
@@ -121,6 +121,6 @@ def test_processes_agree_on_the_least(tiny_coco: Any, monkeypatch: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "all", None, 70_000])
-def test_other_values(value: Any) -> None:
+def test_invalid_batch_sizes_are_rejected(value: Any) -> None:
     with pytest.raises(InputError, match=r"train\.batch: needed a whole number from 1 to 65536, or auto"):
         recipes.load("demo", {"train.batch": value})

@@ -32,13 +32,13 @@ def build(name: str, **changes: object) -> tuple[nn.Module, recipe.Recipe]:
     return model, settings
 
 
-def ours(folder: Path, network: str) -> list[Path]:
+def boxwright_files(folder: Path, network: str) -> list[Path]:
     model, settings = build(CLASSIFIERS[network], model__classes=7)
     checkpoint.save(folder / "model.safetensors", model, settings)
     return [folder / "model.safetensors"]
 
 
-def darknets(folder: Path, network: str) -> list[Path]:
+def darknet_files(folder: Path, network: str) -> list[Path]:
     model, _ = build(CLASSIFIERS[network], model__classes=7)
     convolutions = sum(isinstance(part, nn.Conv2d) for part in model.backbone.modules())  # type: ignore[union-attr]
     darknet.write(folder / "x.weights", model)
@@ -46,7 +46,7 @@ def darknets(folder: Path, network: str) -> list[Path]:
     return [folder / "x.weights", folder / f"x.conv.{convolutions}"]
 
 
-def with_neck(folder: Path) -> list[Path]:
+def darknet_file_with_neck(folder: Path) -> list[Path]:
     """Up to the first head's last layer but one."""
     model, _ = build("yolov4_coco_608_darknet", model__classes=7)
     names = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
@@ -54,7 +54,7 @@ def with_neck(folder: Path) -> list[Path]:
     return [folder / "yolov4.conv.137"]
 
 
-def of_cfg(folder: Path) -> list[Path]:
+def darknet_cfg_file(folder: Path) -> list[Path]:
     """Layers 0 to 141: all but the head of stride 32."""
     model, settings = build("yolov4_csp_640", model__classes=7)
     layers = settings.model.plan.layers[:142]  # type: ignore[attr-defined]
@@ -63,14 +63,14 @@ def of_cfg(folder: Path) -> list[Path]:
     return [folder / "yolov4-csp.conv.142"]
 
 
-def tiny(folder: Path) -> list[Path]:
+def tiny_darknet_file(folder: Path) -> list[Path]:
     """Without the cut, which ends inside the backbone; it has a test in test_tiny_darknet."""
     model, _ = build("tiny_darknet_imagenet_224_darknet", model__classes=7)
     darknet.write(folder / "tiny.weights", model)
     return [folder / "tiny.weights"]
 
 
-def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
+def mindspore_files(folder: Path, name: str, *, classifier: bool) -> list[Path]:
     """The entries of the backbone. classifier: as the zoo's classifier names them, else as a detector's."""
     model, settings = build(name)
     state = model.state_dict()
@@ -83,7 +83,7 @@ def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
     return [folder / "backbone.ckpt"]
 
 
-def timms(folder: Path, network: str) -> list[Path]:
+def timm_files(folder: Path, network: str) -> list[Path]:
     """timm's names, for the layers that there are; test_weights_classifiers has timm's own network."""
     full = pytest.importorskip("timm").create_model(network, pretrained=False).state_dict()
     wanted, _ = build(CLASSIFIERS[network])
@@ -93,7 +93,7 @@ def timms(folder: Path, network: str) -> list[Path]:
     return [folder / "timm.safetensors"]
 
 
-def resnets(folder: Path, depth: int) -> list[Path]:
+def resnet_files(folder: Path, depth: int) -> list[Path]:
     """torchvision's names, which are those of our backbone; test_weights_faster_rcnn has torchvision's own network."""
     state = build(f"faster_rcnn_r{depth}_coco_mmdet")[0].state_dict()
     tensors = {name.removeprefix("backbone."): one for name, one in state.items() if name.startswith("backbone.")}
@@ -103,20 +103,20 @@ def resnets(folder: Path, depth: int) -> list[Path]:
 
 # What a row's first cell says -> the files
 MAKERS: dict[str, Callable[[Path], list[Path]]] = {
-    "a run of `darknet53_imagenet_256*`": lambda folder: ours(folder, "darknet53"),
-    "a run of `cspdarknet53_imagenet_256*`": lambda folder: ours(folder, "cspdarknet53"),
-    "`darknet53.weights`, truncated": lambda folder: darknets(folder, "darknet53"),
-    "`csdarknet53-omega.weights`, truncated": lambda folder: darknets(folder, "cspdarknet53"),
-    "`yolov4.conv.137`": with_neck,
-    "`yolov4-csp.conv.142`": of_cfg,
-    "`tiny.weights`, truncated": tiny,
-    "the zoo's backbone `.ckpt` for YOLOv3": lambda folder: mindspores(folder, "yolov3_coco_416", classifier=True),
-    "the zoo's backbone `.ckpt` for YOLOv4": lambda folder: mindspores(folder, "yolov4_coco_608", classifier=True),
-    "MindYOLO's": lambda folder: mindspores(folder, "yolov3_640_coco", classifier=False),
-    "timm's `darknet53`": lambda folder: timms(folder, "darknet53"),
-    "timm's `cspdarknet53`": lambda folder: timms(folder, "cspdarknet53"),
-    "torchvision's or timm's `resnet50`": lambda folder: resnets(folder, 50),
-    "torchvision's or timm's `resnet101`": lambda folder: resnets(folder, 101),
+    "a run of `darknet53_imagenet_256*`": lambda folder: boxwright_files(folder, "darknet53"),
+    "a run of `cspdarknet53_imagenet_256*`": lambda folder: boxwright_files(folder, "cspdarknet53"),
+    "`darknet53.weights`, truncated": lambda folder: darknet_files(folder, "darknet53"),
+    "`csdarknet53-omega.weights`, truncated": lambda folder: darknet_files(folder, "cspdarknet53"),
+    "`yolov4.conv.137`": darknet_file_with_neck,
+    "`yolov4-csp.conv.142`": darknet_cfg_file,
+    "`tiny.weights`, truncated": tiny_darknet_file,
+    "the zoo's backbone `.ckpt` for YOLOv3": lambda folder: mindspore_files(folder, "yolov3_coco_416", classifier=True),
+    "the zoo's backbone `.ckpt` for YOLOv4": lambda folder: mindspore_files(folder, "yolov4_coco_608", classifier=True),
+    "MindYOLO's": lambda folder: mindspore_files(folder, "yolov3_640_coco", classifier=False),
+    "timm's `darknet53`": lambda folder: timm_files(folder, "darknet53"),
+    "timm's `cspdarknet53`": lambda folder: timm_files(folder, "cspdarknet53"),
+    "torchvision's or timm's `resnet50`": lambda folder: resnet_files(folder, 50),
+    "torchvision's or timm's `resnet101`": lambda folder: resnet_files(folder, 101),
 }
 # In yolov4_csp_640, whose layers have Darknet's numbers, those up to 104
 BACKBONE = re.compile(r"backbone\.|layers\.(\d\d?|10[0-4])\.")
@@ -127,12 +127,12 @@ ROWS = [
 ]
 
 
-def test_every_row_of_the_page_has_its_files() -> None:
+def test_page_rows_match_the_file_makers() -> None:
     assert [sum(row.startswith(start) for start in MAKERS) for row, _ in ROWS] == [1] * len(MAKERS)
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=[re.sub(r"[^\w.]+", "_", row) for row, _ in ROWS])
-def test_every_named_file_fills_the_backbone_of_every_named_recipe(
+def test_listed_files_initialize_backbones_of_listed_recipes(
     row: int, tmp_path: Path, short_networks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("boxwright.nn.darknet.STEM", 32)  # as timm's
@@ -155,7 +155,7 @@ def test_every_named_file_fills_the_backbone_of_every_named_recipe(
 
 
 @pytest.mark.parametrize("name", [name for name in recipe.names() if name != "yolov4_csp_640"])
-def test_every_backbone_has_one_name(name: str) -> None:
+def test_backbone_prefix_is_the_same_in_all_recipes(name: str) -> None:
     with torch.device("meta"):
         settings = recipe.load(name)
         model = models.build(settings.model)

@@ -111,7 +111,7 @@ FILES = [
 
 @pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize(("file", "runtime"), FILES)
-def test_three_images_look_the_same_through_every_backend(made, file, runtime, together, two_threads):
+def test_detections_are_the_same_with_every_backend(made, file, runtime, together, two_threads):
     model, chosen, folder = made
     theirs = Predictor(model, chosen)(example_images())
     loaded = bw.load(folder / file, backend=runtime, runtime_options=RuntimeOptions(together))
@@ -125,7 +125,7 @@ def test_three_images_look_the_same_through_every_backend(made, file, runtime, t
 
 
 @pytest.mark.parametrize(("file", "runtime"), [FILES[1], FILES[6], FILES[7]])
-def test_a_pickled_predictor_runs_the_same_file_in_the_same_runtime(made, file, runtime):
+def test_pickled_predictor_keeps_its_file_and_runtime(made, file, runtime):
     loaded = bw.load(made[2] / file, backend=runtime)
     there = pickle.loads(pickle.dumps(loaded))
     assert there.runtime.name == runtime
@@ -135,7 +135,7 @@ def test_a_pickled_predictor_runs_the_same_file_in_the_same_runtime(made, file, 
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_raw_tensors_in_order_for_any_number_of_images(made, runtime):
+def test_raw_outputs_match_pytorch_for_any_batch_size(made, runtime):
     model, _, folder = made
     for file, shape in (("one.onnx", 1), ("two.onnx", 2), ("any.onnx", None)):
         opened, metadata = open_runtime(folder / file, runtime)
@@ -150,7 +150,7 @@ def test_raw_tensors_in_order_for_any_number_of_images(made, runtime):
                 assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
 
 
-def test_models_that_end_in_any_order_leave_the_stack_for_signals_as_it_was(made):
+def test_deleted_openvino_models_restore_the_signal_stack(made):
     """A core of its own for each model left it unmapped: the end of a loader's worker was then a segmentation fault."""
     _, _, folder = made
     bw.load(folder / "one.xml")
@@ -162,7 +162,7 @@ def test_models_that_end_in_any_order_leave_the_stack_for_signals_as_it_was(made
     assert signal_stack() == before
 
 
-def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
+def test_loaded_file_has_meta_weights_and_its_recipe(made):
     _, chosen, folder = made
     loaded = bw.load(folder / "one.onnx")
     assert all(weight.is_meta for weight in loaded.model.parameters())
@@ -172,7 +172,7 @@ def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
     assert changed.recipe.predict.threshold == 0.5
 
 
-def test_auto_takes_the_next_runtime_where_one_cannot_or_is_absent(made, monkeypatch):
+def test_auto_backend_falls_back_to_installed_runtimes(made, monkeypatch):
     _, _, folder = made
     assert bw.load(folder / "one.onnx").runtime.name == "openvino"
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -185,7 +185,7 @@ def test_auto_takes_the_next_runtime_where_one_cannot_or_is_absent(made, monkeyp
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES + CLASSIFIERS)
-def test_batch_norm_goes_into_the_convolutions(name, changes):
+def test_batch_norm_is_fused_into_convolutions(name, changes):
     module = models.module(name)
     chosen = module.Config.model_validate({"name": name, "classes": 3} | changes)
     torch.manual_seed(0)
@@ -219,7 +219,7 @@ def _tuple(outputs):
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
+def test_bfloat16_needs_processor_support(made, monkeypatch):
     model, _, folder = made
     monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: False)
     with pytest.raises(InputError, match="bfloat16: this processor has no instructions"):
@@ -262,7 +262,7 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],
 )
-def test_files_and_options_that_cannot_be_used(made, tmp_path, capfd, file, words, message):
+def test_invalid_files_and_options_are_reported_in_one_line(made, tmp_path, capfd, file, words, message):
     """One line, and none from the runtimes' own readers."""
     _, _, folder = made
     (tmp_path / "text.onnx").write_text("hello")
@@ -284,7 +284,7 @@ def test_files_and_options_that_cannot_be_used(made, tmp_path, capfd, file, word
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(("kind", "shape"), [("FLOAT", [5]), ("INT64", [1, 3, 64, 64]), ("FLOAT", None)])
-def test_a_model_that_takes_no_images(tmp_path, runtime, kind, shape):
+def test_model_without_image_input_is_rejected(tmp_path, runtime, kind, shape):
     ends = [onnx.helper.make_tensor_value_info(end, getattr(onnx.TensorProto, kind), shape) for end in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
@@ -293,7 +293,7 @@ def test_a_model_that_takes_no_images(tmp_path, runtime, kind, shape):
         open_runtime(tmp_path / "m.onnx", runtime)
 
 
-def test_files_of_classifiers_predict_like_the_weights(tmp_path):
+def test_exported_classifier_matches_pytorch(tmp_path):
     chosen = recipe.load("tiny_darknet_cifar10", {"data.canvas.size": [32, 32]})
     model = network(chosen)
     onnx_file.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
@@ -304,7 +304,7 @@ def test_files_of_classifiers_predict_like_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_complete_file_predicts_and_is_evaluated_like_the_weights(made, tiny_coco, runtime):
+def test_complete_graph_matches_pytorch(made, tiny_coco, runtime):
     model, chosen, folder = made
     loaded = bw.load(folder / "whole.onnx", backend=runtime)
     inside = chosen.with_overrides({"evaluate.nms": chosen.predict.nms.model_dump()})
@@ -338,12 +338,12 @@ def complete(chosen, batch=1, **overrides):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_complete_file_for_several_images_gets_images_of_different_sizes_one_by_one(batch):
+def test_complete_graph_with_images_of_different_sizes(batch):
     found = complete(plan(predict__threshold=0.5), batch)(example_images(3))
     assert [one.labels.tolist() for one in found] == [[1, 0]] * 3
 
 
-def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
+def test_settings_inside_a_complete_graph_cannot_be_changed():
     chosen = plan(predict__threshold=0.5)
     predictor = complete(chosen)
     found = predictor(example_images(1)[0])
@@ -374,7 +374,7 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
         predictor("none.jpg")
 
 
-def test_the_commands_take_exported_files(made, tmp_path, tiny_coco, capsys):
+def test_commands_accept_exported_files(made, tmp_path, tiny_coco, capsys):
     _, _, folder = made
     image = cv2.cvtColor(example_images(1)[0], cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(tmp_path / "p.png"), image)
@@ -425,7 +425,7 @@ class Rendezvous(base.Runtime):
             return self.network(*inputs)
 
 
-def test_streams_share_the_images_and_the_cores(two_threads):
+def test_streams_share_images_and_cores(two_threads):
     model = network(plan())
     streams = Rendezvous(model, RuntimeOptions(5).streams())
     images = torch.rand(5, 3, SIDE, SIDE)
@@ -452,7 +452,7 @@ def test_streams_share_the_images_and_the_cores(two_threads):
         (13, 8, None, 1), (64, 8, None, 8), (8, 1, None, 1), (8, 3, None, 2), (8, 8, 4, 2), (8, 8, 8, 1), (8, 2, 8, 1),
     ],
 )  # fmt: skip
-def test_no_core_and_no_stream_is_left_without_images(cores, images, step, streams, monkeypatch):
+def test_number_of_streams(cores, images, step, streams, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     assert RuntimeOptions(images).streams(step) == streams
 
@@ -460,7 +460,7 @@ def test_no_core_and_no_stream_is_left_without_images(cores, images, step, strea
 @pytest.mark.parametrize(
     ("file", "runtime"), [("any.onnx", "onnxruntime"), ("any.onnx", "openvino"), ("w.safetensors", "torch")]
 )
-def test_for_many_images_every_core_is_a_stream(made, file, runtime, two_threads):
+def test_each_core_is_a_stream_for_many_images(made, file, runtime, two_threads):
     """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
     _, _, folder = made
     for together, streams in ((4, 2), (1, 1)):
@@ -476,9 +476,7 @@ def test_for_many_images_every_core_is_a_stream(made, file, runtime, two_threads
     ("file", "together", "streams", "own", "spinning"),
     [("any.onnx", 4, 2, 1, "0"), ("two.onnx", 4, 2, 1, "0"), ("two.onnx", 3, 1, 2, "1"), ("any.onnx", 1, 1, 2, "1")],
 )
-def test_threads_of_onnxruntime_and_those_that_ask_are_as_many_as_cores(
-    made, file, together, streams, own, spinning, two_threads
-):
+def test_onnxruntime_threads_times_streams_equal_cores(made, file, together, streams, own, spinning, two_threads):
     _, _, folder = made
     runner, _ = open_runtime(folder / file, "onnxruntime", RuntimeOptions(together))
     options = runner.session.get_session_options()
@@ -499,7 +497,7 @@ def gray_images(folder, grays):
     return files
 
 
-def test_streams_take_images_from_file_to_prediction_in_parallel(tmp_path, two_threads):
+def test_streams_run_all_prediction_steps_in_parallel(tmp_path, two_threads):
     """Each waits for the other where the network is, so the images are read by both before."""
     chosen = plan(predict__batch=4)
     model = network(chosen)
@@ -531,7 +529,7 @@ def test_streams_take_images_from_file_to_prediction_in_parallel(tmp_path, two_t
         (20, 8, 2, 8, [8, 8, 4]), (9, 2, 4, 1, [1] * 9), (14, 12, 2, 4, [8, 4, 2]),
     ],
 )  # fmt: skip
-def test_streams_get_equal_batches_and_smaller_ones_at_the_end(count, batch, streams, step, sizes):
+def test_batches_of_streams_are_equal_and_smaller_at_the_end(count, batch, streams, step, sizes):
     runner = SimpleNamespace(runtime=SimpleNamespace(streams=streams, shape=(step,)))
     parts = stream._split_batches(count, batch, runner)
     assert [len(part) for part in parts] == sizes
@@ -539,7 +537,7 @@ def test_streams_get_equal_batches_and_smaller_ones_at_the_end(count, batch, str
 
 
 @pytest.mark.parametrize("place", ["cuda", "cpu"])
-def test_images_are_read_and_postprocessed_beside_an_accelerator_only(place, tmp_path):
+def test_prediction_steps_overlap_only_with_an_accelerator(place, tmp_path):
     """There the answers to batch 1 wait until the network is at batch 2, and the network on batch 1 until batch 2 is
     read; on a CPU all of whose cores look at one batch, batch 2 is not begun before batch 1 is answered."""
     read, second = threading.Event(), threading.Event()
@@ -572,7 +570,7 @@ def test_images_are_read_and_postprocessed_beside_an_accelerator_only(place, tmp
     assert all(one.image is None for one in found)
 
 
-def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_before_afterwards(tmp_path, two_threads):
+def test_prediction_restores_training_mode_after_all_batches(tmp_path, two_threads):
     """Several are under way, and the one that ends first must not end it for the others."""
     chosen = plan(predict__batch=2)
     model = network(chosen).train()
@@ -584,7 +582,7 @@ def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_befo
     assert model.training
 
 
-def test_parts_of_a_batch_come_together_again():
+def test_chunks_of_a_batch_are_joined_in_order():
     numbers = torch.arange(5.0)[:, None]
     for size in (1, 2, 3, 5, 8, None):
         parts = base.chunks((numbers, -numbers), size)
@@ -597,7 +595,7 @@ def test_parts_of_a_batch_come_together_again():
 
 
 @pytest.mark.usefixtures("figures")
-def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, two_threads):
+def test_bench_times_every_installed_runtime(made, tmp_path, monkeypatch, two_threads):
     _, _, folder = made
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     report = bench.bench(folder / "one.onnx", tmp_path / "out", batches=(1, 2), rounds=1)
@@ -612,13 +610,13 @@ def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, tw
     assert cv2.imread(str(tmp_path / "out/bench.png")).shape[2] == 3
 
 
-def test_bench_rejects_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
+def test_bench_rejects_complete_graphs_and_writes_nothing(made, tmp_path):
     with pytest.raises(InputError, match=r"whole.onnx: found a file of --with-nms, needed weights or one"):
         bench.bench(made[2] / "whole.onnx", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_bench_exports_what_weights_need(made, tmp_path, two_threads):
+def test_bench_exports_weights_for_each_runtime(made, tmp_path, two_threads):
     _, _, folder = made
     report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
     sixteen = ["torch, bfloat16"] if torch_runtime.has_bfloat16(torch.device("cpu")) else []
@@ -628,7 +626,7 @@ def test_bench_exports_what_weights_need(made, tmp_path, two_threads):
     assert report.absent == {}
 
 
-def test_the_best_number_of_images_is_the_one_of_least_time_for_each(tmp_path):
+def test_best_batch_size_has_the_least_time_per_image(tmp_path):
     rows = (bench.Row("a", {1: 8.0, 4: 5.0, 8: 6.0}, {1: 9.0, 4: 6.0}), bench.Row("b", {1: 2.0, 4: 2.5}, {1: 3.0}))
     assert [row.best for row in rows] == [4, 1]
     lines = str(bench.Report(rows, {}, {}, tmp_path / "bench.png")).splitlines()
@@ -636,7 +634,7 @@ def test_the_best_number_of_images_is_the_one_of_least_time_for_each(tmp_path):
     assert lines[3].split() == ["b", "2.0", "(4.00)", "3.0", "(3.00)", "2.0", "(2.50)", "3.0", "(2.00)", "B", "=", "1"]
 
 
-def test_bfloat16_of_the_processor_is_timed_where_it_has_it(made, tmp_path, monkeypatch):
+def test_bench_times_bfloat16_if_supported(made, tmp_path, monkeypatch):
     _, _, folder = made
     monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(bench, "has_bfloat16", lambda device: True)

@@ -40,7 +40,7 @@ def opened(data: Any, changes: dict[str, Any], skip_bad: bool = False) -> tuple[
     return open_checked(tasks.of(resolved), resolved, Cleaning(skip_bad), Accelerator(cpu=True))
 
 
-def test_they_are_images_of_the_training_set_only(tiny_coco: Path, folder: Path) -> None:
+def test_background_images_are_added_to_the_training_set_only(tiny_coco: Path, folder: Path) -> None:
     plain, validation, _ = opened(tiny_coco, {})
     train_set, val, left_out = opened(tiny_coco, {"data.background": ["empty", "empty/a"]})
     assert (len(train_set), len(val), left_out) == (12 + 3, len(validation), [])
@@ -57,7 +57,7 @@ def test_they_are_images_of_the_training_set_only(tiny_coco: Path, folder: Path)
     assert (batch.labels[of_background] == -1).all()
 
 
-def test_they_have_weight_1_beside_sets_with_weights(tiny_coco: Path, folder: Path) -> None:
+def test_background_images_have_sampling_weight_1(tiny_coco: Path, folder: Path) -> None:
     Path("sets.yaml").write_text(f"sets: [{{path: {tiny_coco}, weight: 3}}]\n")
     train_set, *_ = opened("sets.yaml", {"data.background": ["empty"]})
     assert train_set.members is not None
@@ -66,7 +66,7 @@ def test_they_have_weight_1_beside_sets_with_weights(tiny_coco: Path, folder: Pa
     assert train_set.location(0, 0).endswith("annotations[0]")
 
 
-def test_unreadable_ones_are_errors_that_can_be_skipped(tiny_coco: Path, folder: Path) -> None:
+def test_unreadable_background_images_can_be_skipped(tiny_coco: Path, folder: Path) -> None:
     (folder / "d.jpg").write_text("no image")
     with pytest.raises(InputError, match=r"1 error, the first: empty/d\.jpg: .*repair or --skip-bad"):
         opened(tiny_coco, {"data.background": ["empty"]})
@@ -77,7 +77,7 @@ def test_unreadable_ones_are_errors_that_can_be_skipped(tiny_coco: Path, folder:
 
 
 @pytest.mark.slow
-def test_the_command_and_resuming(tiny_coco: Path, folder: Path, log: list[str]) -> None:
+def test_train_command_with_background_and_resume(tiny_coco: Path, folder: Path, log: list[str]) -> None:
     """The run's recipe has the folder, which may be moved, but not other images or none."""
     words = ["train", "demo", "--data", str(tiny_coco), "--out", "run", "--background", "empty"]
     settings = [word for key, value in ONE_EPOCH.items() for word in ("--set", f"{key}={value}")]
@@ -108,7 +108,9 @@ def test_the_command_and_resuming(tiny_coco: Path, folder: Path, log: list[str])
         ("", "recipe demo: data.background.1: string should have"),
     ],
 )
-def test_errors(tiny_coco: Path, folder: Path, capsys: Any, name: str, message: str) -> None:
+def test_invalid_background_folders_are_reported_in_one_line(
+    tiny_coco: Path, folder: Path, capsys: Any, name: str, message: str
+) -> None:
     Path("text").mkdir()
     (Path("text") / "a.txt").write_text("")
     Path("linked").mkdir()
@@ -126,12 +128,12 @@ def test_errors(tiny_coco: Path, folder: Path, capsys: Any, name: str, message: 
     assert not Path("run").exists()
 
 
-def test_images_of_the_training_set_are_none(tiny_coco: Path, folder: Path) -> None:
+def test_images_of_the_training_set_are_rejected_as_background(tiny_coco: Path, folder: Path) -> None:
     with pytest.raises(InputError, match=r"^--background: holds \S*train/1\.png of train, needed images of no split"):
         opened(tiny_coco, {"data.background": [str(tiny_coco / "train")]})
 
 
-def test_classifiers_have_none(tmp_path: Path) -> None:
+def test_classifiers_reject_background_images(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^recipe tiny_darknet_cifar10: data\.background: tiny_darknet is a classifier"
     ):

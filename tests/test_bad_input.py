@@ -89,7 +89,7 @@ def edit_json(change: Callable[[Tree], None], split: str = "train") -> None:
 # --- labels
 
 
-def test_truncated_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_json_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = place / "data/annotations/train.json"
     file.write_text(file.read_text()[:500])
     assert_rejected(capsys, "train", "demo", "--data", "data", *SETTINGS, words=("train.json",))
@@ -97,7 +97,7 @@ def test_truncated_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
-def test_missing_section(key: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_coco_section_is_rejected(key: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(lambda tree: tree.pop(key))
     assert_rejected(capsys, "data", "check", "data", words=("train.json", key))
 
@@ -106,16 +106,18 @@ def test_missing_section(key: str, place: Path, capsys: pytest.CaptureFixture[st
     ("section", "key"),
     [("images", "file_name"), ("annotations", "bbox"), ("annotations", "image_id"), ("categories", "name")],
 )
-def test_missing_key(section: str, key: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_coco_key_is_rejected(section: str, key: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(lambda tree: tree[section][0].pop(key))
     assert_rejected(capsys, "train", "demo", "--data", "data", *SETTINGS, words=("train.json", section, key))
 
 
 @pytest.mark.parametrize(
-    ("what", "value"),
-    [("text", "here"), ("three numbers", [1, 2, 3]), ("words", ["a", "b", "c", "d"]), ("null", None)],
+    ("form", "value"),
+    [("text", "here"), ("three numbers", [1, 2, 3]), ("strings", ["a", "b", "c", "d"]), ("null", None)],
 )
-def test_box_that_is_none(what: str, value: object, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_bbox_value_is_rejected(
+    form: str, value: object, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit_json(lambda tree: tree["annotations"][1].update(bbox=value))
     assert_rejected(
         capsys, "train", "demo", "--data", "data", *SETTINGS, words=("train.json", "annotations[1]", "bbox: found")
@@ -139,7 +141,7 @@ WRONG_LABELS: dict[str, tuple[Callable[[Tree], None], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_LABELS)
-def test_wrong_label(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_label_is_reported_and_rejected(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`data check` names it and ends with 1; training rejects it; with --skip-bad training logs and omits it."""
     change, expected = WRONG_LABELS[name]
     edit_json(change)
@@ -152,7 +154,7 @@ def test_wrong_label(name: str, place: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_skip_bad_says_what_it_leaves_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skip_bad_logs_omitted_annotations(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(WRONG_LABELS["nan box"][0])
     assert run("train", "demo", "--data", "data", "--out", "out", "--skip-bad", *SETTINGS) == 0
     error = capsys.readouterr().err
@@ -160,17 +162,17 @@ def test_skip_bad_says_what_it_leaves_out(place: Path, capsys: pytest.CaptureFix
     assert "annotations[0]" in error
 
 
-def test_two_images_of_one_id(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_image_id_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(lambda tree: tree["images"][1].update(id=tree["images"][0]["id"]))
     assert_rejected(capsys, "train", "demo", "--data", "data", *SETTINGS, words=("train.json",))
 
 
-def test_class_names_that_repeat(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_category_id_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(lambda tree: tree["categories"][1].update(id=tree["categories"][0]["id"]))
     assert_rejected(capsys, "train", "demo", "--data", "data", *SETTINGS, words=("train.json",))
 
 
-def test_no_data_set(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_set_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "empty").mkdir()
     assert_rejected(capsys, "train", "demo", "--data", "empty", words=("empty", "no data set"))
     assert_rejected(capsys, "train", "demo", "--data", "nowhere", words=("nowhere",))
@@ -179,14 +181,14 @@ def test_no_data_set(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_rejected(capsys, "data", "show", "empty", words=("empty",))
 
 
-def test_no_such_split(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_split_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_rejected(
         capsys, "evaluate", "w.safetensors", "--data", "data", "--split", "test", words=("test", "train, val")
     )
     assert_rejected(capsys, "data", "check", "data", "--split", "tset", words=("tset",))
 
 
-def test_too_few_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fewer_images_than_batch_size_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "demo", "--data", "data", *SETTINGS, "--set", "train.batch=64"]
     before = listing(place)
     assert run(*words) == 2
@@ -218,7 +220,7 @@ UNUSUAL: dict[str, Callable[[str], object]] = {
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_image_works(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_image_modes_are_predicted(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     UNUSUAL[name](name)
     assert run("predict", "w.safetensors", name, "--out", "found") == 0
     assert capsys.readouterr().err == ""
@@ -251,7 +253,7 @@ BROKEN: dict[str, Callable[[str], object]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_image_is_reported_and_the_others_are_predicted(
+def test_unreadable_image_is_reported_and_others_are_predicted(
     name: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     BROKEN[name](name)
@@ -267,14 +269,14 @@ def test_broken_image_is_reported_and_the_others_are_predicted(
 
 
 @pytest.mark.parametrize("name", [name for name in BROKEN if name.endswith(".jpg")])
-def test_broken_image_in_a_data_set(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_image_in_a_data_set_is_rejected(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BROKEN[name]("data/images/000001.jpg")
     assert run("data", "check", "data") == 1
     assert "000001.jpg" in capsys.readouterr().out
     assert_rejected(capsys, "train", "demo", "--data", "data", *SETTINGS, words=("000001.jpg",))
 
 
-def test_nothing_to_predict_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_prediction_input_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "empty").mkdir()
     assert_rejected(capsys, "predict", "w.safetensors", "gone.jpg", words=("gone.jpg",))
     assert_rejected(capsys, "predict", "w.safetensors", "empty", words=("empty",))
@@ -326,7 +328,7 @@ BAD_WEIGHTS: dict[str, Callable[[str], object]] = {
 
 
 @pytest.mark.parametrize("name", BAD_WEIGHTS)
-def test_bad_weights(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_weights_are_rejected(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BAD_WEIGHTS[name](name)
     assert_rejected(capsys, "import", name, "--recipe", "demo", "-o", "o.safetensors", *SETTINGS, words=(name,))
     assert_rejected(capsys, "predict", name, "good.png", "--recipe", "demo", words=(name,))
@@ -343,17 +345,19 @@ BAD_CKPT: dict[str, Callable[[str], object]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CKPT)
-def test_bad_mindspore_checkpoint(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_mindspore_checkpoint_is_rejected(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BAD_CKPT[name](name)
     assert_rejected(capsys, "import", name, "--recipe", "yolov3_coco_416", "-o", "o.safetensors", words=(name,))
 
 
-def test_network_that_mindspore_does_not_have(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mindspore_checkpoint_of_unsupported_network_is_rejected(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("some.ckpt").write_bytes(b"x" * 100)
     assert_rejected(capsys, "import", "some.ckpt", "--recipe", "demo", "-o", "o.safetensors", words=("MindSpore",))
 
 
-def test_weights_that_are_not_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_weights_are_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "run").mkdir()
     assert_rejected(capsys, "predict", "gone.safetensors", "good.png", words=("gone.safetensors",))
     assert_rejected(capsys, "evaluate", "run", "--data", "data", words=("run", "no weights"))
@@ -362,12 +366,12 @@ def test_weights_that_are_not_there(place: Path, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_weights_without_their_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_without_a_recipe_are_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("some.weights").write_bytes(struct.pack("<iiiQ", 0, 2, 0, 0) + bytes(1000))
     assert_rejected(capsys, "predict", "some.weights", "good.png", words=("some.weights", "recipe"))
 
 
-def test_wrong_number_of_classes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_number_of_classes_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = [*SETTINGS, "--set", "model.classes=2", "--set", "data.names=[a, b]"]
     assert_rejected(capsys, "import", "w.safetensors", "--recipe", "demo", "-o", "o.safetensors", *other,
            words=("w.safetensors", "--transfer"))  # fmt: skip
@@ -375,7 +379,7 @@ def test_wrong_number_of_classes(place: Path, capsys: pytest.CaptureFixture[str]
     assert run("import", "w.safetensors", "--recipe", "demo", "-o", "o.safetensors", "--transfer", *other) == 0
 
 
-def test_data_set_of_other_classes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_set_with_other_classes_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(lambda tree: tree["categories"][0].update(name="bicycle"), "val")
     assert_rejected(capsys, "evaluate", "w.safetensors", "--data", "data", words=("bicycle",))
     assert_rejected(capsys, "train", "demo", "--data", "data", *SETTINGS, words=("bicycle",))
@@ -400,7 +404,7 @@ def test_data_set_of_other_classes(place: Path, capsys: pytest.CaptureFixture[st
         ("!!python/object/apply:os.system ['touch yaml_ran']\n", "mine.yaml"),
     ],
 )
-def test_bad_recipe(text: str, expected: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_recipe_is_rejected(text: str, expected: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(text)
     assert_rejected(capsys, "train", "mine.yaml", "--data", "data", words=("mine.yaml", expected))
     assert not Path("yaml_ran").exists()
@@ -409,7 +413,7 @@ def test_bad_recipe(text: str, expected: str, place: Path, capsys: pytest.Captur
 # --- output
 
 
-def test_output_that_cannot_be_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_output_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("occupied").write_text("a file where a folder should be")
     data = ["--data", "data"]
     assert_rejected(capsys, "train", "demo", *data, "--out", "occupied/run", *SETTINGS, words=("occupied",))
@@ -423,7 +427,7 @@ def test_output_that_cannot_be_written(place: Path, capsys: pytest.CaptureFixtur
     assert_rejected(capsys, "demo", "--out", "occupied", words=("occupied",))
 
 
-def test_images_are_not_drawn_over_their_originals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_does_not_overwrite_input_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--out", ".", words=("good.png",))
 
 
@@ -438,7 +442,7 @@ def test_images_are_not_drawn_over_their_originals(place: Path, capsys: pytest.C
     ],
     ids=lambda words: " ".join(words[:2]),
 )
-def test_full_disk(
+def test_full_disk_leaves_no_output(
     words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`fsync` fails: no new output file exists afterwards, and old files are complete."""
@@ -450,7 +454,7 @@ def test_full_disk(
     assert_rejected(capsys, *words, words=("No space left on device",))
 
 
-def test_full_disk_while_training_leaves_no_half_checkpoint(
+def test_full_disk_in_training_leaves_no_partial_checkpoint(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: object, **named: object) -> None:
@@ -465,7 +469,7 @@ def test_full_disk_while_training_leaves_no_half_checkpoint(
 
 
 @pytest.mark.slow
-def test_real_device_that_is_full(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdout_on_a_full_device(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "w") as full:
@@ -480,13 +484,13 @@ def test_real_device_that_is_full(place: Path, capsys: pytest.CaptureFixture[str
 # --- resuming
 
 
-def test_resume_where_nothing_is(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_without_a_run_is_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "demo", "--data", "data", "--resume", *SETTINGS]
     assert_rejected(capsys, *words, "--out", "nothing", words=("nothing", "no run to resume"))
 
 
 @pytest.mark.slow
-def test_run_folder_that_is_taken_or_of_other_settings(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_run_folder_or_changed_settings_are_rejected(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "demo", "--data", "data", "--out", "out", *SETTINGS]
     assert run(*words) == 0
     assert_rejected(capsys, *words, words=("out", "--resume"))
@@ -499,7 +503,7 @@ def test_run_folder_that_is_taken_or_of_other_settings(place: Path, capsys: pyte
 
 
 @pytest.mark.slow
-def test_as_a_program(place: Path) -> None:
+def test_errors_of_the_program_in_a_subprocess(place: Path) -> None:
     for words in (["predict", "gone.safetensors", "good.png"], ["train", "demo", "--data", "nowhere"]):
         done = subprocess.run([sys.executable, "-m", "boxwright", *words], capture_output=True, text=True)
         assert done.returncode == 2

@@ -40,7 +40,9 @@ def dota(place: Path) -> Path:
         ("10 10 30", "needed eight numbers"),
     ],
 )
-def test_a_line_that_is_no_object(line: str, expected: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_label_line_is_rejected(
+    line: str, expected: str, dota: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*CUT) == 0
     LABELS.write_text(f"{GOOD}\n{line}\n")
     where = ("P1.txt line 2", expected)
@@ -53,7 +55,7 @@ def test_a_line_that_is_no_object(line: str, expected: str, dota: Path, capsys: 
     assert_rejected(capsys, "train", "demo", "--data", "dota", *SETTINGS, words=where)
 
 
-def test_a_quadrilateral_outside_the_scene(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quadrilateral_outside_the_scene_is_rejected(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LABELS.write_text(f"{GOOD}\n210 10 230 10 230 30 210 30 car 0\n")
     assert run("data", "check", "dota") == 1
     (found,) = [line for line in capsys.readouterr().out.splitlines() if "out of" in line]
@@ -63,7 +65,7 @@ def test_a_quadrilateral_outside_the_scene(dota: Path, capsys: pytest.CaptureFix
     assert "P1.txt line 2" in capsys.readouterr().out
 
 
-def test_a_quadrilateral_over_the_edge_is_cut_there(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quadrilateral_over_the_edge_is_clipped(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LABELS.write_text("90 10 120 10 120 30 90 30 car 0\n")
     assert run(*CUT) == 0
     assert "1 clipped at the scene's edge" in capsys.readouterr().out
@@ -73,7 +75,7 @@ def test_a_quadrilateral_over_the_edge_is_cut_there(dota: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_an_empty_file_of_labels_is_a_scene_without_objects(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_label_file_is_a_scene_without_objects(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LABELS.write_text("")
     assert run("data", "check", "dota") == 0
     assert run(*CUT) == 0
@@ -85,7 +87,7 @@ def test_an_empty_file_of_labels_is_a_scene_without_objects(dota: Path, capsys: 
     assert [line.split()[1:4] for line in out.splitlines() if line.startswith("mean")] == [["-", "-", "-"]]
 
 
-def test_a_scene_that_is_missing(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_scene_is_rejected(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*CUT) == 0
     (dota / "dota/val/images/P2.png").write_bytes((dota / "dota/val/images/P1.png").read_bytes())
     (dota / "dota/val/images/P1.png").unlink()
@@ -101,12 +103,12 @@ def test_a_scene_that_is_missing(dota: Path, capsys: pytest.CaptureFixture[str])
     assert_rejected(capsys, "data", "tile", "dota", "-o", "others", words=("P1.txt",))
 
 
-def test_a_scene_that_is_damaged(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_scene_is_rejected(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dota/val/images/P1.png").write_text("no image")
     assert_rejected(capsys, "data", "tile", "dota", "-o", "others", "--split", "val", words=("P1.png",))
 
 
-def test_a_window_larger_than_the_scene(dota: Path) -> None:
+def test_window_larger_than_the_scene(dota: Path) -> None:
     assert run("data", "tile", "dota", "-o", "tiles") == 0
     (image,) = json.loads(Path("tiles/annotations/val.json").read_text())["images"]
     assert (image["height"], image["width"], image["offset"]) == (80, 100, [0, 0])
@@ -114,13 +116,13 @@ def test_a_window_larger_than_the_scene(dota: Path) -> None:
 
 
 @pytest.mark.parametrize("overlap", ["1.0", "-0.1", "7", "nan"])
-def test_an_overlap_that_cannot_be(overlap: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_overlap_is_rejected(overlap: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_rejected(capsys, *CUT, "--overlap", overlap, words=("overlap", "less than 1"))
     assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--tile", "64", "--overlap", overlap,
            words=("overlap", "less than 1"))  # fmt: skip
 
 
-def test_other_numbers_that_cannot_be(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_tiling_options_are_rejected(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_rejected(capsys, *CUT[:-1], "0", words=("window",))
     assert_rejected(capsys, *CUT, "--scale", "0", words=("scale",))
     assert_rejected(capsys, *CUT, "--min-visible", "1.5", words=("min_visible",))
@@ -139,7 +141,9 @@ def tiff(path: str, bands: int, kind: str, **more: object) -> None:
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # of the writer above
 @pytest.mark.parametrize(("bands", "kind"), [(3, "uint16"), (1, "uint16"), (4, "uint8"), (1, "uint8")])
-def test_tiff_with_16_bits_or_4_bands(bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiff_with_16_bits_or_4_bands_is_predicted(
+    bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiff("scene.tif", bands, kind, photometric="RGB" if bands > 2 else "MINISBLACK")
     assert run("predict", "w.safetensors", "scene.tif", "--tile", "64", "--out", "found") == 0
     assert json.loads(Path("found/detections.json").read_text())["failed"] == {}
@@ -147,7 +151,9 @@ def test_tiff_with_16_bits_or_4_bands(bands: int, kind: str, place: Path, capsys
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(("bands", "kind"), [(3, "float32"), (2, "uint8"), (7, "uint16")])
-def test_tiff_that_is_no_image(bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiff_with_unsupported_bands_is_reported(
+    bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiff("scene.tif", bands, kind, photometric="MINISBLACK")
     assert run("predict", "w.safetensors", "scene.tif", "good.png", "--tile", "64", "--out", "found") == 1
     out, error = capsys.readouterr()
@@ -159,7 +165,7 @@ def test_tiff_that_is_no_image(bands: int, kind: str, place: Path, capsys: pytes
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_geojson_without_georeference(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_geojson_needs_a_georeference(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiff("scene.tif", 3, "uint8", photometric="RGB")
     for source in ("good.png", "scene.tif"):
         assert_rejected(
@@ -168,7 +174,7 @@ def test_geojson_without_georeference(place: Path, capsys: pytest.CaptureFixture
     assert_rejected(capsys, "predict", "w.safetensors", "good.png", "--geojson", words=("--tile",))
 
 
-def test_scenes_that_are_not_the_tiles_own(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scenes_that_do_not_match_the_tiles_are_rejected(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "w.safetensors", "--data", "tiles", "--out", "found"]
     assert run(*CUT) == 0
     assert_rejected(capsys, *words, "--scenes", "nowhere", words=("nowhere",))

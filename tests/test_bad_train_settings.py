@@ -16,7 +16,7 @@ SMALL = {"model.width": 0.125, "data.canvas.size": [32, 32], "data.workers": 0, 
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_split_without_objects(tiny_coco: Path, tmp_path: Path, split: str) -> None:
+def test_split_without_objects_is_rejected(tiny_coco: Path, tmp_path: Path, split: str) -> None:
     """Every evaluation would be undefined, and the first network the best."""
     copy = shutil.copytree(tiny_coco, tmp_path / "data")
     file = copy / "annotations" / f"{split}.json"
@@ -26,12 +26,12 @@ def test_a_split_without_objects(tiny_coco: Path, tmp_path: Path, split: str) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_images_of_both_splits_are_counted(tiny_coco: Path, tmp_path: Path, log: list[str]) -> None:
+def test_images_shared_by_splits_are_logged(tiny_coco: Path, tmp_path: Path, log: list[str]) -> None:
     train("demo", tiny_coco / "annotations" / "val.json", tmp_path / "run", overrides=SMALL | {"train.batch": 2})
     assert any(line.startswith("4 of 4 images of val are also in train") for line in log)
 
 
-def test_one_image_on_a_map_of_one_pixel(tiny_coco: Path, tmp_path: Path) -> None:
+def test_batch_of_one_image_with_1x1_feature_map_is_rejected(tiny_coco: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one image of 32 x 32 px gives a map of 1 x 1"):
         train("demo", tiny_coco, tmp_path / "run", overrides=SMALL | {"train.batch": 1})
 
@@ -46,7 +46,9 @@ def test_one_image_on_a_map_of_one_pixel(tiny_coco: Path, tmp_path: Path) -> Non
         (["train.batch=auto"], "a step with one image of 96 x 96 px takes 0.0"),
     ],
 )
-def test_one_line(tiny_coco: Path, tmp_path: Path, capsys: Any, monkeypatch: Any, settings: Any, message: str) -> None:
+def test_invalid_settings_are_reported_in_one_line(
+    tiny_coco: Path, tmp_path: Path, capsys: Any, monkeypatch: Any, settings: Any, message: str
+) -> None:
     monkeypatch.setattr(auto_batch, "available_memory", lambda: 1000)
     out = tmp_path / "run"
     small = ["model.width=0.125", "data.canvas.size=[96,96]", "data.workers=0", "train.epochs=1"]

@@ -47,14 +47,14 @@ def tiny(channels: int | None, **changes: Any) -> recipes.Recipe:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7])
-def test_the_first_convolution_is_widened_as_by_timm(channels: int) -> None:
+def test_first_convolution_is_widened_like_timm(channels: int) -> None:
     timm = pytest.importorskip("timm.models", reason="timm is not installed")
     weight = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     expected = timm.adapt_input_conv(channels, weight.clone())
     torch.testing.assert_close(widen(weight, channels), expected, rtol=0, atol=1e-6)
 
 
-def test_widening_by_hand() -> None:
+def test_widened_weights_by_hand() -> None:
     weight = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
     assert widen(weight, 4).flatten().tolist() == pytest.approx([0.75, 7.5, 75, 0.75])
     assert widen(weight, 1).flatten().tolist() == [111]
@@ -64,7 +64,7 @@ def test_widening_by_hand() -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".weights", ".pt"])
 @pytest.mark.parametrize("channels", [1, 6])
-def test_widened_weights_see_a_gray_image_as_before(tmp_path: Path, suffix: str, channels: int) -> None:
+def test_widened_weights_keep_outputs_of_gray_images(tmp_path: Path, suffix: str, channels: int) -> None:
     rgb, wide = tiny(None), tiny(channels)
     network = build(rgb.model).eval()
     file = tmp_path / f"rgb{suffix}"
@@ -89,7 +89,7 @@ def test_widened_weights_see_a_gray_image_as_before(tmp_path: Path, suffix: str,
         weights.build(file, wide)
 
 
-def test_darknet_files_of_all_channels(tmp_path: Path) -> None:
+def test_darknet_weights_with_five_or_three_channels(tmp_path: Path) -> None:
     """A file of five channels is one of five, one of RGB is widened, cut or of other classes with transfer."""
     five, rgb = tiny(5), tiny(None)
     network, source = build(five.model), build(rgb.model)
@@ -107,7 +107,7 @@ def test_darknet_files_of_all_channels(tmp_path: Path) -> None:
         weights.load(network, tmp_path / "cut.conv.3", five)
 
 
-def test_mean_and_std_go_with_their_channel(tmp_path: Path) -> None:
+def test_mean_and_std_are_widened_with_the_weights(tmp_path: Path) -> None:
     changes = {"model.mean": [0.4, 0.5, 0.6], "model.std": [0.2, 0.25, 0.5]}
     rgb, wide = tiny(None, **changes), tiny(6, **changes)
     network, widened = build(rgb.model).eval(), build(wide.model).eval()
@@ -124,7 +124,7 @@ def test_mean_and_std_go_with_their_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_every_detector_takes_other_channels(name: str) -> None:
+def test_every_detector_supports_four_channels(name: str) -> None:
     recipe = recipes.load(name)
     if recipe.model.task != "detect":
         return
@@ -137,7 +137,7 @@ def test_every_detector_takes_other_channels(name: str) -> None:
     assert network.mean.shape == (4, 1, 1)
 
 
-def test_a_network_that_cannot_take_them() -> None:
+def test_network_with_unsupported_first_convolution_is_rejected() -> None:
     network = nn.Sequential(nn.Conv2d(7, 2, 1))
     for channels in (3, 7):  # as it is
         set_channels(network, channels)
@@ -146,7 +146,7 @@ def test_a_network_that_cannot_take_them() -> None:
         set_channels(network, 4)
 
 
-def test_what_is_taken_of_a_stored_recipe() -> None:
+def test_bands_and_canvas_limit_of_an_untrusted_recipe() -> None:
     found = untrusted(tiny(4, **{"data.range": [0, 1000]}).tree(), "a file")
     assert found.model.input_channels == 4
     assert Bands.of(found.data) == Bands((1, 2, 3, 4), ((0, 1000),) * 4)
@@ -188,7 +188,7 @@ def image(trained: Trained, number: int = 0) -> Path:
     return trained.data / "images" / f"{number}.tif"
 
 
-def test_the_run_knows_bands_and_ranges(trained: Trained) -> None:
+def test_run_stores_bands_and_ranges(trained: Trained) -> None:
     data = recipes.load(trained.run / "recipe.yaml").data
     assert data.bands == (1, 2, 3, 4, 5)
     assert data.range is not None
@@ -213,7 +213,7 @@ def test_resuming_keeps_the_measured_range(trained: Trained, monkeypatch: pytest
         train("demo", trained.data, trained.run, resume=True, overrides=SETTINGS | {"data.percentiles": [3, 98]})
 
 
-def test_files_windows_arrays_and_tensors_are_predicted_alike(trained: Trained, tmp_path: Path) -> None:
+def test_files_windows_arrays_and_tensors_give_equal_predictions(trained: Trained, tmp_path: Path) -> None:
     predictor = load(trained.run, device="cpu")
     path = image(trained)
     pixels = read_image(path, bands=predictor.bands)
@@ -241,7 +241,7 @@ def test_files_windows_arrays_and_tensors_are_predicted_alike(trained: Trained, 
 
 
 @pytest.mark.slow
-def test_evaluation_prediction_and_tensors(trained: Trained, tmp_path: Path) -> None:
+def test_evaluate_predict_and_write_tensors_with_bands(trained: Trained, tmp_path: Path) -> None:
     predictor = load(trained.run, device="cpu")
     assert evaluate(predictor, trained.data, "val", tmp_path / "evaluation").summary
     assert (tmp_path / "evaluation" / "sheet.jpg").is_file()
@@ -261,7 +261,7 @@ def test_evaluation_prediction_and_tensors(trained: Trained, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "torchscript", "pt2"])
-def test_exported_files_take_the_bands(trained: Trained, tmp_path: Path, to: str) -> None:
+def test_exported_files_predict_from_bands(trained: Trained, tmp_path: Path, to: str) -> None:
     if to == "onnx":
         pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     for complete in (False, True)[: 2 if to == "onnx" else 1]:
@@ -279,7 +279,7 @@ def test_exported_files_take_the_bands(trained: Trained, tmp_path: Path, to: str
 
 
 @pytest.mark.slow
-def test_a_run_starts_from_weights_of_rgb(trained: Trained, tmp_path: Path) -> None:
+def test_run_starts_from_rgb_weights(trained: Trained, tmp_path: Path) -> None:
     rgb = recipes.load("demo", SMALL | {"data.canvas.size": [64, 64]})
     network = build(rgb.model)
     checkpoint.save(tmp_path / "rgb.safetensors", network, rgb)
@@ -298,7 +298,7 @@ def test_a_run_starts_from_weights_of_rgb(trained: Trained, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHIPS.is_dir(), reason="the folder shared is not there")
-def test_ships_of_five_bands(tmp_path: Path) -> None:
+def test_train_and_predict_five_band_satellite_scenes(tmp_path: Path) -> None:
     """Satellite scenes whose bands are interleaved in one file and planes in the other."""
     from boxwright.datatools.check import check_folder
 

@@ -103,7 +103,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
-def test_bands_of_a_tiff(tmp_path: Path, layout: str, kind: str) -> None:
+def test_selected_bands_of_a_tiff(tmp_path: Path, layout: str, kind: str) -> None:
     pixels = samples(kind)
     path = write_tiff(tmp_path / "a.tif", pixels, **LAYOUTS[layout])
     low, high = (
@@ -125,7 +125,7 @@ def test_bands_of_a_tiff(tmp_path: Path, layout: str, kind: str) -> None:
         assert np.array_equal(scene.read(Window(11, 5, 20, 30)), found[5:35, 11:31])
 
 
-def test_without_a_range_the_upper_eight_bits_are_used(tmp_path: Path) -> None:
+def test_upper_eight_bits_are_used_without_a_range(tmp_path: Path) -> None:
     wide, narrow = samples("uint16"), samples("uint8")
     found = read_image(write_tiff(tmp_path / "a.tif", wide), bands=Bands((5, 1)))
     assert np.array_equal(found, np.stack([wide[4] // 256, wide[0] // 256], 2))
@@ -133,7 +133,7 @@ def test_without_a_range_the_upper_eight_bits_are_used(tmp_path: Path) -> None:
     assert np.array_equal(found, np.where(narrow == 9, 0, narrow)[[4, 0]].transpose(1, 2, 0))
 
 
-def test_pages_are_bands(tmp_path: Path) -> None:
+def test_tiff_pages_are_bands(tmp_path: Path) -> None:
     """A file of three pages, and a thumbnail, written by Pillow."""
     pixels = samples("uint16", 3)
     first, *others = [Image.fromarray(page) for page in pixels]
@@ -149,7 +149,7 @@ def test_pages_are_bands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
-def test_the_first_three_bands_are_what_is_read_as_rgb(tmp_path: Path, kind: str) -> None:
+def test_first_three_bands_equal_rgb(tmp_path: Path, kind: str) -> None:
     pixels = np.ascontiguousarray(samples(kind, 4).transpose(1, 2, 0))
     for name, image in (("rgba.png", pixels), ("rgb.png", pixels[..., :3]), ("gray.png", pixels[..., 0])):
         path = tmp_path / name
@@ -166,7 +166,7 @@ def test_the_first_three_bands_are_what_is_read_as_rgb(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_is_applied_to_bands(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied_to_bands(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(samples("uint8", 3).transpose(1, 2, 0)).save(tmp_path / "a.png", exif=exif)
@@ -178,7 +178,7 @@ def test_the_orientation_is_applied_to_bands(tmp_path: Path, orientation: int) -
 # --- invalid input
 
 
-def test_invalid_bands_get_one_line(
+def test_invalid_bands_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     floats = write_tiff(tmp_path / "float.tif", samples("float32"))
@@ -215,7 +215,7 @@ def test_invalid_bands_get_one_line(
     message_of(error)
 
 
-def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_rasterio_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiff(tmp_path / "a.tif", samples("uint16"))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(InputError, match=r"pip install 'boxwright\[geo\]'"):
@@ -223,7 +223,7 @@ def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("kind", "count"), [("uint16", 5), ("float32", 1), ("int16", 3), ("uint32", 1)])
-def test_what_is_not_rgb_is_rejected_and_not_misread(
+def test_non_rgb_tiff_is_rejected_without_bands(
     tmp_path: Path, kind: str, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_tiff(tmp_path / "a.tif", samples(kind, count))
@@ -234,7 +234,7 @@ def test_what_is_not_rgb_is_rejected_and_not_misread(
 
 
 @pytest.mark.slow
-def test_images_that_are_not_rgb_are_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_rgb_images_are_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A note of `data check`, which has no bands; an error in training without selected bands, which can be skipped."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
@@ -263,7 +263,7 @@ def recipe(**data: Any) -> recipes.Recipe:
     return recipes.load("demo", {f"data.{key}": value for key, value in data.items()})
 
 
-def test_a_recipe_of_bands() -> None:
+def test_recipe_with_bands() -> None:
     plain, five = recipe(), recipe(bands=[5, 4, 3, 2, 1], range=[0, 100])
     assert (plain.data.bands, plain.model.input_channels, Bands.of(plain.data)) == (None, 3, None)
     assert five.model.input_channels == 5
@@ -289,19 +289,19 @@ def test_a_recipe_of_bands() -> None:
         ({"bands": "some"}, "data.bands"),
     ],
 )
-def test_invalid_recipes_of_bands(changes: dict[str, Any], message: str) -> None:
+def test_invalid_band_settings_are_rejected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         recipe(**changes)
 
 
-def test_classifiers_and_lone_channels_are_rejected() -> None:
+def test_bands_of_classifiers_and_input_channels_are_rejected() -> None:
     with pytest.raises(InputError, match=r"data.bands: .* classifiers"):
         recipes.load("tiny_darknet_imagenet_224", {"data.bands": [1, 2]})
     with pytest.raises(InputError, match=r"model.input_channels: found 4, needed 3; it follows data.bands"):
         recipes.from_tree({"name": "x", "model": {"name": "yolov3", "classes": 1, "input_channels": 4}}, "x")
 
 
-def test_the_option_bands() -> None:
+def test_parse_bands_option() -> None:
     assert parse_numbers(None) is None
     assert parse_numbers("all") == "all"
     assert parse_numbers("4, 3,2") == (4, 3, 2)
@@ -316,7 +316,7 @@ def test_the_option_bands() -> None:
 @pytest.mark.parametrize("kind", ["linear", "area", "zoo", "darknet", "float", "pillow"])
 @pytest.mark.parametrize("channels", [1, 2, 5])
 @pytest.mark.parametrize("size", [(32, 32), (96, 64), (64, 32)])
-def test_each_band_is_resized_as_a_gray_image(kind: str, channels: int, size: tuple[int, int]) -> None:
+def test_bands_are_resized_like_gray_images(kind: str, channels: int, size: tuple[int, int]) -> None:
     image = np.ascontiguousarray(samples("uint8", channels).transpose(1, 2, 0))
     settings = CanvasConfig(size=size, resize=kind, fit="letterbox")  # type: ignore[arg-type]
     frame = frame_for((H, W), settings, 0)
@@ -330,7 +330,7 @@ def test_each_band_is_resized_as_a_gray_image(kind: str, channels: int, size: tu
             assert np.array_equal(found[..., band], gray[..., 0])
 
 
-def test_the_value_of_any_channels() -> None:
+def test_change_value_with_any_number_of_channels() -> None:
     """Of three channels as `change_colors`; by hand: all are multiplied alike, until the highest is 1."""
     images = torch.rand(4, 3, 8, 9, generator=torch.Generator().manual_seed(0))
     factor = torch.tensor([0.5, 1.0, 1.4, 3.0])
@@ -367,7 +367,7 @@ def opened(root: Path) -> Dataset:
     return open_boxes(root, "train")
 
 
-def test_percentiles_are_those_of_all_samples(tmp_path: Path) -> None:
+def test_percentiles_are_measured_over_all_samples(tmp_path: Path) -> None:
     pixels = {"a.tif": samples("int16", 4), "b.tif": samples("int16", 4, (20, 30)) // 7}
     for each in pixels.values():
         each[1, :8] = -9999
@@ -379,7 +379,7 @@ def test_percentiles_are_those_of_all_samples(tmp_path: Path) -> None:
         assert pair == pytest.approx(expected, rel=0, abs=1e-9)
 
 
-def test_a_constant_band_has_no_range(tmp_path: Path) -> None:
+def test_constant_band_is_an_error(tmp_path: Path) -> None:
     root = band_set(tmp_path / "set", {"a.tif": np.full((3, H, W), 7, np.uint16)})
     with pytest.raises(InputError, match="band 3 of the training images is 7 throughout") as error:
         measure(opened(root), recipe(bands=[3], percentiles=[1, 99]))
@@ -387,7 +387,7 @@ def test_a_constant_band_has_no_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("numbers", ["all", (4, 1)])
-def test_tiles_have_the_samples_of_their_scene(tmp_path: Path, numbers: Any) -> None:
+def test_tiles_keep_samples_of_their_scene(tmp_path: Path, numbers: Any) -> None:
     pixels = samples("uint16")
     root = band_set(tmp_path / "set", {"scene.tif": pixels}, nodata=0, compress="deflate")
     tile(root, tmp_path / "tiles", Cutting(window=32, overlap=0.25, bands=numbers))
@@ -405,7 +405,7 @@ def test_tiles_have_the_samples_of_their_scene(tmp_path: Path, numbers: Any) -> 
     )
 
 
-def test_tiles_of_other_images_and_scales(tmp_path: Path) -> None:
+def test_tiles_of_16_bit_png_and_scaled_tiles(tmp_path: Path) -> None:
     """A PNG of 16 bits; at half the size each px is the mean of four."""
     pixels = samples("uint16", 1, (64, 64))
     root = band_set(tmp_path / "set", {"scene.tif": pixels})
@@ -423,7 +423,7 @@ def test_tiles_of_other_images_and_scales(tmp_path: Path) -> None:
     assert (found.shape, found.dtype) == ((2, 2 * H, 2 * W), np.float64)
 
 
-def test_tiles_that_cannot_be_made(tmp_path: Path) -> None:
+def test_invalid_band_tiles_are_rejected(tmp_path: Path) -> None:
     root = band_set(tmp_path / "set", {"scene.tif": samples("uint16")}, nodata=0)
     for cutting, text in (
         ({"bands": (6,)}, "has bands 1 to 5, needed 6 too"),
@@ -438,7 +438,7 @@ def test_tiles_that_cannot_be_made(tmp_path: Path) -> None:
         tile(root, tmp_path / "tiles", Cutting(window=32))
 
 
-def test_decoding_in_the_check_reads_any_bands(tmp_path: Path) -> None:
+def test_check_decodes_images_with_any_bands(tmp_path: Path) -> None:
     ramp = np.arange(5 * H * W, dtype=np.float32).reshape(5, H, W)
     root = band_set(tmp_path / "set", {"a.tif": samples("uint16"), "b.tif": ramp}, compress="deflate")
     assert not check_folder(root, decode=True).errors
@@ -452,7 +452,7 @@ def test_decoding_in_the_check_reads_any_bands(tmp_path: Path) -> None:
     assert (fault.kind, fault.image) == ("unreadable_image", str(path))
 
 
-def test_labels_are_drawn_on_chosen_bands(tmp_path: Path) -> None:
+def test_labels_are_drawn_on_selected_bands(tmp_path: Path) -> None:
     ramp = np.linspace(1000, 3000, H * W).reshape(1, H, W).astype(np.uint16)
     root = band_set(tmp_path / "set", {"a.tif": np.concatenate([ramp, ramp[:, ::-1], ramp * 0 + 5, ramp])})
     shown = read_for_display(str(root / "images" / "a.tif"), (4, 2, 3))
@@ -475,7 +475,7 @@ def frames() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_the_first_frame_is_read(tmp_path: Path, kind: str) -> None:
+def test_first_frame_of_an_animation_is_read(tmp_path: Path, kind: str) -> None:
     first, *others = frames()
     path = tmp_path / f"a.{kind.lower()}"
     first.save(path, save_all=True, append_images=others, lossless=True)
@@ -485,7 +485,7 @@ def test_the_first_frame_is_read(tmp_path: Path, kind: str) -> None:
     assert path.suffix in header.SUFFIXES
 
 
-def test_avif_is_read_where_pillow_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avif_is_read_if_pillow_supports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.avif"
     if "AVIF" in header.FORMATS:
         frames()[0].save(path, quality=100)
@@ -496,7 +496,7 @@ def test_avif_is_read_where_pillow_reads_it(tmp_path: Path, monkeypatch: pytest.
     assert header.read_header(str(path)).fault.startswith("AVIF, which this version of Pillow does not read; convert")
 
 
-def test_heic_is_distinguished(tmp_path: Path) -> None:
+def test_heic_is_an_unsupported_format(tmp_path: Path) -> None:
     path = tmp_path / "a.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     fault = header.read_header(str(path)).fault
@@ -525,7 +525,7 @@ def test_overlapping_threads_restore_filters_and_limits() -> None:
     assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == (before, limit)
 
 
-def test_content_of_a_file_is_read_as_the_file(tmp_path: Path) -> None:
+def test_bytes_are_read_like_the_file(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     frames()[0].save(buffer, "GIF")
     assert np.array_equal(read_image(buffer.getvalue()), np.asarray(frames()[0]))

@@ -17,7 +17,7 @@ from boxwright.types import Batch
 BOXES = torch.tensor([[1.0, 2, 30, 40], [5, 6, 20, 30]])
 
 
-def test_targets_are_padded() -> None:
+def test_from_targets_pads_boxes_and_labels() -> None:
     images = torch.full((2, 3, 32, 64), 51, dtype=torch.uint8)
     none = {"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.int64)}
     two = {"boxes": BOXES, "labels": torch.tensor([1, 0]), "iscrowd": torch.tensor([0, 1])}
@@ -33,7 +33,7 @@ def test_targets_are_padded() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "faster_rcnn_r50_coco_torchvision", "yolov3_640_modern"])
 @pytest.mark.usefixtures("short_networks")
-def test_losses_are_those_of_the_loader(name: str, tiny_coco: Path) -> None:
+def test_losses_equal_those_of_loader_batches(name: str, tiny_coco: Path) -> None:
     """Images are as large as the canvas; one batch more has no objects."""
     dataset = bw.open_dataset(tiny_coco, "train")
     loaded = next(Loader(dataset, CanvasConfig(size=(96, 96)), 3, seed=0).epoch(0))
@@ -49,7 +49,7 @@ def test_losses_are_those_of_the_loader(name: str, tiny_coco: Path) -> None:
     assert all(value.isfinite() for value in model.loss(Batch.from_targets(loaded.images, none)).values())
 
 
-def test_a_training_loop(tiny_coco: Path) -> None:
+def test_training_loop_of_the_documentation(tiny_coco: Path) -> None:
     """That of docs/python.md."""
     text = Path(__file__).parents[1].joinpath("docs", "python.md").read_text(encoding="utf-8")
     code = text.partition("```python\n")[2].partition("```")[0]
@@ -86,12 +86,12 @@ def test_a_training_loop(tiny_coco: Path) -> None:
         ({"boxes": BOXES / 0, "labels": torch.tensor([0, 1])}, "not finite"),
     ],
 )
-def test_invalid_targets(target: dict[str, torch.Tensor], message: str) -> None:
+def test_invalid_targets_are_rejected(target: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Batch.from_targets(torch.zeros(1, 3, 32, 32), [target])
 
 
 @pytest.mark.parametrize(("shape", "count"), [((2, 3, 32, 32), 1), ((3, 32, 32), 3), ((0, 3, 32, 32), 0)])
-def test_images_without_their_targets(shape: tuple[int, ...], count: int) -> None:
+def test_wrong_number_of_targets_is_rejected(shape: tuple[int, ...], count: int) -> None:
     with pytest.raises(InputError, match=rf"{count} targets, needed \(B, 3, H, W\)"):
         Batch.from_targets(torch.zeros(shape), [{}] * count)

@@ -22,7 +22,7 @@ PATIENCE = 60
 RED, BLUE = scene(64, 64, [(10, 20, 30, 40)], [0]), scene(64, 64, [(1, 2, 33, 44)], [2])
 
 
-class Held:
+class PausedNetwork:
     """A network that sets `entered` and waits for `go`, and records the `sizes` of its batches."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,16 +39,16 @@ class Held:
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+def paused(monkeypatch: pytest.MonkeyPatch) -> PausedNetwork:
     monkeypatch.setattr(batching, "batch_size", lambda predictor, max_batch: max_batch)  # 1 in PyTorch on a CPU
-    return Held(monkeypatch)
+    return PausedNetwork(monkeypatch)
 
 
 @pytest.fixture
-def batcher(held: Held) -> Iterator[Batcher]:
+def batcher(paused: PausedNetwork) -> Iterator[Batcher]:
     found = Batcher(rectangles_predictor(), Limits(4, 0.001, 6, 10_000), ModelMetrics())
     yield found
-    held.go.set()
+    paused.go.set()
     found.close()
 
 
@@ -60,34 +60,36 @@ def boxes(future: "Future[Answer]") -> list[list[float]]:
     return future.result(PATIENCE).result.boxes.tolist()
 
 
-def test_requests_share_batches_and_keep_their_arguments(batcher: Batcher, held: Held) -> None:
+def test_requests_share_batches_and_keep_their_arguments(batcher: Batcher, paused: PausedNetwork) -> None:
     first = submit(batcher, RED)
-    assert held.entered.wait(PATIENCE)
+    assert paused.entered.wait(PATIENCE)
     later = [*submit(batcher, BLUE), *submit(batcher, RED, threshold=0.95), *submit(batcher, RED, BLUE)]
-    held.go.set()
+    paused.go.set()
     assert boxes(first[0]) == [[10, 20, 30, 40]]
     assert list(map(boxes, later)) == [[[1, 2, 33, 44]], [], [[10, 20, 30, 40]], [[1, 2, 33, 44]]]
-    assert held.sizes == [1, 4]
+    assert paused.sizes == [1, 4]
 
 
-def test_faulty_images_fail_alone(batcher: Batcher, held: Held) -> None:
+def test_invalid_images_do_not_fail_their_batch(batcher: Batcher, paused: PausedNetwork) -> None:
     submit(batcher, RED)
-    assert held.entered.wait(PATIENCE)
+    assert paused.entered.wait(PATIENCE)
     broken, float_, large, fine = submit(
         batcher, b"no image", np.zeros((8, 8, 3)), np.zeros((101, 100, 3), np.uint8), BLUE
     )
-    held.go.set()
+    paused.go.set()
     assert boxes(fine) == [[1, 2, 33, 44]]
     for future, line in ((broken, "not a readable image"), (float_, "found float64"), (large, "found 10100 px")):
         with pytest.raises(InputError, match=line):
             future.result(PATIENCE)
     assert isinstance(large.exception(), TooLargeError)
-    assert held.sizes == [1, 1]
+    assert paused.sizes == [1, 1]
 
 
 @pytest.mark.parametrize("step", ["preprocess", "forward", "postprocess"])
-def test_a_step_that_fails_is_no_end(step: str, batcher: Batcher, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    held.go.set()
+def test_batcher_continues_after_an_exception(
+    step: str, batcher: Batcher, paused: PausedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused.go.set()
 
     def fail(*args: object, **kwargs: object) -> None:
         raise MemoryError
@@ -100,33 +102,33 @@ def test_a_step_that_fails_is_no_end(step: str, batcher: Batcher, held: Held, mo
     assert boxes(submit(batcher, RED)[0]) == [[10, 20, 30, 40]]
 
 
-def test_a_full_queue(batcher: Batcher, held: Held) -> None:
+def test_full_queue_rejects_requests(batcher: Batcher, paused: PausedNetwork) -> None:
     taken = submit(batcher, RED)
-    assert held.entered.wait(PATIENCE)
+    assert paused.entered.wait(PATIENCE)
     taken += submit(batcher, *[BLUE] * 6)
     assert len(batcher) == 6
     with pytest.raises(BusyError, match="try again in 1 s"):
         submit(batcher, RED)
     with pytest.raises(TooLargeError, match="found 7 images, needed at most 6"):
         batcher.check_room(7)
-    held.go.set()
+    paused.go.set()
     assert len([boxes(future) for future in taken]) == 7
     batcher.check_room(6)
 
 
-def test_canceled_images_are_not_run(batcher: Batcher, held: Held) -> None:
+def test_canceled_images_are_not_run(batcher: Batcher, paused: PausedNetwork) -> None:
     submit(batcher, RED)
-    assert held.entered.wait(PATIENCE)
+    assert paused.entered.wait(PATIENCE)
     canceled, fine = submit(batcher, RED, BLUE)
     assert canceled.cancel()
-    held.go.set()
+    paused.go.set()
     assert boxes(fine) == [[1, 2, 33, 44]]
-    assert held.sizes == [1, 1]
+    assert paused.sizes == [1, 1]
 
 
-def test_closing_finishes_requests_in_the_queue(batcher: Batcher, held: Held) -> None:
+def test_closing_finishes_requests_in_the_queue(batcher: Batcher, paused: PausedNetwork) -> None:
     futures = submit(batcher, *[RED] * 5)
-    held.go.set()
+    paused.go.set()
     batcher.close()
     assert all(future.done() for future in futures)
     assert [boxes(future) for future in futures] == [[[10, 20, 30, 40]]] * 5
@@ -134,22 +136,22 @@ def test_closing_finishes_requests_in_the_queue(batcher: Batcher, held: Held) ->
         submit(batcher, RED)
 
 
-def test_a_response_that_takes_too_long(held: Held) -> None:
+def test_request_timeout_is_status_504(paused: PausedNetwork) -> None:
     model = Model("shapes", rectangles_predictor(), Limits(4, 0.001, 6, 10_000), ModelMetrics())
 
     async def ask() -> None:
-        with pytest.raises(RequestError, match="not answered in time") as refused:
+        with pytest.raises(RequestError, match="not answered in time") as rejected:
             await model.predict([RED, RED], model.args(), asyncio.get_running_loop().time() + 0.05)
-        assert refused.value.status == 504
+        assert rejected.value.status == 504
 
     try:
         asyncio.run(ask())
     finally:
-        held.go.set()
+        paused.go.set()
         model.batcher.close()
 
 
-def test_images_of_a_client_that_goes_leave_the_queue(held: Held) -> None:
+def test_client_disconnect_removes_its_images_from_the_queue(paused: PausedNetwork) -> None:
     """They run nothing, and free their place in the queue."""
     for module in ("fastapi", "python_multipart"):
         pytest.importorskip(module, reason="needs the extra serve")
@@ -161,7 +163,7 @@ def test_images_of_a_client_that_goes_leave_the_queue(held: Held) -> None:
     app = create_app(State({"shapes": model}, Metrics(["shapes"]), Bodies(100_000), PATIENCE))
     content = encode_image(RED, ".png")
     running = model.batcher.submit([BLUE], model.args())
-    assert held.entered.wait(PATIENCE)
+    assert paused.entered.wait(PATIENCE)
     statuses: list[int] = []
 
     async def ask() -> None:
@@ -186,11 +188,11 @@ def test_images_of_a_client_that_goes_leave_the_queue(held: Held) -> None:
     try:
         asyncio.run(ask())
     finally:
-        held.go.set()
+        paused.go.set()
         model.batcher.close()
     assert statuses == [400]
     assert boxes(running[0]) == [[1, 2, 33, 44]]
-    assert held.sizes == [1]
+    assert paused.sizes == [1]
 
 
 def test_pytorch_on_a_cpu_runs_one_image_at_a_time() -> None:
@@ -198,7 +200,7 @@ def test_pytorch_on_a_cpu_runs_one_image_at_a_time() -> None:
     assert batching.batch_size(rectangles_predictor(), 8) == 1
 
 
-def test_histogram() -> None:
+def test_histogram_lines() -> None:
     histogram = Histogram((1, 2.5))
     for value in (0.5, 1, 2, 3):
         histogram.observe(value)
@@ -208,7 +210,7 @@ def test_histogram() -> None:
     ]  # fmt: skip
 
 
-def test_names_of_models(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_names_from_paths(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mine" / "best").mkdir(parents=True)
     (tmp_path / "odd=name.xml").touch()

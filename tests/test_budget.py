@@ -43,7 +43,7 @@ def write(path: Path, height: int = 40, width: int = 50) -> str:
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
-def test_more_pixels_than_allowed_are_not_decoded(
+def test_images_above_max_pixels_are_not_decoded(
     reader: Callable[[str], object], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / f"a.{suffix}")
@@ -55,7 +55,7 @@ def test_more_pixels_than_allowed_are_not_decoded(
         reader(path)
 
 
-def test_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_pixels_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(budget.ENV_VARIABLE, raising=False)
     assert 6 * budget._max_pixels() < 1.5e9  # bytes, while OpenCV decodes
     monkeypatch.setenv(budget.ENV_VARIABLE, "1073741824")
@@ -88,7 +88,7 @@ def test_images_wait_for_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_does_not_wait_for_threads_of_its_parent() -> None:
+def test_forked_process_does_not_wait_for_parent_threads() -> None:
     with budget.budget.reserve(budget.MAX_PIXELS):
         child = os.fork()
         if child == 0:
@@ -99,7 +99,7 @@ def test_a_forked_process_does_not_wait_for_threads_of_its_parent() -> None:
 
 
 @pytest.mark.parametrize("draw", [True, False])
-def test_the_pixels_of_a_batch_are_limited(draw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_of_a_batch_are_limited(draw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for number in range(6):
         write(tmp_path / "in" / f"{number}.png")
@@ -128,7 +128,7 @@ def test_special_files_are_rejected(path: str, tmp_path: Path) -> None:
         read_image(source)
 
 
-def test_pillows_own_limit_is_restored(tmp_path: Path) -> None:
+def test_pillow_pixel_limit_is_restored(tmp_path: Path) -> None:
     before = Image.MAX_IMAGE_PIXELS
     assert before is not None
     assert not read_header(write(tmp_path / "a.png")).fault
@@ -164,7 +164,7 @@ def test_loader_processes_decode_large_images_one_at_a_time(pixels: int, concurr
     assert peak.value <= concurrent
 
 
-def test_a_loader_shares_the_budget_with_its_workers(tiny_coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_shares_the_budget_with_its_workers(tiny_coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if every image is larger than a worker's share."""
     monkeypatch.setattr(budget, "MAX_PIXELS", 96 * 96)
     loader = Loader(open_dataset(tiny_coco, "train"), CANVAS, 2, workers=2)

@@ -38,7 +38,7 @@ def test_scale_divides_logits_and_its_reciprocal_inverts_it() -> None:
     assert torch.equal(scale(ends, torch.tensor([2.0, 0.5])), ends)
 
 
-def test_the_threshold_before_scaling_lets_all_through_that_are_above_it_after() -> None:
+def test_threshold_before_scaling_keeps_all_scores_above_it_after() -> None:
     scores, temperatures = torch.rand(5000, generator=torch.manual_seed(0)), torch.tensor([0.4, 1.0, 3.0])
     labels = torch.arange(5000) % 3
     for threshold in (0.0, 0.05, 0.25, 0.9):
@@ -58,7 +58,7 @@ def test_ece_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ece_of_detections_is_hotcocos(seed: int) -> None:
+def test_ece_of_detections_matches_hotcoco(seed: int) -> None:
     from hotcoco import COCO, COCOeval
 
     samples, results = made(seed)
@@ -76,9 +76,9 @@ def test_ece_of_detections_is_hotcocos(seed: int) -> None:
             "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, 1)],
         }
     )
-    judge = COCOeval(labels, labels.loadRes(rows), "bbox")
-    judge.evaluate()
-    wanted: dict[str, Any] = judge.calibration(n_bins=10)
+    reference = COCOeval(labels, labels.loadRes(rows), "bbox")
+    reference.evaluate()
+    wanted: dict[str, Any] = reference.calibration(n_bins=10)
     ours = calibration(found.scores, found.kinds == Kind.CORRECT)
     assert ours.ece == pytest.approx(wanted["ece"], abs=1e-6)
     assert ours.counts.tolist() == [part["count"] for part in wanted["bins"]]
@@ -92,7 +92,7 @@ def made_scores(count: int, wanted: float, seed: int) -> tuple[np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("wanted", [0.5, 1.0, 1.8, 3.0])
-def test_a_temperature_is_found_and_lowers_the_error_of_other_scores(wanted: float) -> None:
+def test_temperature_is_recovered_and_lowers_ece_of_new_scores(wanted: float) -> None:
     found = temperature(*made_scores(8000, wanted, seed=0))
     assert found == pytest.approx(wanted, rel=0.05)
     scores, correct = made_scores(8000, wanted, seed=1)
@@ -101,7 +101,7 @@ def test_a_temperature_is_found_and_lowers_the_error_of_other_scores(wanted: flo
     assert wanted == 1 or after < before / 3
 
 
-def test_a_temperature_has_the_highest_likelihood() -> None:
+def test_temperature_maximizes_likelihood() -> None:
     scores, correct = made_scores(300, 1.5, seed=2)
     found, logits = temperature(scores, correct), torch.tensor(scores).logit()
 
@@ -111,7 +111,7 @@ def test_a_temperature_has_the_highest_likelihood() -> None:
     assert min(np.linspace(0.25, 4, 751), key=loss) == pytest.approx(found, abs=0.006)
 
 
-def test_each_class_has_its_own_unless_it_is_rare() -> None:
+def test_each_class_has_a_temperature_unless_it_is_rare() -> None:
     first, second = made_scores(4000, 0.5, seed=3), made_scores(4000, 2.0, seed=4)
     scores = np.concatenate([first[0], second[0], [0.4, 0.6]])
     correct = np.concatenate([first[1], second[1], [True, False]])
@@ -122,7 +122,7 @@ def test_each_class_has_its_own_unless_it_is_rare() -> None:
     assert temperature(np.array([0.3, 0.5]), np.array([True, True])) == 1
 
 
-def test_the_temperature_of_a_classifier() -> None:
+def test_softmax_temperature_of_a_classifier() -> None:
     rng = np.random.default_rng(5)
     logits = rng.normal(0, 2, (6000, 10))
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -186,9 +186,7 @@ def with_temperatures(weights: Path, values: list[float]) -> Path:
 
 
 @pytest.mark.slow
-def test_temperatures_change_scores_but_neither_their_order_nor_ap(
-    images: list[Path], weights: Path, data: Path
-) -> None:
+def test_temperatures_change_scores_but_not_ap(images: list[Path], weights: Path, data: Path) -> None:
     before = load(weights, device="cpu")
     plain, ap = before(str(images[0]), 0.0), bw.evaluate(before, data)
     values = torch.tensor([0.7, 1.0, 2.5])
@@ -207,7 +205,7 @@ def test_temperatures_change_scores_but_neither_their_order_nor_ap(
     assert float(limited.scores.min()) >= 0.3
 
 
-def test_the_command_stores_them(
+def test_calibrate_command_stores_temperatures(
     images: list[Path], weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = checkpoint.read_tree(weights)
@@ -232,14 +230,14 @@ def test_the_command_stores_them(
     assert found == pytest.approx(wanted, abs=0.02)
 
 
-def test_raw_exports_have_them_in_their_metadata() -> None:
+def test_raw_exports_store_temperatures_in_metadata() -> None:
     """Complete ones have them inside, see test_export_complete.py."""
     chosen = bw.Recipe.load("demo", {"predict.temperatures": [1.0, 2.0, 0.5]})
     text = Metadata(chosen, "raw", "float32", ("a",), "", "").to_text()
     assert Metadata.from_text(text, "x.onnx").recipe.predict.temperatures == (1.0, 2.0, 0.5)
 
 
-def test_complete_exports_have_no_others_than_those_inside() -> None:
+def test_temperatures_of_complete_exports_cannot_be_changed() -> None:
     chosen = bw.Recipe.load("demo", {"predict.temperatures": [1.0, 2.0, 0.5]})
     metadata = Metadata(chosen, "complete", "float32", ("boxes", "scores", "labels"), "", "")
     other = chosen.with_overrides({"predict.temperatures": []})
@@ -249,7 +247,7 @@ def test_complete_exports_have_no_others_than_those_inside() -> None:
         FilePipeline(other, tasks.of(chosen), runtime, metadata)
 
 
-def test_faults(weights: Path, data: Path, tmp_path: Path) -> None:
+def test_invalid_temperatures_and_weights_are_rejected(weights: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"predict\.temperatures: found 2, needed 3 or none"):
         load(weights, device="cpu", overrides={"predict.temperatures": [1.0, 2.0]})
     with pytest.raises(InputError, match="greater than or equal to"):
@@ -265,12 +263,12 @@ def test_faults(weights: Path, data: Path, tmp_path: Path) -> None:
         load(weights)
 
 
-def test_other_classes_have_no_temperatures() -> None:
+def test_temperatures_are_dropped_for_other_classes() -> None:
     chosen = bw.Recipe.load("demo", {"predict.temperatures": [1.0, 2.0, 0.5]})
     assert chosen.with_names(["x"]).predict.temperatures == ()
 
 
-def test_without_detections(weights: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_without_detections_is_an_error(weights: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(*args: Any, **words: Any) -> list[Detections]:
         return [Detections.empty(("car", "truck", "tank"))] * 4
 

@@ -48,7 +48,7 @@ def encode(image: Pixels, kind: str, mode: str = "RGB", **options: object) -> by
 
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize(("file", "side"), [("mindspore_zoo.npz", 416), ("mindspore_yolov4.npz", 608)])
-def test_zoo_stretch_meets_the_mindspore_input(file: str, side: int, index: int) -> None:
+def test_zoo_stretch_matches_mindspore(file: str, side: int, index: int) -> None:
     oracle = np.load(ORACLES / file)
     h, w = oracle[f"in_hw.{index}"].tolist()
     canvas = CanvasConfig(size=(side, side), resize="zoo")
@@ -60,7 +60,7 @@ def test_zoo_stretch_meets_the_mindspore_input(file: str, side: int, index: int)
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_area_letterbox_meets_mindyolo(index: int) -> None:
+def test_area_letterbox_matches_mindyolo(index: int) -> None:
     oracle = np.load(ORACLES / "mindyolo.npz")
     h, w = oracle[f"letterbox.{index}.in_hw"].tolist()
     canvas = CanvasConfig(size=(640, 640), fit="letterbox", fill=114, resize="area")
@@ -78,7 +78,7 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
+def test_zoo_corner_matches_mindspore(index: int) -> None:
     """Image 1 is a portrait and is resized twice. `image.stats`: mean, std, minimum and maximum of the full image."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     h, w, *factors = oracle[f"eval.{index}.image_shape"].tolist()
@@ -95,7 +95,7 @@ def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
     np.testing.assert_allclose(stats, oracle[f"eval.{index}.image.stats"][:4], atol=1e-6)
 
 
-def test_training_boxes_meet_the_mindspore_zoo() -> None:
+def test_training_boxes_match_the_mindspore_zoo() -> None:
     """Image 0 of the reference training data is neither expanded nor mirrored."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     frame = frame_for((480, 640), CanvasConfig(size=(768, 1280), fit="zoo_corner"), 0)
@@ -119,7 +119,7 @@ def test_corner_by_hand() -> None:
 @pytest.mark.parametrize("room", [(96, 160), (160, 96), (128, 128)])
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
 @pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float", "pillow"])
-def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], fit: str, resize: str) -> None:
+def test_corner_content_fills_its_frame(size: tuple[int, int], room: tuple[int, int], fit: str, resize: str) -> None:
     """At the top left, as large as fits, and boxes within 1 px of the pixels."""
     canvas = CanvasConfig.model_validate({"size": room, "fit": fit, "fill": 0, "resize": resize})
     frame = frame_for(size, canvas, 0)
@@ -136,7 +136,7 @@ def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], 
 
 
 @pytest.mark.parametrize("size", [(64, 80), (75, 49), (20, 93), (93, 20), (31, 31), (150, 160), (49, 75), (1, 2)])
-def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None:
+def test_torchvision_corner_matches_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
     """Compared with its own transform, also at sizes that its floats round down: 49 * (64 / 49) is below 64."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -154,13 +154,13 @@ def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None
     assert (placed[:, width:] == 114).all()
 
 
-def test_torchvisions_corner_stays_on_a_smaller_canvas() -> None:
+def test_torchvision_corner_fits_a_smaller_canvas() -> None:
     canvas = CanvasConfig(size=(64, 96), fit="torchvision_corner", short_side=70, long_side=93)
     assert frame_for((200, 100), canvas, 0).content == (0, 0, 32, 64)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-def test_darknet_input(fit: str) -> None:
+def test_canvas_matches_darknet_input(fit: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (416, 416), "fit": fit, "fill": 127.5, "resize": "darknet"})
     placed, _ = read_canvas(str(ORACLES / "person.png"), canvas, 0)
     assert placed.dtype == np.float32
@@ -171,7 +171,7 @@ def test_darknet_input(fit: str) -> None:
 @pytest.mark.parametrize("size", [(480, 640), (641, 333), (1, 1), (1, 900), (900, 1), (300, 260)])
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float", "pillow"])
-def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str) -> None:
+def test_content_of_any_image_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (96, 160), "fit": fit, "fill": 0, "resize": resize})
     frame = frame_for(size, canvas, 0)
     placed = resize_to_canvas(np.full((*size, 3), 200, np.uint8), frame, canvas)
@@ -184,7 +184,7 @@ def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str
 
 
 @pytest.mark.parametrize(("factor", "size"), [(2, (240, 320)), (4, (120, 159)), (8, (60, 80)), (1, (241, 320))])
-def test_jpeg_is_decoded_small_where_the_canvas_allows(tmp_path: Path, factor: int, size: tuple[int, int]) -> None:
+def test_jpeg_is_decoded_at_reduced_size(tmp_path: Path, factor: int, size: tuple[int, int]) -> None:
     image = smooth(480, 640)
     (tmp_path / "a.jpg").write_bytes(encode(image, "JPEG", quality=95))
     small = read_image(tmp_path / "a.jpg", size)
@@ -225,7 +225,7 @@ KINDS = ["JPEG CMYK", "JPEG L", "PNG L", "PNG P", "PNG LA", "PNG RGBA", "BMP RGB
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kinds_of_files_meet_pillow(tmp_path: Path, name: str) -> None:
+def test_formats_and_modes_match_pillow(tmp_path: Path, name: str) -> None:
     kind, mode = name.split()
     data = encode(smooth(48, 64), kind, mode, **{"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {}))
     (tmp_path / "a").write_bytes(data)
@@ -241,7 +241,7 @@ def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path, channels: int) -> None:
+def test_16_bit_images_keep_the_upper_8_bits(tmp_path: Path, channels: int) -> None:
     deep = np.random.default_rng(1).integers(0, 65536, (20, 30, channels)).astype(np.uint16)
     assert cv2.imwrite(str(tmp_path / "a.png"), deep)
     expected = np.broadcast_to(deep[..., ::-1] >> 8, (20, 30, 3))
@@ -266,7 +266,7 @@ HUGE = b"IHDR" + (1_000_000).to_bytes(4, "big") * 2 + PNG[24:29]  # declares a s
     ],
 )
 @pytest.mark.parametrize("read", [read_image, lambda path: read_canvas(str(path), CanvasConfig(size=(8, 8)), 0)])
-def test_damaged_files_get_one_line(
+def test_damaged_files_are_reported_in_one_line(
     tmp_path: Path,
     data: bytes | None,
     message: str,
@@ -285,7 +285,7 @@ def test_damaged_files_get_one_line(
 
 @pytest.mark.skipif(not canvas_module.WARP_IS_EXACT, reason="OpenCV 4 rounds positions to 1/32 px")
 @pytest.mark.parametrize("shape", [(480, 640), (37, 11), (1, 1), (2, 300)])
-def test_aligned_corners_are_the_same_in_opencv_and_pytorch(shape: tuple[int, int]) -> None:
+def test_aligned_resize_is_equal_in_opencv_and_pytorch(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
     for size in ((312, 416), (64, 64), (1, 5)):
         ours, theirs = canvas_module.warp_aligned(image, size), canvas_module.interpolate_aligned(image, size)

@@ -44,7 +44,7 @@ def taken(settings: Recipe) -> Recipe:
     return Recipe(data={"canvas": settings.data.canvas, "names": settings.data.names}, **parts)
 
 
-def test_weights_and_recipe_come_back(tmp_path: Path, tiny: Recipe) -> None:
+def test_weights_and_recipe_round_trip(tmp_path: Path, tiny: Recipe) -> None:
     source, model, file = build(tiny), build(tiny), tmp_path / "model.safetensors"
     assert not same(source, model)
     checkpoint.save(file, source, tiny)
@@ -58,7 +58,7 @@ def test_weights_and_recipe_come_back(tmp_path: Path, tiny: Recipe) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_file_is_plain_safetensors(tmp_path: Path, tiny: Recipe) -> None:
+def test_checkpoint_is_plain_safetensors(tmp_path: Path, tiny: Recipe) -> None:
     """Readable by anybody: the library's own functions, the recipe as JSON."""
     source, file = build(tiny), tmp_path / "model.safetensors"
     checkpoint.save(file, source, tiny)
@@ -85,7 +85,7 @@ def test_transfer_to_other_classes(tmp_path: Path, tiny: Recipe) -> None:
         assert torch.equal(tensor, before[name] if name in report.fresh else source.state_dict()[name]), name
 
 
-def test_mean_unlike_the_recipes(tmp_path: Path, tiny: Recipe) -> None:
+def test_mean_that_differs_from_the_recipe_is_rejected(tmp_path: Path, tiny: Recipe) -> None:
     """A file made with another mean belongs to another recipe; for transfer the recipe at hand rules."""
     file, other = tmp_path / "m.safetensors", tiny.with_overrides({"model.mean": [0.0, 0.0, 0.5]})
     checkpoint.save(file, build(tiny), tiny)
@@ -96,14 +96,14 @@ def test_mean_unlike_the_recipes(tmp_path: Path, tiny: Recipe) -> None:
     assert model.state_dict()["mean"].flatten().tolist() == [0.0, 0.0, 0.5]
 
 
-def test_name_with_a_line_break(tmp_path: Path, tiny: Recipe) -> None:
+def test_tensor_name_with_a_line_break_is_escaped(tmp_path: Path, tiny: Recipe) -> None:
     safetensors.torch.save_file({"a\nb": torch.zeros(2)} | build(tiny).state_dict(), tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="no place in the model") as error:
         weights.load(build(tiny), tmp_path / "x.safetensors", tiny)
     assert "\n" not in str(error.value)
 
 
-def test_torch_state_dict(tmp_path: Path, tiny: Recipe) -> None:
+def test_torch_state_dicts_are_loaded(tmp_path: Path, tiny: Recipe) -> None:
     source, model = build(tiny), build(tiny)
     plain = source.state_dict()
     wrapped = {f"module.{name}": tensor for name, tensor in plain.items()}
@@ -116,7 +116,7 @@ def test_torch_state_dict(tmp_path: Path, tiny: Recipe) -> None:
         model = build(tiny)
 
 
-def test_nothing_in_a_torch_file_is_executed(tmp_path: Path, tiny: Recipe) -> None:
+def test_torch_file_executes_no_code(tmp_path: Path, tiny: Recipe) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "trapped"),)
@@ -131,13 +131,13 @@ def test_nothing_in_a_torch_file_is_executed(tmp_path: Path, tiny: Recipe) -> No
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.zeros(1)}}, {3: torch.zeros(1)}])
-def test_torch_file_that_is_no_state_dict(tmp_path: Path, tiny: Recipe, content: object) -> None:
+def test_torch_file_without_a_state_dict_is_rejected(tmp_path: Path, tiny: Recipe, content: object) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(InputError, match="needed a flat state dict"):
         weights.load(build(tiny), tmp_path / "x.pt", tiny)
 
 
-def test_torch_file_that_unpacks_to_more_than_its_size(tmp_path: Path, tiny: Recipe) -> None:
+def test_torch_file_with_a_zip_bomb_is_rejected(tmp_path: Path, tiny: Recipe) -> None:
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", bytes(1_000_000))
     with pytest.raises(InputError, match="declares 1,000,000 bytes"):
@@ -145,7 +145,7 @@ def test_torch_file_that_unpacks_to_more_than_its_size(tmp_path: Path, tiny: Rec
 
 
 @pytest.mark.slow
-def test_damaged_torch_files(tmp_path: Path, tiny: Recipe) -> None:
+def test_damaged_torch_files_are_rejected_or_unchanged(tmp_path: Path, tiny: Recipe) -> None:
     """One byte of the archive's directory at the end changed, at many places: an InputError or the saved weights."""
     file, source = tmp_path / "x.pt", build(tiny)
     torch.save(source.state_dict(), file)
@@ -163,7 +163,7 @@ def test_damaged_torch_files(tmp_path: Path, tiny: Recipe) -> None:
     assert rejected > 0
 
 
-def test_run_folder_prefers_best_and_the_average(tmp_path: Path, tiny: Recipe) -> None:
+def test_run_folder_prefers_best_and_ema(tmp_path: Path, tiny: Recipe) -> None:
     run = tmp_path / "run"
     for place in ("last/model", "last/ema", "best/model", "best/ema"):
         file = run / f"{place}.safetensors"
@@ -179,7 +179,7 @@ def test_run_folder_prefers_best_and_the_average(tmp_path: Path, tiny: Recipe) -
     assert weights.stored_recipe(run) == taken(tiny)
 
 
-def test_folder_without_weights(tmp_path: Path, tiny: Recipe) -> None:
+def test_folder_without_weights_is_rejected(tmp_path: Path, tiny: Recipe) -> None:
     with pytest.raises(InputError, match="holds no weights"):
         weights.load(build(tiny), tmp_path, tiny)
 
@@ -202,7 +202,9 @@ def test_folder_without_weights(tmp_path: Path, tiny: Recipe) -> None:
         ("x.jpg", b"\xff\xd8\xff\xe0 an image", "not a weights file"),
     ],
 )
-def test_broken_files(tmp_path: Path, tiny: Recipe, name: str, content: bytes, message: str) -> None:
+def test_broken_files_are_reported_in_one_line(
+    tmp_path: Path, tiny: Recipe, name: str, content: bytes, message: str
+) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(InputError, match=message) as error:
@@ -211,7 +213,7 @@ def test_broken_files(tmp_path: Path, tiny: Recipe, name: str, content: bytes, m
     assert "\n" not in str(error.value)
 
 
-def test_truncated_checkpoint(tmp_path: Path, tiny: Recipe) -> None:
+def test_truncated_checkpoint_is_rejected(tmp_path: Path, tiny: Recipe) -> None:
     file = tmp_path / "x.safetensors"
     checkpoint.save(file, build(tiny), tiny)
     file.write_bytes(file.read_bytes()[:-100])
@@ -222,12 +224,12 @@ def test_truncated_checkpoint(tmp_path: Path, tiny: Recipe) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.weights", "x.ckpt", "x.pt", "x.conv.15", "x"])
-def test_missing_file(tmp_path: Path, tiny: Recipe, name: str) -> None:
+def test_missing_file_is_rejected(tmp_path: Path, tiny: Recipe, name: str) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         weights.load(build(tiny), tmp_path / name, tiny)
 
 
-def test_stored_recipe_that_is_broken(tmp_path: Path, tiny: Recipe) -> None:
+def test_broken_stored_recipe_does_not_block_weights(tmp_path: Path, tiny: Recipe) -> None:
     """Reading the recipe is rejected; the weights can still be loaded with another recipe."""
     source, file = build(tiny), tmp_path / "x.safetensors"
     tree = tiny.tree() | {"epohcs": 3}
@@ -238,14 +240,14 @@ def test_stored_recipe_that_is_broken(tmp_path: Path, tiny: Recipe) -> None:
         weights.load(build(tiny), file, tiny)
 
 
-def test_checkpoint_of_another_network(tmp_path: Path, tiny: Recipe) -> None:
+def test_checkpoint_of_another_network_is_rejected(tmp_path: Path, tiny: Recipe) -> None:
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     for transfer in (False, True):
         with pytest.raises(InputError, match="none of its tensors fits the model; it holds a, the model needs"):
             weights.load(build(tiny), tmp_path / "x.safetensors", tiny, transfer=transfer)
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a"
     target.write_text("old")
 
@@ -261,7 +263,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "x.weights"])
-def test_full_disk(tmp_path: Path, tiny: Recipe, name: str) -> None:
+def test_full_disk_leaves_no_file(tmp_path: Path, tiny: Recipe, name: str) -> None:
     """A limit on the size of files stands in for a full disk."""
     model, file = build(tiny), tmp_path / name
     write = darknet.write if name == "x.weights" else partial(checkpoint.save, recipe=tiny)
@@ -277,12 +279,12 @@ def test_full_disk(tmp_path: Path, tiny: Recipe, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unwritable_folder(tmp_path: Path, tiny: Recipe) -> None:
+def test_missing_output_folder_is_an_error(tmp_path: Path, tiny: Recipe) -> None:
     with pytest.raises(InputError, match=r"x\.safetensors: cannot be written \(No such file or directory\)"):
         checkpoint.save(tmp_path / "absent" / "x.safetensors", build(tiny), tiny)
 
 
-def test_writing_from_many_threads_leaves_the_mask_of_new_files(tmp_path: Path) -> None:
+def test_concurrent_atomic_writes_keep_the_umask(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     os.umask(mask)
 

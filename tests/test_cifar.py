@@ -71,7 +71,7 @@ def rejection(file: Path) -> str:
     return str(caught.value)
 
 
-def test_both_forms_hold_the_same(folder: Path) -> None:
+def test_binary_and_python_formats_are_equal(folder: Path) -> None:
     for root in (folder, folder.parent):
         assert splits(root) == ["train", "val"]
         assert holds_classes(root)
@@ -89,7 +89,7 @@ def test_both_forms_hold_the_same(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_what_python_3_writes_is_read_too(tmp_path: Path, protocol: int) -> None:
+def test_python_3_pickles_are_read(tmp_path: Path, protocol: int) -> None:
     labels, pixels = records(0)
     file = tmp_path / "data_batch_1"
     held = {b"labels": labels.tolist(), b"data": pixels, b"filenames": [b"x.png"] * RECORDS, b"batch_label": b"one"}
@@ -110,7 +110,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
-def test_a_foreign_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol: int) -> None:
+def test_untrusted_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol: int) -> None:
     proof, file = tmp_path / "executed", tmp_path / "data_batch_1"
     labels, pixels = records(0)
     for held in (Bomb(proof), {"labels": labels.tolist(), "data": pixels, "more": Bomb(proof)}):
@@ -122,7 +122,7 @@ def test_a_foreign_pickle_is_rejected_and_not_executed(tmp_path: Path, protocol:
     assert proof.exists()
 
 
-def test_names_of_numpy_do_not_open_a_door(tmp_path: Path) -> None:
+def test_allowed_numpy_names_execute_nothing(tmp_path: Path) -> None:
     """A call of what is allowed stays a note, with any arguments; other names of the same modules are rejected."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R.")
@@ -135,7 +135,7 @@ def test_names_of_numpy_do_not_open_a_door(tmp_path: Path) -> None:
     assert "needed a dictionary" in rejection(file)
 
 
-def test_a_rejected_name_of_two_lines_is_printed_in_one(tmp_path: Path) -> None:
+def test_rejected_name_with_a_line_break_is_escaped(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x04\x8c\x03o\ns\x8c\x01x\x93.")
     assert r"asks for 'o\ns x'" in rejection(file)
@@ -158,7 +158,7 @@ DEEP = (cifar10.MAX_OPCODES - 100) // 3
     ],
     ids=["long", "setitem", "setitems", "number", "notes", "lists", "dictionaries"],
 )
-def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: bytes, message: str) -> None:
+def test_deeply_nested_pickle_does_not_overflow_the_stack(tmp_path: Path, pickled: bytes, message: str) -> None:
     """In a separate process: an overflow of C's stack would end pytest."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(pickled)
@@ -172,7 +172,7 @@ def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: byt
     assert any(part in line for part in message.split("|"))
 
 
-def most_memory(file: Path) -> int:
+def peak_memory(file: Path) -> int:
     """Peak of bytes allocated while `file` is rejected."""
     tracemalloc.start()
     try:
@@ -182,14 +182,14 @@ def most_memory(file: Path) -> int:
         tracemalloc.stop()
 
 
-def test_text_to_be_encoded_is_not_encoded_at_every_call(tmp_path: Path) -> None:
+def test_repeated_encode_calls_do_not_copy_text(tmp_path: Path) -> None:
     file, size = tmp_path / "data_batch_1", 1 << 20
     made = b"c_codecs\nencode\nq\x00X" + struct.pack("<i", size) + b"a" * size + b"X\x06\0\0\0latin1\x86q\x01R"
     file.write_bytes(b"\x80\x02](" + made + b"h\x00h\x01R" * 100 + b"e.")
-    assert most_memory(file) < 20 * size
+    assert peak_memory(file) < 20 * size
 
 
-def test_text_beyond_latin_1_is_no_pixels(tmp_path: Path) -> None:
+def test_pixels_beyond_latin_1_are_rejected(tmp_path: Path) -> None:
     file, pixels = tmp_path / "data_batch_1", np.full((1, 3072), 97, np.uint8)
     whole = pickle.dumps({"labels": [0], "data": pixels}, 2)  # as text to be encoded
     assert whole.count(b"a" * 3072) == 1
@@ -201,22 +201,22 @@ def test_text_beyond_latin_1_is_no_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_many_empty_values_do_not_fill_the_memory(tmp_path: Path) -> None:
+def test_many_empty_values_have_bounded_memory(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02" + b"}" * (1 << 20) + b".")
-    assert most_memory(file) < 40 << 20
+    assert peak_memory(file) < 40 << 20
     assert f"more than {cifar10.MAX_OPCODES} opcodes" in rejection(file)
     assert cifar10.MAX_BYTES == 1 << 25
 
 
-def test_every_cut_of_a_python_file_is_an_input_error(tmp_path: Path) -> None:
+def test_truncated_python_file_is_an_input_error(tmp_path: Path) -> None:
     whole, file = python2(*records(0, 1)), tmp_path / "data_batch_1"
     for end in [*range(0, 330, 7), len(whole) // 2, len(whole) - 1]:
         file.write_bytes(whole[:end])
         assert "fetch" in rejection(file)
 
 
-def test_every_change_of_a_byte_is_an_input_error_or_read(tmp_path: Path) -> None:
+def test_changed_bytes_are_an_input_error_or_read(tmp_path: Path) -> None:
     whole, file = python2(*records(0, 1)), tmp_path / "data_batch_1"
     draw = np.random.default_rng(0)
     for place in range(0, 300):
@@ -231,14 +231,14 @@ def test_every_change_of_a_byte_is_an_input_error_or_read(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("size", [0, 1, 3072, 3074, 2 * 3073 - 1])
-def test_a_binary_file_cut_off(tmp_path: Path, size: int) -> None:
+def test_truncated_binary_file_is_rejected(tmp_path: Path, size: int) -> None:
     file = tmp_path / "data_batch_1.bin"
     file.write_bytes(bytes(size))
     assert f"{size} bytes, needed a multiple of 3073" in rejection(file)
 
 
 @pytest.mark.parametrize("form", ["binary", "python"])
-def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
+def test_label_out_of_range_is_rejected(tmp_path: Path, form: str) -> None:
     labels, pixels = np.array([3, 10, 200]), records(0)[1]
     file = tmp_path / ("data_batch_1.bin" if form == "binary" else "data_batch_1")
     file.write_bytes((binary if form == "binary" else python2)(labels, pixels))
@@ -259,13 +259,13 @@ def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
         ({"fine_labels": [0], "coarse_labels": [0], "data": np.zeros((1, 3072), np.uint8)}, "labels: needed a list"),
     ],
 )
-def test_other_contents(tmp_path: Path, held: object, message: str) -> None:
+def test_invalid_pickle_contents_are_rejected(tmp_path: Path, held: object, message: str) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(pickle.dumps(held, 2))
     assert message in rejection(file)
 
 
-def test_a_missing_batch_is_named(folder: Path) -> None:
+def test_missing_batch_file_is_named(folder: Path) -> None:
     gone = next(file for file in folder.iterdir() if file.name.startswith("data_batch_4"))
     gone.unlink()
     with pytest.raises(InputError, match=r"data_batch_4.*cannot be read"):
@@ -273,14 +273,14 @@ def test_a_missing_batch_is_named(folder: Path) -> None:
     assert len(open_classes(folder, "val")) == RECORDS
 
 
-def test_a_huge_file_is_rejected_before_it_is_read(tmp_path: Path) -> None:
+def test_huge_file_is_rejected_before_reading(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     with open(file, "wb") as sparse:
         sparse.truncate(cifar10.MAX_BYTES + 1)
     assert f"needed at most {cifar10.MAX_BYTES}" in rejection(file)
 
 
-def test_labels_in_another_order_follow_their_names(folder: Path) -> None:
+def test_ordered_renumbers_labels_by_class_name(folder: Path) -> None:
     found = open_classes(folder, "val")
     turned: ClassSet = found.ordered(("extra", *reversed(found.names)))
     assert [turned.names[label] for label in turned.labels] == [found.names[label] for label in found.labels]

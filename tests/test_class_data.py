@@ -56,7 +56,7 @@ def rejection(call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_crop_meets_the_zoos_evaluation(index: int) -> None:
+def test_crop_matches_zoo_evaluation(index: int) -> None:
     """The oracle holds the uint8 crop of MindSpore's pipeline: shorter side to 256, center 224."""
     h, w = ORACLE[f"in_hw.{index}"].tolist()
     canvas = CanvasConfig(size=(224, 224), fit="crop", short_side=256)
@@ -67,7 +67,7 @@ def test_crop_meets_the_zoos_evaluation(index: int) -> None:
     np.testing.assert_allclose(given.transpose(2, 0, 1).ravel()[::stride], ORACLE[f"out.{index}.sub"], atol=1e-6)
 
 
-def test_stretch_meets_the_zoos_cifar() -> None:
+def test_stretch_matches_zoo_cifar() -> None:
     canvas = recipe.load("tiny_darknet_cifar10").data.canvas
     placed = resize_to_canvas(waves(40, 32, 32), frame_for((32, 32), canvas, 0), canvas).astype(np.float32) / 255
     given = (placed - np.float32([0.4914, 0.4822, 0.4465])) / np.float32([0.2023, 0.1994, 0.2010])
@@ -76,7 +76,7 @@ def test_stretch_meets_the_zoos_cifar() -> None:
 
 
 @pytest.mark.parametrize(("size", "short"), [((40, 61), 24), ((61, 40), 0), ((33, 33), 30), ((10, 99), 0)])
-def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], short: int) -> None:
+def test_center_crop_and_its_frame(size: tuple[int, int], short: int) -> None:
     """A marked px of the image is at the position given by the frame."""
     canvas = CanvasConfig(size=(24, 24), fit="crop", short_side=short)
     image = np.zeros((*size, 3), np.uint8)
@@ -91,7 +91,7 @@ def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], sh
     np.testing.assert_allclose(frame.to_original(frame.to_canvas(middle)), middle, atol=1e-4)
 
 
-def test_a_crop_of_a_canvas_that_the_image_does_not_cover_is_filled() -> None:
+def test_crop_of_a_smaller_image_is_filled() -> None:
     canvas = CanvasConfig(size=(10, 30), fit="crop", fill=7)
     placed = resize_to_canvas(np.full((20, 20, 3), 200, np.uint8), frame_for((20, 20), canvas, 0), canvas)
     assert (placed[:, 10:20] == 200).all()
@@ -99,7 +99,7 @@ def test_a_crop_of_a_canvas_that_the_image_does_not_cover_is_filled() -> None:
     assert (placed[:, 20:] == 7).all()
 
 
-def test_folders_are_classes(pets: Path) -> None:
+def test_folder_names_are_classes(pets: Path) -> None:
     assert splits(pets) == ["train", "val"]
     assert holds_classes(pets)
     train = open_classes(pets, "train")
@@ -113,19 +113,19 @@ def test_folders_are_classes(pets: Path) -> None:
     assert len(open_classes(pets, "val")) == 4
 
 
-def test_a_detection_set_is_none(tiny_coco: Path) -> None:
+def test_detection_set_is_not_a_classification_set(tiny_coco: Path) -> None:
     assert not holds_classes(tiny_coco)
     assert "coco, boxes, needed images with one class each" in rejection(lambda: open_classes(tiny_coco, "train"))
 
 
-def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
+def test_yolo_folders_are_not_classes(tmp_path: Path) -> None:
     example_image(tmp_path / "train" / "images" / "1.png", 9)
     (tmp_path / "train" / "labels").mkdir()
     (tmp_path / "classes.txt").write_text("a\n")
     assert not holds_classes(tmp_path)
 
 
-def test_splits_with_other_classes_are_rejected(pets: Path) -> None:
+def test_splits_with_different_classes_are_rejected(pets: Path) -> None:
     example_image(pets / "val" / "emu" / "1.png", 9)
     for split in ("train", "val"):
         assert rejection(lambda split=split: open_classes(pets, split)).startswith(f"{pets / 'val' / 'emu'}: ")
@@ -135,7 +135,7 @@ def test_splits_with_other_classes_are_rejected(pets: Path) -> None:
     assert message.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 classes without images)")
 
 
-def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
+def test_missing_folder_split_or_images_are_rejected(pets: Path, tmp_path: Path) -> None:
     assert "there is no such folder or file" in rejection(lambda: open_classes(tmp_path / "nowhere", "train"))
     assert "no split 'test'; it holds train, val" in rejection(lambda: open_classes(pets, "test"))
     for file in (pets / "val").rglob("*.*"):
@@ -143,7 +143,7 @@ def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
     assert "hold no image" in rejection(lambda: open_classes(pets, "val"))
 
 
-def test_check_names_unreadable_unused_and_shared_images(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_unreadable_unused_and_shared_images(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pets / "train" / "cat" / "0.png").write_bytes(b"no image")
     (pets / "train" / "cat" / "notes.txt").write_text("x")
     (pets / "val" / "dog" / "same.png").symlink_to(pets / "train" / "cat" / "1.png")
@@ -169,7 +169,7 @@ def test_check_names_unreadable_unused_and_shared_images(pets: Path, capsys: pyt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(100, 150), (37, 20), (30, 300)])
-def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
+def test_random_crop_statistics_match_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
     """Moments of area, aspect and place over many draws; whole px inside the image. Very wide: the fallback."""
     count = 4000
     config = ClassAugmentConfig(area=(0.08, 1.0))
@@ -191,7 +191,7 @@ def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tupl
     np.testing.assert_allclose(ours.std(0), spread, rtol=0.08, atol=1e-6)
 
 
-def test_show_writes_images_with_their_class(pets: Path) -> None:
+def test_show_draws_class_names_on_images(pets: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["data", "show", str(pets), "--split", "val", "--out", str(pets / "shown"), "--count", "3"])
     assert ended.value.code == 0
@@ -200,7 +200,7 @@ def test_show_writes_images_with_their_class(pets: Path) -> None:
     assert shown[0].shape[0] > 320  # a line of text under 320 px
 
 
-def test_the_loader_gives_each_image_its_label(pets: Path) -> None:
+def test_loader_gives_each_image_its_label(pets: Path) -> None:
     train = open_classes(pets, "train")
     loader = ClassLoader(train, CanvasConfig(size=(8, 8)), 3, seed=5)
     batches = list(loader.epoch(0))
@@ -239,9 +239,7 @@ def places_shown(batch: ClassBatch) -> np.ndarray:
 @pytest.mark.parametrize(
     ("kind", "size"), [("png", (150, 200)), ("jpg", (150, 200)), ("jpg", (1600, 1200)), ("pixels", (150, 200))]
 )
-def test_the_loader_cuts_random_windows_out_of_the_whole_image(
-    tmp_path: Path, kind: str, size: tuple[int, int]
-) -> None:
+def test_loader_crops_match_their_frames(tmp_path: Path, kind: str, size: tuple[int, int]) -> None:
     """Each canvas matches its frame, mirrored in half the cases; large JPEGs are decoded at reduced size."""
     count, side = 40, 64
     train: Any = [SimpleNamespace(pixels=ramps(size), label=0, image_id=0, path="") for _ in range(count)]
@@ -267,7 +265,7 @@ def test_the_loader_cuts_random_windows_out_of_the_whole_image(
     assert len({frame.scale for frame in batch.frames}) == count
 
 
-def test_windows_are_a_function_of_seed_step_and_place(pets: Path) -> None:
+def test_random_crops_depend_only_on_seed_step_and_index(pets: Path) -> None:
     for number in range(9):
         write_ramps(pets / "train" / "cat" / f"ramp{number}.png", (40, 50))
     config = ClassAugmentConfig(area=(0.1, 0.6), flip=0.5)
@@ -287,13 +285,13 @@ def test_windows_are_a_function_of_seed_step_and_place(pets: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_loader_names_a_image_that_cannot_be_read(pets: Path, workers: int) -> None:
+def test_loader_names_unreadable_image(pets: Path, workers: int) -> None:
     (pets / "train" / "dog" / "deeper" / "1.JPG").write_bytes(b"")
     loader = ClassLoader(open_classes(pets, "train"), CanvasConfig(size=(8, 8)), 6, workers=workers)
     assert "1.JPG: is empty (0 bytes)" in rejection(lambda: list(loader.epoch(0)))
 
 
-def test_training_canvases_are_stretched_and_larger_than_the_input_or_windows() -> None:
+def test_training_canvas_of_classifiers() -> None:
     loaded = recipe.load("tiny_darknet_imagenet_224")
     assert (training_canvas(loaded).fit, training_canvas(loaded).size) == ("stretch", (224, 224))  # random windows
     whole = loaded.with_overrides(["train.class_augment.area=null"])
@@ -321,7 +319,7 @@ def imagenet(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path
     return tmp_path, inside
 
 
-TRUTHS = {
+GROUND_TRUTHS = {
     "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "450\n449\n",
     "LOC_val_solution.csv": f"ImageId,PredictionString\nILSVRC2012_val_00000002,{TENCH} 1 2 3 4\n"
     f"ILSVRC2012_val_00000001,{GOLDFISH} 1 2 3 4 {GOLDFISH} 5 6 7 8 \n",
@@ -329,12 +327,12 @@ TRUTHS = {
 }
 
 
-@pytest.mark.parametrize("where", TRUTHS)
-def test_imagenet_as_downloaded(imagenet: tuple[Path, Path], where: str) -> None:
+@pytest.mark.parametrize("where", GROUND_TRUTHS)
+def test_imagenet_layout_as_downloaded(imagenet: tuple[Path, Path], where: str) -> None:
     """Caffe's numbers are places among the sorted WordNet ids (tench 0, goldfish 1), the devkit's are its own."""
     root, _ = imagenet
     (root / where).parent.mkdir(parents=True, exist_ok=True)
-    (root / where).write_text(TRUTHS[where])
+    (root / where).write_text(GROUND_TRUTHS[where])
     train, val = open_classes(root, "train"), open_classes(root, "val")
     assert train.kind == val.kind == "imagenet"
     assert train.names == val.names == ("tench", "goldfish")
@@ -344,7 +342,7 @@ def test_imagenet_as_downloaded(imagenet: tuple[Path, Path], where: str) -> None
     assert holds_classes(root)
 
 
-def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
+def test_imagenet_class_names_in_both_orders() -> None:
     names = imagenet_names()
     ids = list(names)
     assert ids.index(KIT_FOX) == 0
@@ -365,7 +363,7 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
         ("449\n1\n", f"says class {KIT_FOX}, which is not in train"),
     ],
 )
-def test_imagenet_with_a_faulty_truth(imagenet: tuple[Path, Path], truth: str, message: str) -> None:
+def test_imagenet_with_invalid_ground_truth_is_rejected(imagenet: tuple[Path, Path], truth: str, message: str) -> None:
     root, inside = imagenet
     assert "none of ILSVRC2012_validation_ground_truth.txt" in rejection(lambda: open_classes(root, "val"))
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
@@ -375,7 +373,7 @@ def test_imagenet_with_a_faulty_truth(imagenet: tuple[Path, Path], truth: str, m
     assert "no folder for this class" in rejection(lambda: open_classes(root, "val"))
 
 
-def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
+def test_cropped_boxes_keep_image_pixels(tmp_path: Path) -> None:
     """A box is widened to whole px; what of it is outside, crowd regions and boxes outside altogether go."""
     image = smooth(40, 60)
     root = tmp_path / "boxes"
@@ -410,7 +408,7 @@ def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", " x"])
-def test_classes_that_cannot_be_folders(tmp_path: Path, tiny_coco: Path, name: str) -> None:
+def test_class_names_invalid_as_folders_are_rejected(tmp_path: Path, tiny_coco: Path, name: str) -> None:
     root = tmp_path / "copy"
     shutil.copytree(tiny_coco, root)
     for file in (root / "annotations").iterdir():
@@ -422,11 +420,9 @@ def test_classes_that_cannot_be_folders(tmp_path: Path, tiny_coco: Path, name: s
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_hidden_folders_are_ignored_and_folders_that_are_no_class_are_named(
-    imagenet: tuple[Path, Path], pets: Path
-) -> None:
+def test_hidden_folders_are_ignored_and_unknown_folders_named(imagenet: tuple[Path, Path], pets: Path) -> None:
     root, inside = imagenet
-    (root / "val.txt").write_text(TRUTHS["val.txt"])
+    (root / "val.txt").write_text(GROUND_TRUTHS["val.txt"])
     for folder in (inside / "train", inside / "val", pets / "train"):
         example_image(folder / ".ipynb_checkpoints" / "1.png", 1)
     example_image(pets / "test" / ".thumbs" / "1.png", 1)
@@ -448,7 +444,7 @@ def yolo(root: Path, split: str) -> Path:
     return root
 
 
-def test_boxes_of_a_set_without_splits_are_cut_out_to_be_opened(tmp_path: Path) -> None:
+def test_crops_of_a_set_without_splits_can_be_opened(tmp_path: Path) -> None:
     class_crops.crop(yolo(tmp_path / "boxes", ""), tmp_path / "cut")
     assert open_classes(tmp_path / "cut", "all").counts().tolist() == [1]
     assert [file.name for file in (tmp_path / "cut").iterdir()] == ["a"]
@@ -457,7 +453,7 @@ def test_boxes_of_a_set_without_splits_are_cut_out_to_be_opened(tmp_path: Path) 
     assert not (tmp_path / "none").exists()
 
 
-def test_a_set_of_two_kinds_of_boxes_is_no_set_of_classes(tmp_path: Path, tiny_coco: Path) -> None:
+def test_ambiguous_detection_set_is_not_a_classification_set(tmp_path: Path, tiny_coco: Path) -> None:
     root = tmp_path / "both"
     shutil.copytree(tiny_coco, root)
     yolo(root, "train")
@@ -466,7 +462,7 @@ def test_a_set_of_two_kinds_of_boxes_is_no_set_of_classes(tmp_path: Path, tiny_c
         assert "may be coco or yolo_txt; choose with --kind" in rejection(use)
 
 
-def test_images_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:
+def test_images_in_symlinked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:
     cat = pets / "train" / "cat"
     example_image(tmp_path / "elsewhere" / "far.png", 5)
     (tmp_path / "elsewhere" / "back").symlink_to(cat)
@@ -478,7 +474,7 @@ def test_images_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> 
     assert "far.png" in {Path(train.path(index)).name for index in range(len(train))}
 
 
-def test_skipping_may_not_empty_a_class(pets: Path) -> None:
+def test_skip_bad_must_not_empty_a_class(pets: Path) -> None:
     for file in (pets / "train" / "cat").iterdir():
         file.write_bytes(b"no image")
     loaded = recipe.load("tiny_darknet_cifar10", [f"data.root={pets}", "data.kind=folder"])

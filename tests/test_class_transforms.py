@@ -45,7 +45,7 @@ def v2(referee: ModuleType) -> ModuleType:
     return v2
 
 
-def test_the_default_changes_nothing() -> None:
+def test_default_augmentation_changes_nothing() -> None:
     batch = noise(3)
     result = changed(batch)
     torch.testing.assert_close(result.images, batch.images.float() / 255, atol=ROUNDING, rtol=0)
@@ -57,7 +57,7 @@ def test_the_default_changes_nothing() -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
 @pytest.mark.parametrize("size", [(60, 96), (96, 60)])
-def test_without_random_crops_images_are_placed_as_in_evaluation(fit: Any, size: tuple[int, int]) -> None:
+def test_placement_without_random_crops_matches_evaluation(fit: Any, size: tuple[int, int]) -> None:
     """A smooth image by way of the stretched canvas, compared with the canvas of evaluation."""
     y, x = np.mgrid[: size[0], : size[1]]
     image = np.stack([40 + x, 240 - 2 * y, 100 + x // 2 + y // 2], -1).clip(0, 255).astype(np.uint8)
@@ -74,7 +74,7 @@ def test_without_random_crops_images_are_placed_as_in_evaluation(fit: Any, size:
         np.testing.assert_allclose(found[:8] if size[0] < size[1] else found[:, :8], 9, atol=1e-4)
 
 
-def test_a_crop_is_resized_by_itself() -> None:
+def test_resized_crop_matches_interpolate() -> None:
     """As F.interpolate of the crop: nothing outside is blended in at its edges."""
     images = noise(2, 20).images
     crops = torch.tensor([[3.0, 2, 11, 18], [20, 5, 0, 10]])  # the second mirrored, over the full width
@@ -85,20 +85,20 @@ def test_a_crop_is_resized_by_itself() -> None:
         torch.testing.assert_close(found[index], expected.flip(-1) if index else expected, atol=2e-5, rtol=0)
 
 
-def test_a_crop_beyond_the_image_shows_the_fill() -> None:
+def test_crop_beyond_the_image_is_filled() -> None:
     images = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
     found = resized_crops(images, torch.tensor([[-4.0, 0, 4, 8]]), (8, 8), fill=51)[0]
     torch.testing.assert_close(found[:, :, :4], torch.full((3, 8, 4), 0.2))
     torch.testing.assert_close(found[:, :, 4:], torch.full((3, 8, 4), 200 / 255))
 
 
-def test_crops_of_the_loader_are_not_changed() -> None:
+def test_loader_crops_are_not_cropped_again() -> None:
     batch = noise(3)
     result = changed(batch, area=(0.1, 0.2), flip=1.0)
     torch.testing.assert_close(result.images, batch.images / 255)
 
 
-def test_pad_moves_by_whole_pixels_onto_the_fill() -> None:
+def test_pad_shifts_by_whole_pixels() -> None:
     batch = noise(64, 8)
     canvas = CanvasConfig(size=(8, 8), fill=0)
     result = changed(batch, canvas, pad=2).images
@@ -118,7 +118,7 @@ def test_pad_moves_by_whole_pixels_onto_the_fill() -> None:
     assert len(seen) > 15
 
 
-def test_flip_mirrors_half() -> None:
+def test_flip_mirrors_half_of_the_images() -> None:
     batch = noise(400, 8)
     result = changed(batch, CanvasConfig(size=(8, 8)), flip=0.5).images
     images = batch.images / 255
@@ -128,7 +128,7 @@ def test_flip_mirrors_half() -> None:
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_colors_are_torchvisions(v2: ModuleType, name: str) -> None:
+def test_color_changes_match_torchvision(v2: ModuleType, name: str) -> None:
     images = noise(4).images.float() / 255
     amounts = torch.tensor([-0.4, 0.0, 0.1, 0.45]) if name == "hue" else torch.tensor([0.6, 1.0, 1.4, 0.0])
     expected = torch.stack(
@@ -141,7 +141,7 @@ def test_colors_are_torchvisions(v2: ModuleType, name: str) -> None:
     torch.testing.assert_close(images, expected, atol=3e-6, rtol=0)
 
 
-def test_the_order_of_colors_depends_on_the_step_and_amounts_on_the_image() -> None:
+def test_color_order_depends_on_step_and_amounts_on_image() -> None:
     gray = batch_of(torch.full((2, 3, 24, 24), 100, dtype=torch.uint8))
     levels = [changed(gray, step=step, brightness=0.4).images[:, 0, 0, 0] * 255 for step in range(300)]
     drawn = torch.stack(levels)
@@ -169,7 +169,7 @@ def test_erased_rectangles_have_the_configured_area() -> None:
     assert torch.equal(boxes, painted.sum((1, 2)))  # rectangles
 
 
-def test_cutout_reaches_out_of_the_image() -> None:
+def test_cutout_may_extend_beyond_the_image() -> None:
     batch = batch_of(torch.zeros(500, 3, 30, 30, dtype=torch.uint8))
     painted = changed(batch, CanvasConfig(size=(30, 30)), cutout=10, erase_color=(255, 255, 255)).images[:, 0] == 1
     sides = torch.stack([painted.any(1).sum(1), painted.any(2).sum(1)])
@@ -180,7 +180,7 @@ def test_cutout_reaches_out_of_the_image() -> None:
     assert painted[:, -1].any()
 
 
-def test_mixup_blends_images_and_returns_the_other_labels() -> None:
+def test_mixup_blends_images_and_returns_both_labels() -> None:
     batch = noise(200)
     plain = batch.images.float() / 255
     result = changed(batch, mixup=0.6)
@@ -192,7 +192,7 @@ def test_mixup_blends_images_and_returns_the_other_labels() -> None:
     assert 60 < (result.share < 1).sum() < 160
 
 
-def test_cutmix_shows_a_rectangle_and_shares_by_area() -> None:
+def test_cutmix_share_equals_pasted_area() -> None:
     black_and_white = batch_of(torch.arange(300).remainder(2).mul(255).byte().view(-1, 1, 1, 1).expand(300, 3, 24, 24))
     result = changed(black_and_white, cutmix=1.0)
     assert result.others is not None
@@ -215,7 +215,7 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_the_same_seed_step_and_index_give_the_same_result() -> None:
+def test_augmentation_depends_only_on_seed_step_and_index() -> None:
     batch = noise(4)
     full = changed(batch, step=3, seed=2**64 - 1, **EVERYTHING)
     assert torch.equal(changed(batch, step=3, seed=2**64 - 1, **EVERYTHING).images, full.images)
@@ -236,7 +236,7 @@ def test_the_same_seed_step_and_index_give_the_same_result() -> None:
 
 
 @pytest.mark.parametrize("policy", policies.NAMES)
-def test_policies_are_torchvisions_and_restore_its_rng(v2: ModuleType, policy: Any) -> None:
+def test_policies_match_torchvision_and_restore_its_rng(v2: ModuleType, policy: Any) -> None:
     batch = noise(2)
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -250,7 +250,7 @@ def test_policies_are_torchvisions_and_restore_its_rng(v2: ModuleType, policy: A
     assert torch.equal(changed(batch, policy=policy).images, result.images)
 
 
-def test_a_policy_without_torchvision_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_without_torchvision_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> ModuleType:
         raise ImportError(f"No module named {name}")
 

@@ -60,7 +60,7 @@ def classes_of(terms: dict[str, Tensor]) -> Tensor:
     return found
 
 
-def test_only_the_loss_of_classes_has_them(network: Any) -> None:
+def test_class_weights_change_only_the_classification_loss(network: Any) -> None:
     given = objects()
     plain, ones = network.loss(given), network.loss(replace(given, class_weights=torch.ones(3)))
     weighted, doubled = (network.loss(replace(given, class_weights=WEIGHTS * factor)) for factor in (1, 2))
@@ -75,7 +75,7 @@ def test_only_the_loss_of_classes_has_them(network: Any) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[0] != "faster_rcnn"] + [("darknet_cfg", {})])
-def test_gradients_of_an_object_are_multiplied_by_its_weight(case: Any, short_networks: None) -> None:
+def test_gradients_are_scaled_by_class_weight(case: Any, short_networks: None) -> None:
     """The first image has weight 2, the second 0 but for its object of class 2."""
     network, given = build(*case).eval(), objects()
     raw = [level.detach().requires_grad_() for level in network(given.images)]
@@ -94,7 +94,7 @@ def test_gradients_of_an_object_are_multiplied_by_its_weight(case: Any, short_ne
     assert sum(float((before[1] - after[1]).abs().sum()) for before, after in zip(plain, weighted, strict=True)) > 0
 
 
-def test_faster_rcnns_samples() -> None:
+def test_faster_rcnn_class_weights_match_torch_cross_entropy() -> None:
     """Against torch's weighted cross entropy, whose sum is divided by the samples; background has weight 1."""
     model = FasterRCNN(faster_rcnn.Config.model_validate({"classes": 3, "deform": "none"}))
     draw = torch.Generator().manual_seed(2)
@@ -112,7 +112,7 @@ def test_faster_rcnns_samples() -> None:
 
 @pytest.mark.parametrize("blended", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_classifiers_are_torchs(smoothing: float, blended: bool) -> None:
+def test_classifier_class_weights_match_torch_cross_entropy(smoothing: float, blended: bool) -> None:
     given = replace(example_images(blended), class_weights=WEIGHTS)
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(4))
     probabilities = F.one_hot(given.labels, 3).float()
@@ -127,7 +127,7 @@ def test_classifiers_are_torchs(smoothing: float, blended: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_loss_has_them() -> None:
+def test_compiled_loss_uses_class_weights() -> None:
     torch._dynamo.reset()
     network, graphs = build("yolov3", SYSTEMS["yolov3"][1]).eval(), Graphs()
     given = replace(objects(64, 64), class_weights=WEIGHTS)
@@ -137,7 +137,7 @@ def test_a_compiled_loss_has_them() -> None:
         torch.testing.assert_close(found[name], term)
 
 
-def test_tasks_give_them_in_the_order_of_the_labels() -> None:
+def test_class_weights_follow_label_order() -> None:
     frames = (Frame(0, "", (32, 32), (32, 32), (1.0, 1.0)),)
     detector = recipe.load("demo", {"data.names": ["a", "b", "c"], "model.classes": 3})
     image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
@@ -161,7 +161,9 @@ def test_tasks_give_them_in_the_order_of_the_labels() -> None:
         ({"re\nd": 1}, "recipe demo: train.class_weights.re\\nd"),
     ],
 )
-def test_errors(tiny_coco: Path, tmp_path: Path, weights: dict[str, float], message: str) -> None:
+def test_invalid_class_weights_are_rejected(
+    tiny_coco: Path, tmp_path: Path, weights: dict[str, float], message: str
+) -> None:
     with pytest.raises(InputError) as error:
         train.train("demo", tiny_coco, tmp_path / "run", overrides=SMALL | {"train.class_weights": weights})
     assert str(error.value).startswith(message)
@@ -171,7 +173,7 @@ def test_errors(tiny_coco: Path, tmp_path: Path, weights: dict[str, float], mess
 
 
 @pytest.mark.slow
-def test_a_training_with_them(tiny_coco: Path, tmp_path: Path) -> None:
+def test_run_stores_class_weights_and_checks_them_on_resume(tiny_coco: Path, tmp_path: Path) -> None:
     """The first loss of classes is not that without them; the run stores them, and resumes with the same ones only."""
     overrides = SMALL | {"train.epochs": 1, "train.class_weights": {"red": 3}}
     run = train.train("demo", tiny_coco, tmp_path / "run", overrides=overrides)

@@ -80,7 +80,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestLoss:
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-    def test_is_the_zoos(self, smoothing: float) -> None:
+    def test_loss_matches_zoo(self, smoothing: float) -> None:
         with np.load(ZOO / "loss.npz") as oracle:
             logits = torch.from_numpy(oracle["logits"]).requires_grad_()
             loss = cross_entropy(logits, labeled(torch.from_numpy(oracle["labels"]).long()), smoothing)
@@ -89,7 +89,7 @@ class TestLoss:
             torch.testing.assert_close(logits.grad, torch.from_numpy(oracle[f"grad.smooth{smoothing}"]))
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-    def test_is_torchs_for_targets_written_out(self, smoothing: float) -> None:
+    def test_loss_matches_torch_with_soft_targets(self, smoothing: float) -> None:
         draw = torch.Generator().manual_seed(1)
         logits = torch.randn(5, 7, generator=draw)
         first, second = torch.randint(7, (2, 5), generator=draw)
@@ -101,15 +101,15 @@ class TestLoss:
         alone = cross_entropy(logits, labeled(first), smoothing)
         torch.testing.assert_close(alone, F.cross_entropy(logits, first, label_smoothing=smoothing * 7 / 6))
 
-    def test_half_precision_and_large_logits(self) -> None:
+    def test_loss_is_finite_in_bfloat16_with_large_logits(self) -> None:
         logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=torch.bfloat16)
         assert cross_entropy(logits, labeled(torch.tensor([0])), 0.1).item() == pytest.approx(0.05 * 3e4, rel=0.01)
 
-    def test_one_class(self) -> None:
+    def test_loss_of_a_single_class_is_zero(self) -> None:
         assert cross_entropy(torch.tensor([[3.0]]), labeled(torch.tensor([0])), 0.1).item() == 0
 
 
-def test_three_steps_are_the_zoos() -> None:
+def test_three_training_steps_match_zoo() -> None:
     """Losses, and all parameters and statistics after the steps. The bounds are those that an independent
     implementation reached (shared oracles, README); rounding grows at this rate."""
     settings = recipes.load("tiny_darknet_imagenet_224", {"train.schedule.kind": "constant"})
@@ -151,7 +151,7 @@ def test_three_steps_are_the_zoos() -> None:
 
 
 class TestRun:
-    def test_learns_and_keeps_the_best(self, finished: Path) -> None:
+    def test_run_learns_and_keeps_best_checkpoint(self, finished: Path) -> None:
         found = [line for line in lines(finished) if "top1" in line]
         assert [line["epoch"] for line in found] == list(range(6))
         metrics = json.loads((finished / "metrics.json").read_text())
@@ -160,12 +160,12 @@ class TestRun:
             path.name for path in finished.iterdir()
         }
 
-    def test_classes_come_from_the_data(self, finished: Path) -> None:
+    def test_class_names_are_taken_from_the_data(self, finished: Path) -> None:
         settings = recipes.load(finished / "recipe.yaml")
         assert settings.data.names == tuple(class_folder.COLORS)
         assert settings.model.classes == 3
 
-    def test_the_recipes_order_of_the_same_classes_is_kept(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_class_order_of_the_recipe_is_kept(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datasets, "on_main", lambda work, accelerator: work())
         names = ["red", "blue", "green"]
         settings = recipes.load(class_folder.RECIPE, {"data.names": names, "model.classes": 3, "data.root": str(data)})
@@ -173,14 +173,14 @@ class TestRun:
             assert part.names == ("red", "blue", "green")
             assert {names[part.labels[n]] for n in range(len(part)) if "/red/" in part.path(n)} == {"red"}
 
-    def test_the_average_is_what_is_scored(self, data: Path, tmp_path: Path) -> None:
+    def test_ema_weights_are_evaluated(self, data: Path, tmp_path: Path) -> None:
         folder = run(data, tmp_path / "run", {"train.ema.decay": 0.5})
         assert (folder / "best" / "ema.safetensors").exists()
         loaded = boxwright.load(folder)
         average = tensors(folder / "best")["ema.last.weight"]
         assert loaded.model.last.weight.equal(average)
 
-    def test_channels_last_changes_nothing_but_rounding(self, data: Path, tmp_path: Path) -> None:
+    def test_channels_last_changes_only_rounding(self, data: Path, tmp_path: Path) -> None:
         # Small steps: in a fresh network a maximum that rounding moves to another pixel changes the next loss by 0.3 %.
         steps = {"train.epochs": 1, "train.schedule.lr": 0.001}
         changes = ({"train.channels_last": last} | steps for last in (False, True))
@@ -188,7 +188,7 @@ class TestRun:
         for step, bound in enumerate((1e-4, 1e-3)):  # rounding grows quickly in a fresh network
             assert runs[1][step]["total"] == pytest.approx(runs[0][step]["total"], rel=bound)
 
-    def test_goes_on_only_with_the_same_images(self, data: Path, tmp_path: Path) -> None:
+    def test_resume_needs_the_same_images(self, data: Path, tmp_path: Path) -> None:
         folder = run(data, tmp_path / "run", {"train.epochs": 1})
         other = shutil.copytree(data, tmp_path / "data")
         (other / "train" / "red" / "1.png").rename(other / "train" / "blue" / "9.png")
@@ -201,7 +201,7 @@ class TestRun:
         moved = shutil.copytree(data, tmp_path / "moved")
         run(moved, folder, {"train.epochs": 1}, resume=True)
 
-    def test_unreadable_images_stop_the_run_or_are_left_out(self, data: Path, tmp_path: Path) -> None:
+    def test_unreadable_images_are_rejected_or_skipped(self, data: Path, tmp_path: Path) -> None:
         bad = shutil.copytree(data, tmp_path / "data")
         (bad / "train" / "red" / "3.png").write_bytes(b"no image")
         with pytest.raises(InputError, match=r"1 error, the first: .*red/3\.png.*--skip-bad"):
@@ -211,9 +211,9 @@ class TestRun:
         assert "red/3.png" in (folder / "left_out.txt").read_text()
 
     @pytest.mark.slow
-    def test_killed_and_resumed_is_the_same(self, data: Path, tmp_path: Path) -> None:
+    def test_killed_and_resumed_run_equals_uninterrupted_run(self, data: Path, tmp_path: Path) -> None:
         words = {"recipe": class_folder.RECIPE, "small": class_folder.SMALL}
-        small_run.run(data, tmp_path / "left_alone", EVERYTHING, **words)
+        small_run.run(data, tmp_path / "uninterrupted", EVERYTHING, **words)
         process = start(data, tmp_path / "killed", EVERYTHING, **words)
         moment = random.randrange(2, 11)
         try:
@@ -231,12 +231,12 @@ class TestRun:
             process.kill()
             process.communicate()
         for name in ("last", "best"):
-            expected, found = tensors(tmp_path / "left_alone" / name), tensors(tmp_path / "killed" / name)
+            expected, found = tensors(tmp_path / "uninterrupted" / name), tensors(tmp_path / "killed" / name)
             assert [key for key in expected if not expected[key].equal(found[key])] == [], f"killed at {moment}: {name}"
-        assert lines(tmp_path / "killed") == lines(tmp_path / "left_alone"), f"killed at {moment}"
+        assert lines(tmp_path / "killed") == lines(tmp_path / "uninterrupted"), f"killed at {moment}"
 
     @pytest.mark.slow
-    def test_two_processes_equal_one(self, data: Path, tmp_path: Path) -> None:
+    def test_two_processes_equal_one_process(self, data: Path, tmp_path: Path) -> None:
         """Batch norm is held fixed, because its statistics are each process's own; blends are within a process."""
         changes = {"train.freeze_norm": True, "model.label_smoothing": 0.1, "train.class_augment.erase": 0.5}
         words = {"recipe": class_folder.RECIPE, "small": class_folder.SMALL}
@@ -255,7 +255,7 @@ class TestRun:
 
 
 class TestPredict:
-    def test_a_file_an_array_and_a_list(self, finished: Path, data: Path) -> None:
+    def test_predict_file_array_and_list(self, finished: Path, data: Path) -> None:
         predictor = boxwright.load(finished)
         file = data / "val" / "green" / "0.png"
         array = np.ascontiguousarray(cv2.imread(str(file))[:, :, ::-1])
@@ -273,13 +273,15 @@ class TestPredict:
         assert (drawn != array).any()
         assert (drawn[-1] == array[-1]).all(), "the classes stand at the top"
 
-    def test_a_network_in_training_stays_in_training(self, finished: Path, data: Path) -> None:
+    def test_prediction_restores_training_mode(self, finished: Path, data: Path) -> None:
         predictor = boxwright.load(finished)
         predictor.model.train()
         predictor(data / "val" / "red" / "0.png")
         assert predictor.model.training
 
-    def test_command(self, finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_predict_command(
+        self, finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         images = shutil.copytree(data / "val" / "blue", tmp_path / "images")
         (images / "broken.png").write_bytes(b"no image")
         out = tmp_path / "out"
@@ -306,7 +308,7 @@ class TestPredict:
         assert (tmp_path / "out" / "metrics.json").exists()
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("words", "message"),
         [
             (["predict", "RUN", "x.png", "--tile", "600"], "--tile: recipe tiny_darknet_cifar10 is a classifier"),
             (["predict", "RUN", "x.png", "--threshold", "0", "--nms", "0.5"], "--threshold, --nms: recipe tiny"),
@@ -316,14 +318,14 @@ class TestPredict:
             (["predict", "w", "x.png", "--recipe", "demo", "--top-k", "3"], "--top-k: recipe demo is a detector"),
         ],
     )
-    def test_options_that_do_not_fit(
-        self, finished: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    def test_options_of_the_other_task_are_rejected(
+        self, finished: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit) as leaving:
             cli.main([str(finished) if word == "RUN" else word for word in words])
         assert leaving.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert told in line
+        assert message in line
 
     def test_arguments_of_the_other_task_are_rejected(self, finished: Path) -> None:
         classifier = load(finished)
@@ -334,7 +336,7 @@ class TestPredict:
         with pytest.raises(InputError, match="top_k: recipe demo is a detector, which has none"):
             detector.args(top_k=3)
 
-    def test_darknets_own_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_top5_of_tiny_weights_matches_darknet(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if not (DOG.is_file() and TRAINED.is_file()):
             pytest.skip("no folder `shared` with Darknet's tiny.weights and dog.png beside the checkout")
         oracle = json.loads((oracle_weights.ORACLES / "darknet" / "real" / "tiny_top5.json").read_text())

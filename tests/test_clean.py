@@ -51,7 +51,7 @@ def over_the_edge(tmp_path: Path) -> Path:
     return yolo(tmp_path / "set", {"a": "0 1.0 0.4 0.4 0.4\n", "b": "0 0.5 0.5 0.2 0.4\n"})
 
 
-def test_a_box_over_the_edge_is_clipped_and_counted(over_the_edge: Path) -> None:
+def test_box_over_the_edge_is_clipped_and_counted(over_the_edge: Path) -> None:
     dataset = open_boxes(over_the_edge, "train")
     clipped, report, lines = clip_boxes(dataset, check(dataset))
     np.testing.assert_allclose(clipped[0].boxes, [[80, 10, 100, 30]], atol=1e-4)
@@ -63,14 +63,14 @@ def test_a_box_over_the_edge_is_clipped_and_counted(over_the_edge: Path) -> None
         Cleaning().apply(dataset, check(dataset))
 
 
-def test_a_box_beside_its_image_cannot_be_clipped(tmp_path: Path) -> None:
+def test_box_outside_the_image_cannot_be_clipped(tmp_path: Path) -> None:
     dataset = open_boxes(yolo(tmp_path, {"a": "0 1.3 0.4 0.2 0.4\n"}), "train")
     with pytest.raises(InputError, match="1 error"):
         Cleaning(clip_boxes=True).apply(dataset, check(dataset))
 
 
 @pytest.mark.slow
-def test_training_and_conversion_clip(over_the_edge: Path, run: Run) -> None:
+def test_train_and_convert_clip_boxes(over_the_edge: Path, run: Run) -> None:
     status, _, err = run("train", "demo", "--data", str(over_the_edge), "--out", "r", *SMALL)
     assert (status, "2 errors" in err) == (2, True)
     status, _, err = run("train", "demo", "--data", str(over_the_edge), "--out", "r", "--clip-boxes", *SMALL)
@@ -84,7 +84,7 @@ def test_training_and_conversion_clip(over_the_edge: Path, run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_evaluation_and_conversion_leave_faults_out(tmp_path: Path, run: Run) -> None:
+def test_evaluate_and_convert_skip_bad(tmp_path: Path, run: Run) -> None:
     """An undefined class, and an image cut off, which would end an evaluation in its middle."""
     data = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.4\n", "b": "5 0.5 0.5 0.2 0.4\n", "c": "0 0.5 0.5 0.2 0.4\n"})
     for split in ("train", "val"):
@@ -105,7 +105,7 @@ def test_evaluation_and_conversion_leave_faults_out(tmp_path: Path, run: Run) ->
 
 
 @pytest.mark.parametrize("by_class", [False, True])
-def test_splitting_leaves_faults_out(by_class: bool, tmp_path: Path, run: Run) -> None:
+def test_split_skips_bad(by_class: bool, tmp_path: Path, run: Run) -> None:
     """By image and for folders of classes; a list cannot leave out a line of a label file."""
     lines = dict.fromkeys("abcd", "0 0.5 0.5 0.2 0.4\n") | {"e": "5 0.5 0.5 0.2 0.4\n"}
     if by_class:
@@ -140,7 +140,7 @@ def test_splitting_leaves_faults_out(by_class: bool, tmp_path: Path, run: Run) -
     assert sum(len(dataset.rows) for dataset in boxes) == 7  # 10, without d.png of train and two of class 5
 
 
-def test_splitting_and_merging_clip(over_the_edge: Path, run: Run) -> None:
+def test_split_and_merge_clip_boxes(over_the_edge: Path, run: Run) -> None:
     """A box of 80..120 px in an image of 100 px ends at 100."""
     words = ["--split", "train", "--split", "val", "--parts", "train=0.5,val=0.5", "--no-near-duplicates"]
     status, out, err = run("data", "split", "set", "-o", "new", *words, "--clip-boxes")
@@ -158,7 +158,7 @@ def test_splitting_and_merging_clip(over_the_edge: Path, run: Run) -> None:
     assert open_boxes("both", "train").rows.xyxy[:, 2].max() == 100
 
 
-def test_class_names_with_commas(tmp_path: Path) -> None:
+def test_class_list_with_commas_in_names(tmp_path: Path) -> None:
     from boxwright.cli.options import class_list
 
     assert class_list("big, red car", ["big, red car", "van"]) == ["big, red car"]
@@ -169,7 +169,7 @@ def test_class_names_with_commas(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 12, 16, 20])
-def test_a_png_without_its_end_is_found_before_it_is_read(tmp_path: Path, cut: int) -> None:
+def test_truncated_png_is_found_by_check(tmp_path: Path, cut: int) -> None:
     """Pillow decodes it, OpenCV does not."""
     data = yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.4\n"})
     file = data / "images/train/a.png"

@@ -63,7 +63,9 @@ def test_show_prints_a_recipe_that_can_be_read_back(tmp_path: Path, capsys: pyte
         (["show", "nothing/here.yaml"], "cannot be read"),
     ],
 )
-def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_reported_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert status_of(*arguments) == 2
     out, error = capsys.readouterr()
     assert out == ""
@@ -81,7 +83,7 @@ def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys
         (KeyboardInterrupt(), 130, "boxwright: interrupted\n"),
     ],
 )
-def test_an_exception_in_a_command_becomes_a_status_and_a_line(
+def test_exceptions_become_exit_status_and_one_line(
     raised: BaseException, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails() -> dict[str, str]:
@@ -92,7 +94,7 @@ def test_an_exception_in_a_command_becomes_a_status_and_a_line(
     assert capsys.readouterr().err == line
 
 
-def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> dict[str, str]:
         raise ZeroDivisionError
 
@@ -102,7 +104,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_gets_no_traceback() -> None:
+def test_closed_pipe_gives_no_traceback() -> None:
     """`boxwright list | head -0`: the pipe is closed before anything is printed."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -113,13 +115,13 @@ def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     assert done.returncode == 1
 
 
-def test_module_and_command_are_the_same() -> None:
+def test_python_m_runs_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "boxwright", "show", "x"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("boxwright: there is no recipe 'x'")
 
 
-def test_top_k_goes_with_results_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_top_k_without_no_truth_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         cli.main(["evaluate", "w.safetensors", "--data", "data", "--top-k", "3"])
     assert leaving.value.code == 2

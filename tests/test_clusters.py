@@ -146,25 +146,29 @@ def stopped(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def left_alone(tiny_coco: Path, stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def uninterrupted_and_resumed(
+    tiny_coco: Path, stopped: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """An uninterrupted run of two processes, and the stopped one, resumed with two."""
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(stopped, folder / "resumed")
     jobs = [
-        [free_port(), *arguments(tiny_coco, folder / "left_alone", HALF)],
+        [free_port(), *arguments(tiny_coco, folder / "uninterrupted", HALF)],
         [free_port(), *arguments(tiny_coco, folder / "resumed", HALF), "--auto-resume"],
     ]
     text = "\n".join(map(json.dumps, jobs))
     subprocess.run([sys.executable, "-c", FORKED], input=text, env=SINGLE_THREAD, text=True, timeout=120, check=True)
-    return folder / "left_alone", folder / "resumed"
+    return folder / "uninterrupted", folder / "resumed"
 
 
-def test_resumed_with_as_many_processes(stopped: Path, left_alone: tuple[Path, Path]) -> None:
+def test_resumed_run_with_two_processes_equals_uninterrupted_run(
+    stopped: Path, uninterrupted_and_resumed: tuple[Path, Path]
+) -> None:
     assert 2 <= int(state(stopped)["step"]) < 3 * EPOCHS  # type: ignore[call-overload]
-    assert_equal(*left_alone)
+    assert_equal(*uninterrupted_and_resumed)
 
 
-def test_resumed_with_one_process(
+def test_resume_with_one_process_uses_the_same_batches(
     tiny_coco: Path, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each step has the images that a run with one process from the start has in it, with the same random changes."""
@@ -193,7 +197,7 @@ def test_resumed_with_one_process(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_local_start_listens_on_loopback_only(ray: ModuleType) -> None:
+def test_local_ray_listens_only_on_loopback(ray: ModuleType) -> None:
     """And reports nothing."""
     assert ray.cluster_resources()["CPU"] == 2
     assert ray.get(ray.remote(lambda: os.environ["RAY_USAGE_STATS_ENABLED"]).remote()) == "0"
@@ -206,22 +210,22 @@ def test_a_local_start_listens_on_loopback_only(ray: ModuleType) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_ray_trains_as_torchrun_does(
+def test_ray_training_equals_torchrun(
     ray: ModuleType,
     tiny_coco: Path,
-    left_alone: tuple[Path, Path],
+    uninterrupted_and_resumed: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, interrupted = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as leaving:
         cli.main([*arguments(tiny_coco, run, HALF), "--ray", "local", "--ray-workers", "2"])
-    told = capsys.readouterr()
-    assert leaving.value.code == 0, told.err
+    captured = capsys.readouterr()
+    assert leaving.value.code == 0, captured.err
     assert signal.getsignal(signal.SIGINT) == interrupted, "Ray's own ends the command with status 0 or 1"
-    assert_equal(left_alone[0], run)
-    assert told.out == f"{run}\n"
-    assert [line for line in told.err.splitlines() if not line.startswith("epoch ")] == []
+    assert_equal(uninterrupted_and_resumed[0], run)
+    assert captured.out == f"{run}\n"
+    assert [line for line in captured.err.splitlines() if not line.startswith("epoch ")] == []
 
 
 @pytest.fixture
@@ -237,7 +241,7 @@ def predictor(tmp_path: Path) -> AnyPredictor:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_killed_worker_changes_nothing_in_a_table(
+def test_killed_ray_worker_does_not_change_the_table(
     ray: ModuleType, images: Path, predictor: AnyPredictor, tmp_path: Path
 ) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")

@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 SCRIPTS, DOCUMENTS = blocks("bash"), [each for block in blocks("yaml") for each in yaml.safe_load_all(block)]
 
 
-def test_the_page_has_them() -> None:
+def test_page_contains_scripts_and_documents() -> None:
     assert sum("#SBATCH" in script for script in SCRIPTS) == 1
     assert [document["kind"] for document in DOCUMENTS] == ["Service", "Job", "RayJob"]
 
@@ -54,7 +54,7 @@ def test_commands_in_yaml_exist() -> None:
         assert (program, fault(words)) == ("boxwright", "")
 
 
-def test_the_command_of_the_slurm_script_exists() -> None:
+def test_command_in_slurm_script_exists() -> None:
     (script,) = [script for script in SCRIPTS if "#SBATCH" in script]
     (inner,) = re.findall(r"bash -c '(.*?)'", script, re.S)
     subprocess.run(["bash", "-n"], input=inner, text=True, check=True)

@@ -121,13 +121,13 @@ HARMLESS: dict[str, tuple[Callable[[Tree], object], str]] = {  # the change, a p
         together(each("annotations", category_id=10**19), each("categories", id=10**19)), "classes are numbered"
     ),
     "class names as numbers": (each("categories", name=7), "a class name is a number"),
-    "no box but an outline": (second("annotations", bbox=None, segmentation=OUTLINE), "that of the outline"),
+    "outline without a box": (second("annotations", bbox=None, segmentation=OUTLINE), "that of the outline"),
     "numbers as floats": (each("annotations", id=4.0, image_id=1.0, category_id=1.0, iscrowd=0.0), ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_harmless_forms_are_read_with_a_note(tmp_path: Path, name: str) -> None:
+def test_harmless_deviations_are_read_with_a_note(tmp_path: Path, name: str) -> None:
     change, message = HARMLESS[name]
     content = tree()
     change(content)
@@ -147,18 +147,18 @@ FAULTS: dict[str, tuple[Callable[[Tree], object], str, str]] = {  # the change, 
     "empty box": (second("annotations", bbox=[]), "annotations[1]", "bbox: found []"),
     "no box": (lambda c: c["annotations"][1].pop("bbox"), "annotations[1]", "bbox: missing, needed [x, y, width, hei"),
     "three numbers": (second("annotations", bbox=[1, 2, 3]), "annotations[1]", "bbox: found [1, 2, 3]"),
-    "a word": (second("annotations", bbox=[1, 2, "x", 3]), "annotations[1]", "bbox: found [1, 2, 'x', 3]"),
-    "no object": (lambda c: c["annotations"].__setitem__(1, 5), "annotations[1]", "found 5, needed an object"),
+    "string in bbox": (second("annotations", bbox=[1, 2, "x", 3]), "annotations[1]", "bbox: found [1, 2, 'x', 3]"),
+    "not an object": (lambda c: c["annotations"].__setitem__(1, 5), "annotations[1]", "found 5, needed an object"),
     "no image id": (lambda c: c["annotations"][1].pop("image_id"), "annotations[1]", "image_id: missing"),
-    "image id of words": (second("annotations", image_id="x"), "annotations[1]", "image_id: found 'x'"),
+    "image id not a number": (second("annotations", image_id="x"), "annotations[1]", "image_id: found 'x'"),
     "iscrowd 2": (second("annotations", iscrowd=2), "annotations[1]", "iscrowd: found 2, needed 0 or 1"),
     "difficult no": (second("annotations", difficult="no"), "annotations[1]", "difficult: found 'no'"),
-    "category of words": (second("annotations", category_id="x"), "annotations[1]", "category_id: found 'x'"),
+    "category not a number": (second("annotations", category_id="x"), "annotations[1]", "category_id: found 'x'"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_faulty_entry_is_a_finding_and_the_others_are_read(tmp_path: Path, name: str) -> None:
+def test_invalid_annotation_is_a_finding_and_others_are_read(tmp_path: Path, name: str) -> None:
     change, place, fault = FAULTS[name]
     content = tree()
     change(content)
@@ -188,7 +188,7 @@ def test_a_faulty_entry_is_a_finding_and_the_others_are_read(tmp_path: Path, nam
         ({"id": 1.5}, "id: found 1.5"),
     ],
 )
-def test_a_faulty_image_is_named(tmp_path: Path, changes: Tree, fault: str) -> None:
+def test_invalid_image_entry_is_a_finding(tmp_path: Path, changes: Tree, fault: str) -> None:
     content = tree()
     content["images"][1] |= changes
     dataset = open_boxes(make(tmp_path, content), "train")
@@ -205,21 +205,21 @@ def test_a_faulty_image_is_named(tmp_path: Path, changes: Tree, fault: str) -> N
         ("annotations", {"area": "big"}),
     ],
 )  # fmt: skip
-def test_sizes_and_areas_that_are_no_numbers_are_not_needed(tmp_path: Path, where: str, changes: Tree) -> None:
+def test_invalid_sizes_and_areas_are_only_notes(tmp_path: Path, where: str, changes: Tree) -> None:
     content = tree()
     content[where][1] |= changes
     dataset = open_boxes(make(tmp_path, content), "train")
     assert (found(dataset), [finding.kind for finding in check(dataset).findings]) == (ALL, ["unusual"])
 
 
-def test_a_number_of_400_digits_is_not_finite(tmp_path: Path) -> None:
+def test_number_with_400_digits_is_not_finite(tmp_path: Path) -> None:
     content = tree()
     content["annotations"][1]["bbox"][2] = 10**400
     dataset = open_boxes(make(tmp_path, content), "train")
     assert {finding.kind for finding in check(dataset).errors} == {"not_finite"}
 
 
-def test_faulty_images_are_findings_and_extras_stay_aligned(tmp_path: Path) -> None:
+def test_extra_keys_stay_aligned_after_invalid_images(tmp_path: Path) -> None:
     content = tree()
     for number, (image, label) in enumerate(zip(content["images"], content["annotations"], strict=True)):
         image["mine"] = label["mine"] = number
@@ -237,7 +237,7 @@ def test_faulty_images_are_findings_and_extras_stay_aligned(tmp_path: Path) -> N
     assert [keys["mine"] for keys in coco.extras(dataset).images] == [1, 2]
 
 
-def test_ids_come_back_from_a_conversion(tmp_path: Path) -> None:
+def test_ids_round_trip_through_conversion(tmp_path: Path) -> None:
     content = tree()
     of_20_digits(content)
     content["annotations"][2]["id"] = "6f1c-2"
@@ -278,7 +278,7 @@ ON_DISK = ("größe é.jpg", "my a0.jpg", "a2.jpg")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_are_found_by_the_last_part_of_their_name(tmp_path: Path, name: str) -> None:
+def test_images_are_found_by_file_name(tmp_path: Path, name: str) -> None:
     content = tree(tuple(map(NAMES[name], ON_DISK)))
     same = [NAMES[name](file) == file for file in ON_DISK]
     write(tmp_path / "result.json", content)
@@ -298,7 +298,7 @@ def test_images_are_found_by_the_last_part_of_their_name(tmp_path: Path, name: s
         assert note.file == f"{tmp_path}/result.json images[{same.index(False)}]"
 
 
-def test_a_name_of_two_files_is_an_error_that_names_both(tmp_path: Path) -> None:
+def test_ambiguous_file_name_error_names_both_files(tmp_path: Path) -> None:
     content = tree(("a0.jpg", "/home/me/a1.jpg", "x/a2.jpg"))
     write(tmp_path / "annotations/train.json", content)
     for folder in ("images", "more/a", "more/b"):
@@ -315,7 +315,7 @@ def test_a_name_of_two_files_is_an_error_that_names_both(tmp_path: Path) -> None
     assert [finding.kind for finding in check(dataset).errors] == ["ambiguous_image", "missing_image"]
 
 
-def test_the_line_about_images_that_are_nowhere_helps(tmp_path: Path) -> None:
+def test_missing_images_error_suggests_the_images_key(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write(root / "annotations/train.json", tree(tuple(f"/home/me/a{n}.jpg" for n in range(3))))
     images(tmp_path / "far")
@@ -340,7 +340,7 @@ def test_the_line_about_images_that_are_nowhere_helps(tmp_path: Path) -> None:
         ("valid/any name.json", "valid", "val"),
     ],
 )
-def test_files_are_found_in_the_places_of_tools(tmp_path: Path, file: str, folder: str, split: str) -> None:
+def test_folder_layouts_of_tools_are_found(tmp_path: Path, file: str, folder: str, split: str) -> None:
     write(tmp_path / file, tree())
     images(tmp_path / folder)
     assert splits(tmp_path) == [split]
@@ -359,7 +359,7 @@ def test_other_json_files_are_not_coco(tmp_path: Path, content: str) -> None:
     assert coco.find(tmp_path) == {}
 
 
-def roboflow(root: Path) -> Path:
+def write_roboflow(root: Path) -> Path:
     """As Roboflow writes it: category 0 is the name of the project."""
     content = tree()
     content["categories"] = [
@@ -374,8 +374,8 @@ def roboflow(root: Path) -> Path:
     return root
 
 
-def test_a_class_that_names_the_group_of_all_others_is_left_out(tmp_path: Path) -> None:
-    root = roboflow(tmp_path / "from")
+def test_class_that_is_only_a_supercategory_is_dropped(tmp_path: Path) -> None:
+    root = write_roboflow(tmp_path / "from")
     for split in ("train", "val"):
         dataset = open_boxes(root, split)
         assert (dataset.names, dataset.group, dataset.rows.labels.tolist()) == (("vehicles", "car"), 0, [1, 1, 1])
@@ -396,8 +396,8 @@ def small(root: Path) -> Any:
     return recipe.load("demo", SMALL | {"data.root": str(root), "data.names": ["car"], "model.classes": 1})
 
 
-def test_a_group_that_another_split_uses_is_a_class(tmp_path: Path) -> None:
-    root = roboflow(tmp_path / "from")
+def test_supercategory_with_boxes_in_another_split_is_a_class(tmp_path: Path) -> None:
+    root = write_roboflow(tmp_path / "from")
     file = root / "valid" / "_annotations.coco.json"
     content = json.loads(file.read_text())
     content["annotations"][0]["category_id"] = 0
@@ -406,7 +406,7 @@ def test_a_group_that_another_split_uses_is_a_class(tmp_path: Path) -> None:
     assert TASK.open(root, "train", small(root).data).names == ("vehicles", "car")
 
 
-def test_roboflow_chess_is_read_as_its_authors_mean_it(tmp_path: Path) -> None:
+def test_roboflow_chess_sample(tmp_path: Path) -> None:
     expected = sample("roboflow_coco", tmp_path)
     for split in ("train", "val", "test"):
         dataset = open_boxes(tmp_path, split)
@@ -415,7 +415,7 @@ def test_roboflow_chess_is_read_as_its_authors_mean_it(tmp_path: Path) -> None:
         matches(dataset, [entry for entry in expected["pictures"] if entry["split"] == split])
 
 
-def test_masks_of_cvat_are_an_error_until_the_user_decides(tmp_path: Path) -> None:
+def test_cvat_masks_need_the_crowd_key(tmp_path: Path) -> None:
     expected = sample("cvat_coco_masks", tmp_path)
     dataset = open_boxes(tmp_path, "all")
     assert dataset.rows.crowd.all()
@@ -437,7 +437,7 @@ def test_masks_of_cvat_are_an_error_until_the_user_decides(tmp_path: Path) -> No
         open_boxes(yaml, "train")
 
 
-def test_few_or_some_crowd_regions_are_a_note(tmp_path: Path) -> None:
+def test_unusual_numbers_of_crowd_regions_are_a_note(tmp_path: Path) -> None:
     content = tree()
     each("annotations", iscrowd=1)(content)
     (note,) = open_boxes(make(tmp_path, content), "train").findings
@@ -471,7 +471,7 @@ def matches(dataset: Dataset, entries: list[Any]) -> None:
     assert read == {p["file"]: ((p["height"], p["width"]), p["boxes"]) for p in entries}
 
 
-def test_ignore_marks_are_regions_of_all_classes_and_come_back(tmp_path: Path) -> None:
+def test_ignore_regions_round_trip(tmp_path: Path) -> None:
     content = tree()
     second("annotations", ignore=1)(content)
     content["annotations"][0]["ignore"] = 0
@@ -484,7 +484,7 @@ def test_ignore_marks_are_regions_of_all_classes_and_come_back(tmp_path: Path) -
     assert (again.rows.labels.tolist(), found(again)) == (dataset.rows.labels.tolist(), ALL)
 
 
-def test_findings_survive_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_are_stored_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tree()
     content["annotations"][1]["bbox"] = []
     content["annotations"][2]["image_id"] = 9
@@ -501,7 +501,7 @@ def test_findings_survive_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert again.findings == fresh.findings
 
 
-def test_usual_and_unusual_files_give_the_same_columns(tmp_path: Path) -> None:
+def test_fast_and_tolerant_parsers_are_equal(tmp_path: Path) -> None:
     """The two ways through the parser."""
     rng = np.random.default_rng(2)
     content = tree(tuple(f"{number}.jpg" for number in range(20)))
@@ -523,7 +523,7 @@ def test_usual_and_unusual_files_give_the_same_columns(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.starts, mixed.starts)
 
 
-def test_thousands_of_classes_without_boxes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_classes_without_boxes_are_summarized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = tree()
     content["categories"] += [{"id": n, "name": f"class {n}"} for n in range(2, 5001)]
     make(tmp_path, content)

@@ -48,7 +48,7 @@ def run(*words: object) -> int:
 
 
 @pytest.mark.slow
-def test_the_same_results_are_equivalent_and_not_worse(data: Path, results: Path, tmp_path: Path, capsys: Any) -> None:
+def test_identical_results_are_equivalent_and_not_worse(data: Path, results: Path, tmp_path: Path, capsys: Any) -> None:
     again = shutil.copy(results, tmp_path / "again.json")
     out = tmp_path / "compare.json"
     words = (results, again, "--data", data, "--fail-if-worse", "--equivalent", "0.001", "--out", out)
@@ -72,7 +72,7 @@ def test_the_same_results_are_equivalent_and_not_worse(data: Path, results: Path
 
 
 @pytest.mark.slow
-def test_boxes_that_are_shifted_are_significantly_worse(data: Path, results: Path, tmp_path: Path, capsys: Any) -> None:
+def test_shifted_boxes_are_significantly_worse(data: Path, results: Path, tmp_path: Path, capsys: Any) -> None:
     worse = changed(results, tmp_path / "worse.json", bbox=[12, 12, 32, 32])
     assert run(results, worse, "--data", data) == 0
     assert run(results, worse, "--data", data, "--fail-if-worse") == 1
@@ -81,7 +81,7 @@ def test_boxes_that_are_shifted_are_significantly_worse(data: Path, results: Pat
     assert run(worse, results, "--data", data, "--equivalent", "0.005") == 1
 
 
-def test_a_model_and_its_results_are_the_same(data: Path, results: Path) -> None:
+def test_model_and_its_stored_results_compare_equal(data: Path, results: Path) -> None:
     dataset = open_dataset(data, "val")
     metrics = evaluate(rectangles_predictor(), dataset)
     file = read(results, dataset)
@@ -104,12 +104,12 @@ def test_a_model_and_its_results_are_the_same(data: Path, results: Path) -> None
         ({"category_id": 9}, r"\[0\].category_id: found 9"),
     ],
 )
-def test_faulty_results_are_named(data: Path, results: Path, tmp_path: Path, changes: Any, fault: str) -> None:
+def test_invalid_results_are_rejected(data: Path, results: Path, tmp_path: Path, changes: Any, fault: str) -> None:
     with pytest.raises(InputError, match=fault):
         compare(results, changed(results, tmp_path / "b.json", **changes), data)
 
 
-def test_what_cannot_be_compared(data: Path, results: Path, tmp_path: Path) -> None:
+def test_incomparable_inputs_are_rejected(data: Path, results: Path, tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(InputError, match="holds dict, needed a list of detections"):
         compare(results, tmp_path / "b.json", data)
@@ -121,7 +121,7 @@ def test_what_cannot_be_compared(data: Path, results: Path, tmp_path: Path) -> N
         compare(tmp_path / "none.json", tmp_path / "none.json", one)
 
 
-def test_a_comparison_replaces_only_a_comparison(
+def test_output_overwrites_only_an_earlier_comparison(
     data: Path, results: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "recipe.yaml").write_text("name: demo\n")
@@ -148,7 +148,7 @@ def test_worse_and_equivalent_by_hand() -> None:
     assert not Difference("AP", 0.5, 0.5, float("nan"), float("nan")).is_equivalent(1)
 
 
-def test_few_images_show_no_equivalence(results: Path, tmp_path: Path) -> None:
+def test_few_images_do_not_show_equivalence(results: Path, tmp_path: Path) -> None:
     few = write_scenes(tmp_path / "few", scenes=12, tiles=1)
     rows = [row for row in json.loads(results.read_text()) if row["image_id"] < 12]
     (tmp_path / "few.json").write_text(json.dumps(rows))
@@ -156,7 +156,7 @@ def test_few_images_show_no_equivalence(results: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_equal_models_rarely_differ_significantly_and_a_better_one_does() -> None:
+def test_significance_for_equal_and_different_classifiers() -> None:
     """40 pairs of classifiers on 150 images, drawn from distributions whose difference is known; for detectors see
     benchmarks/bootstrap_coverage.py. Of intervals of 95 %, fewer than 33 of 40 hold the truth once in 2,000 times."""
     from boxwright.metrics import topk
@@ -184,7 +184,7 @@ def test_equal_models_rarely_differ_significantly_and_a_better_one_does() -> Non
     assert narrow == pytest.approx((2 * 0.7 * 0.3 / 150) ** 0.5, rel=0.1)  # of a difference of two proportions
 
 
-def test_detectors_of_known_difference(data: Path) -> None:
+def test_difference_of_detectors_with_known_recall(data: Path) -> None:
     """B misses each object with a chance of 0.4 that A finds: the gain of A is found, and about what it is."""
     dataset, rng = open_dataset(data, "val"), np.random.default_rng(1)
     samples = [dataset[index] for index in range(len(dataset))]

@@ -47,7 +47,7 @@ def after_steps(network: nn.Module, loss: Loss, given: Batch | ClassBatch) -> tu
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize(("name", "changes"), EVERY_MODEL)
-def test_steps_are_one_graph_and_those_of_the_eager_network(name: str, changes: dict[str, Any]) -> None:
+def test_compiled_steps_are_one_graph_and_match_eager(name: str, changes: dict[str, Any]) -> None:
     torch.manual_seed(7)
     module = models.module(name)
     eager = module.build(module.Config.model_validate({"name": name, "classes": 3} | changes)).train()
@@ -74,7 +74,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
 
 
 @pytest.mark.slow
-def test_a_compiled_training_is_the_eager_one(tiny_coco: Any, tmp_path: Any, graphs: Graphs, log: list[str]) -> None:
+def test_compiled_training_equals_eager(tiny_coco: Any, tmp_path: Any, graphs: Graphs, log: list[str]) -> None:
     """With three sizes, each compiled before the first step, which leaves no trace in batch norm's statistics."""
     changes = {"train.augment.sizes": [[96, 96], [64, 64], [128, 128]], "train.augment.mosaic": 0.5}
     folders = []
@@ -90,7 +90,7 @@ def test_a_compiled_training_is_the_eager_one(tiny_coco: Any, tmp_path: Any, gra
 
 
 @pytest.mark.slow
-def test_an_interrupted_compiled_training_ends_equal(tiny_coco: Any, tmp_path: Any, graphs: Graphs) -> None:
+def test_resumed_compiled_training_equals_uninterrupted(tiny_coco: Any, tmp_path: Any, graphs: Graphs) -> None:
     overrides = SMALL | {"train.compile": True, "train.save_every": 1}
     whole = train.train("demo", tiny_coco, tmp_path / "whole", overrides=overrides)
     real, steps = train.optimizer_step, []
@@ -110,7 +110,7 @@ def test_an_interrupted_compiled_training_ends_equal(tiny_coco: Any, tmp_path: A
     assert lines(whole) == lines(resumed)
 
 
-def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, log: list[str], tmp_path: Any) -> None:
+def test_missing_compiler_is_logged_in_one_line(monkeypatch: pytest.MonkeyPatch, log: list[str], tmp_path: Any) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled before
     torch._dynamo.reset()
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
@@ -121,7 +121,7 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, lo
     assert "\n" not in line
 
 
-def test_boxes_are_padded_to_few_numbers_of_rows() -> None:
+def test_boxes_are_padded_to_powers_of_two() -> None:
     given = batch(empty=False)
     padded = compiling.static(given)
     assert padded.labels.shape == (2, 32)

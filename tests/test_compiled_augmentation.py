@@ -51,7 +51,7 @@ ON_CPU, ON_GPU = False, True
 
 
 @pytest.fixture
-def together(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def single_chunk(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whether all images are one chunk, as on a GPU, or each is one."""
     if request.param:
         for module in (class_transforms, transforms, warp):
@@ -62,9 +62,9 @@ def together(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("together", [ON_GPU], indirect=True)
-@pytest.mark.usefixtures("together")
-def test_each_function_is_one_graph() -> None:
+@pytest.mark.parametrize("single_chunk", [ON_GPU], indirect=True)
+@pytest.mark.usefixtures("single_chunk")
+def test_each_augmentation_function_is_one_graph() -> None:
     explained = {}
 
     def explain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,13 +84,13 @@ def test_each_function_is_one_graph() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("together")
+@pytest.mark.usefixtures("single_chunk")
 @pytest.mark.parametrize(
-    ("case", "together", "backend", "most"),
+    ("case", "single_chunk", "backend", "most"),
     [("mosaic", ON_GPU, "eager", 8), ("bands", ON_CPU, "aot_eager", 4), ("classes", ON_GPU, "eager", 10)],
-    indirect=["together"],
+    indirect=["single_chunk"],
 )
-def test_pixels_are_those_of_the_eager_functions(case: str, backend: str, most: int) -> None:
+def test_compiled_pixels_match_eager(case: str, backend: str, most: int) -> None:
     """In three sizes, with other numbers of images by mixup. most: two graphs for each function, as square images have
     one of their own; four for the mosaic, which may get a single image."""
     graphs: list[torch.fx.GraphModule] = []

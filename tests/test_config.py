@@ -78,16 +78,16 @@ def write(tmp_path):
         (b"a: \xff", "r.yaml: byte 3 is not UTF-8; save the file as UTF-8"),
     ],
 )
-def test_bad_files(write, content, words):
+def test_invalid_yaml_is_rejected(write, content, words):
     assert words in rejection(read_yaml, write(content))
 
 
-def test_unreadable_files(tmp_path):
+def test_unreadable_files_are_rejected(tmp_path):
     assert "absent.yaml: cannot be read (No such file" in rejection(read_yaml, tmp_path / "absent.yaml")
     assert "cannot be read (Is a directory)" in rejection(read_yaml, tmp_path)
 
 
-def test_strings_stay_strings(write):
+def test_yes_no_and_dates_stay_strings(write):
     tree = read_yaml(write("names: [no, on, y, 2024-01-01, 'true']\nflag: true\nrate: 1.0e-3\nnone:"))
     assert tree == {"names": ["no", "on", "y", "2024-01-01", "true"], "flag": True, "rate": 0.001, "none": None}
 
@@ -101,14 +101,14 @@ def test_strings_stay_strings(write):
         ("=", "="), ("", None), ("~", None), ("null", None), ("9" * 20, int("9" * 20)), ("9" * 21, "9" * 21),
     ],
 )  # fmt: skip
-def test_scalars(write, word, value):
+def test_scalars_follow_json(write, word, value):
     """JSON's values and nothing else: no numbers to base 60 or 8, no merging."""
     found = read_yaml(write(f"a: {word}"))["a"]
     assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize("unit", [":01", "1", "_", "1_", "9:59"])
-def test_long_numbers_are_read_in_no_time(write, unit):
+def test_long_numbers_are_read_in_linear_time(write, unit):
     file, start = write("a: 1" + unit * (900_000 // len(unit)) + "\nb: -1." + unit * 9000), time.process_time()
     assert isinstance(read_yaml(file)["a"], str)
     assert time.process_time() - start < 2  # a second here; a quadratic reader takes a minute
@@ -118,18 +118,18 @@ def test_endless_files_are_rejected():
     assert "not a regular file" in rejection(read_yaml, Path("/dev/zero"))
 
 
-def test_many_faults_are_summarized():
+def test_many_errors_are_summarized():
     message = rejection(validate, Outer, {f"{k}" + "x" * 999: 1 for k in range(20_000)}, "here")
     assert len(message) < 1000
     assert message.endswith("...")
 
 
-def test_plain_dump_reads_back(write):
+def test_yaml_dump_round_trip(write):
     tree = {"names": ["no", "on", "2024-01-01", "1e3", "010", "~", "é", "a: b", "", "0x1F"], "x": [1, 0.1, None, False]}
     assert read_yaml(write(yaml.safe_dump(tree, allow_unicode=True))) == tree
 
 
-def test_override_copies():
+def test_override_does_not_change_its_input():
     tree = {"a": {"b": 1, "c": 2}}
     assert override(tree, ["a.b=[3, x]", "a.d.e=no", "f=1e-3", "g=", "h=k=v"]) == {
         "a": {"b": [3, "x"], "c": 2, "d": {"e": "no"}}, "f": "1e-3", "g": None, "h": "k=v",
@@ -149,7 +149,7 @@ def test_override_copies():
         ("a.b.c=3", "a.b.c: 'b' holds 1, which has no keys below it"),
     ],
 )
-def test_bad_overrides(word, words):
+def test_invalid_overrides_are_rejected(word, words):
     assert words in rejection(override, {"a": {"b": 1}}, [word])
 
 
@@ -169,11 +169,11 @@ def test_bad_overrides(word, words):
         ([1], "here: needed a mapping of keys to values (found [1])"),
     ],
 )
-def test_faults_name_the_place(tree, expected):
+def test_validation_errors_name_the_key(tree, expected):
     assert rejection(validate, Outer, tree, "here") == expected
 
 
-def test_faults_below_a_key():
+def test_validation_errors_below_a_prefix():
     assert (
         rejection(validate, Inner, {"dept": 1}, "here", "a.b") == "here: a.b.dept: unknown key (did you mean 'depth'?)"
     )

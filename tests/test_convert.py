@@ -24,9 +24,9 @@ from boxwright.formats import dota, open_dataset, splits
 
 AERIAL = Path(__file__).parents[2] / "shared" / "data" / "aerial"
 LAYOUTS = ("coco", "yolo_txt", "line_txt", "voc", "dota", "cvat", "kitti")
-OUTLINES = {"coco", "dota", "cvat"}  # layouts of quadrilaterals
+OUTLINE_LAYOUTS = {"coco", "dota", "cvat"}  # layouts of quadrilaterals
 TOOLS = ("createml", "csv_retinanet", "csv_table", "label_studio", "labelme", "openimages", "via")
-RING = [*zip(("coco", *TOOLS), (*TOOLS, "coco"), strict=True)]
+TOOL_CHAIN = [*zip(("coco", *TOOLS), (*TOOLS, "coco"), strict=True)]
 # A figure on its tip in the box 10.1, 5, 30.3, 15; its area by hand: half of 20.2 x 10.
 RHOMBUS = [20.2, 5, 30.3, 10, 20.2, 15, 10.1, 10]
 
@@ -46,7 +46,7 @@ def labels(**further: Any) -> dict[str, Any]:
     } | further  # fmt: skip
 
 
-def make(root: Path, tree: dict[str, Any] | None = None, split: str = "train") -> Path:
+def write_coco(root: Path, tree: dict[str, Any] | None = None, split: str = "train") -> Path:
     tree = tree or labels()
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "annotations" / f"{split}.json").write_text(json.dumps(tree), encoding="utf-8")
@@ -57,7 +57,7 @@ def make(root: Path, tree: dict[str, Any] | None = None, split: str = "train") -
     return root
 
 
-def rich(**changes: Any) -> dict[str, Any]:
+def labels_with_extras(**changes: Any) -> dict[str, Any]:
     """With a crowd region and keys of all sorts."""
     tree = labels(info={"year": 2020}, **changes)
     tree["annotations"].append(
@@ -83,7 +83,7 @@ def boxes_by_image(dataset: Dataset, *columns: str) -> dict[str, Any]:
 
 def test_yolo_txt_by_hand(tmp_path: Path) -> None:
     """Center and size as shares of 60 x 40 px."""
-    convert(make(tmp_path / "from"), "yolo_txt", tmp_path / "to")
+    convert(write_coco(tmp_path / "from"), "yolo_txt", tmp_path / "to")
     first, second = (tmp_path / "to/labels/train/a.txt").read_text().splitlines()
     assert first == f"0 {6 / 60!r} {6 / 40!r} {10 / 60!r} {8 / 40!r}"
     np.testing.assert_allclose([float(w) for w in second.split()], [1, 20.2 / 60, 10 / 40, 20.2 / 60, 10 / 40])
@@ -93,7 +93,7 @@ def test_yolo_txt_by_hand(tmp_path: Path) -> None:
 
 
 def test_line_txt_by_hand(tmp_path: Path) -> None:
-    convert(make(tmp_path / "from", rich()), "line_txt", tmp_path / "to")
+    convert(write_coco(tmp_path / "from", labels_with_extras()), "line_txt", tmp_path / "to")
     assert (tmp_path / "to/train.txt").read_text().splitlines() == [
         "images/train/a.png 1,2,11,10,0 10.1,5,30.3,15,1 30,20,50,30,0,1",
         "images/train/in/b c.jpg 0,0,60,40,1",
@@ -102,7 +102,7 @@ def test_line_txt_by_hand(tmp_path: Path) -> None:
 
 
 def test_dota_by_hand(tmp_path: Path) -> None:
-    convert(make(tmp_path / "from", rich()), "dota", tmp_path / "to")
+    convert(write_coco(tmp_path / "from", labels_with_extras()), "dota", tmp_path / "to")
     assert (tmp_path / "to/train/labelTxt/a.txt").read_text().splitlines() == [
         "gsd:0.5",
         "1 2 11 2 11 10 1 10 car 0",
@@ -114,7 +114,7 @@ def test_dota_by_hand(tmp_path: Path) -> None:
 
 def test_voc_by_hand(tmp_path: Path) -> None:
     """Pixels from 1, both ends meant."""
-    convert(make(tmp_path / "from", rich()), "voc", tmp_path / "to")
+    convert(write_coco(tmp_path / "from", labels_with_extras()), "voc", tmp_path / "to")
     tree = ET.parse(tmp_path / "to/Annotations/train/a.xml").getroot()
     assert [tree.findtext(f"size/{side}") for side in ("width", "height", "depth")] == ["60", "40", "3"]
     found = [[o.findtext(key) for key in ("name", "difficult", "pose")] for o in tree.findall("object")]
@@ -126,9 +126,9 @@ def test_voc_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_images_come_along(tmp_path: Path) -> None:
+def test_conversion_copies_images(tmp_path: Path) -> None:
     """The same bytes; two splits may have images of the same name."""
-    root = make(make(tmp_path / "from"), split="val")
+    root = write_coco(write_coco(tmp_path / "from"), split="val")
     for layout in LAYOUTS + TOOLS:
         convert(root, layout, tmp_path / layout)
         assert splits(tmp_path / layout) == ["train", "val"]
@@ -141,21 +141,21 @@ def test_images_come_along(tmp_path: Path) -> None:
         assert not check_folder(tmp_path / layout).errors
 
 
-@pytest.mark.parametrize(("layout", "last"), [*itertools.product(LAYOUTS, LAYOUTS), *RING])
-def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
+@pytest.mark.parametrize(("layout", "last"), [*itertools.product(LAYOUTS, LAYOUTS), *TOOL_CHAIN])
+def test_round_trip_through_two_layouts(tmp_path: Path, layout: str, last: str) -> None:
     """Boxes and classes come back through any two layouts; flags, areas and outlines through those that hold them."""
-    tree = rich()
+    tree = labels_with_extras()
     tree["categories"][0]["name"] = "truck"
     if {layout, last} - {"coco", "line_txt", "openimages"}:
         tree["annotations"].pop()  # the crowd region
-    root = make(make(tmp_path / "from", tree), tree | {"annotations": []}, "test")
+    root = write_coco(write_coco(tmp_path / "from", tree), tree | {"annotations": []}, "test")
     convert(root, layout, tmp_path / "1")
     convert(tmp_path / "1", last, tmp_path / "2")
     convert(tmp_path / "2", "coco", tmp_path / "3")
     columns = []
     if {layout, last} <= {"coco", "dota", "voc"}:
         columns.append("difficult")
-    if {layout, last} <= OUTLINES:
+    if {layout, last} <= OUTLINE_LAYOUTS:
         columns.append("areas")
     if {layout, last} <= {"coco", "line_txt", "openimages"}:
         columns.append("crowd")
@@ -165,16 +165,16 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     assert boxes_by_image(after, *columns) == boxes_by_image(before, *columns)
     written = json.loads((tmp_path / "3/annotations/train.json").read_text())
     outlines = [a.get("segmentation") for a in written["annotations"] if a["category_id"] == after.category_ids[1]]
-    assert ([RHOMBUS] in outlines) == ({layout, last} <= OUTLINES)
+    assert ([RHOMBUS] in outlines) == ({layout, last} <= OUTLINE_LAYOUTS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS + TOOLS)
-def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -> None:
+def test_file_names_with_spaces_and_suffixes_round_trip(tmp_path: Path, layout: str) -> None:
     """Also where such a name comes first, and looks like a line of VOC's list of a class."""
     images = [
         {"id": n, "file_name": name} for n, name in [(3, "photo 1.jpg"), (5, "my photo 1.jpg"), (7, "a.jpg copy.png")]
     ]
-    root = make(make(make(tmp_path / "from", labels(images=images)), split="val"), split="trainval")
+    root = write_coco(write_coco(write_coco(tmp_path / "from", labels(images=images)), split="val"), split="trainval")
     convert(root, layout, tmp_path / "1")
     convert(tmp_path / "1", "coco", tmp_path / "2")
     assert splits(tmp_path / "2") == ["train", "val", "trainval"]
@@ -192,7 +192,7 @@ def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None
     tree["annotations"][1] |= {"pose": " left", "actions": {"walking": "1"}}
     tree["images"][0] |= {"gsd": 0.5, "imagesource": "a\nb"}
     tree["images"][1] |= {"gsd": "0.5"}
-    root = make(tmp_path / "from", tree)
+    root = write_coco(tmp_path / "from", tree)
     summary = convert(root, "voc", tmp_path / "voc")
     changed = ("truncated", "occluded", "point", "part", "pose")
     for key in changed:
@@ -207,8 +207,8 @@ def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None
 
 
 def test_coco_to_coco_keeps_every_key(tmp_path: Path) -> None:
-    tree = rich()
-    convert(make(tmp_path / "from", tree), "coco", tmp_path / "to")
+    tree = labels_with_extras()
+    convert(write_coco(tmp_path / "from", tree), "coco", tmp_path / "to")
     written = json.loads((tmp_path / "to/annotations/train.json").read_text())
     assert written["info"] == tree["info"]
     for key in ("images", "annotations", "categories"):
@@ -220,7 +220,7 @@ def test_coco_to_coco_keeps_every_key(tmp_path: Path) -> None:
         assert not after
 
 
-def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
+def test_dota_round_trip_gives_equal_lines(tmp_path: Path) -> None:
     lines = ["imagesource:GoogleEarth", "gsd:null", "20.5 0 40 10.25 20 20 0 10 plane 1", "5 9 5 5 9 5 9 9 ship 2"]
     for part in ("images", "labelTxt"):
         (tmp_path / "from/train" / part).mkdir(parents=True)
@@ -243,7 +243,7 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "to", "train").names == open_dataset(tmp_path / "from", "train").names
 
 
-def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
+def test_voc_round_trip_gives_equal_elements(tmp_path: Path) -> None:
     inner = (
         "<filename>a.png</filename><folder>x</folder><owner><name>me</name></owner>"
         "<size><width>60</width><height>40</height><depth>1</depth></size><object><name>cat</name><pose>Left</pose>"
@@ -284,8 +284,8 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
           for tool in TOOLS if tool != "openimages"),
     ],
 )  # fmt: skip
-def test_losses_are_reported(tmp_path: Path, layout: str, lost: list[str]) -> None:
-    summary = convert(make(tmp_path / "from", rich()), layout, tmp_path / "to")
+def test_lost_information_is_reported(tmp_path: Path, layout: str, lost: list[str]) -> None:
+    summary = convert(write_coco(tmp_path / "from", labels_with_extras()), layout, tmp_path / "to")
     assert f"train: 3 images, 4 boxes from coco to {layout}" in summary
     assert ("cannot hold" in summary) == bool(lost)
     for word in lost:
@@ -296,36 +296,36 @@ def test_losses_are_reported(tmp_path: Path, layout: str, lost: list[str]) -> No
     assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if "(left out)" in summary else 4)
 
 
-def test_ids_of_boxes_never_repeat(tmp_path: Path) -> None:
+def test_repeated_box_ids_are_renumbered(tmp_path: Path) -> None:
     """The first box has no id, and is read as number 1, which is the id of the next."""
     tree = labels()
     del tree["annotations"][0]["id"]
     tree["annotations"][1]["id"], tree["annotations"][2]["id"] = 1, 2
-    summary = convert(make(tmp_path / "from", tree), "coco", tmp_path / "to")
+    summary = convert(write_coco(tmp_path / "from", tree), "coco", tmp_path / "to")
     assert "3 ids of boxes, since some repeat (renumbered)" in summary
     written = json.loads((tmp_path / "to/annotations/train.json").read_text())["annotations"]
     assert [each["id"] for each in written] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("layout", ["kitti", "line_txt"])
-def test_ignore_regions_that_are_written_are_no_loss(tmp_path: Path, layout: str) -> None:
+def test_ignore_regions_are_written_without_a_report(tmp_path: Path, layout: str) -> None:
     tree = labels()
     tree["annotations"][1] |= {"ignore": 1, "iscrowd": 1}
-    summary = convert(make(tmp_path / "from", tree), layout, tmp_path / "to")
+    summary = convert(write_coco(tmp_path / "from", tree), layout, tmp_path / "to")
     assert open_dataset(tmp_path / "to", "train").rows.ignored.sum() == 1
     assert "'ignore'" not in summary
 
 
-def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
+def test_class_named_background_is_kept(tmp_path: Path) -> None:
     """In `line_txt`, a first name `background` is not a class."""
     tree = labels(categories=[{"id": 2, "name": "background"}, {"id": 9, "name": "truck"}])
-    root = make(tmp_path / "from", tree)
+    root = write_coco(tmp_path / "from", tree)
     convert(root, "line_txt", tmp_path / "to")
     assert boxes_by_image(open_dataset(tmp_path / "to", "train")) == boxes_by_image(open_dataset(root, "train"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS + TOOLS)
-def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
+def test_round_trip_of_aerial_data(tmp_path: Path, layout: str) -> None:
     """pycocotools reads the same boxes from the JSON that came back."""
     if not AERIAL.is_dir():
         pytest.skip(f"{AERIAL} is absent")
@@ -337,14 +337,14 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
     found = []
     for file in (AERIAL / "annotations/test.json", tmp_path / "2/annotations/test.json"):
         with contextlib.redirect_stdout(io.StringIO()):
-            judge = COCO(str(file))
+            reference = COCO(str(file))
         found.append(
             {
                 Path(image["file_name"]).name: sorted(
-                    (judge.cats[a["category_id"]]["name"], *np.round(a["bbox"], 3).tolist())
-                    for a in judge.imgToAnns[image["id"]]
+                    (reference.cats[a["category_id"]]["name"], *np.round(a["bbox"], 3).tolist())
+                    for a in reference.imgToAnns[image["id"]]
                 )
-                for image in judge.imgs.values()
+                for image in reference.imgs.values()
             }
         )
     assert found[0] == found[1]
@@ -371,10 +371,8 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
         ({}, "pascal", "there is no such layout, needed one of coco"),
     ],
 )
-def test_what_cannot_be_carried_over_is_rejected(
-    tmp_path: Path, change: dict[str, Any], layout: str, message: str
-) -> None:
-    root = make(tmp_path / "from", labels(**change))
+def test_inconvertible_data_is_rejected(tmp_path: Path, change: dict[str, Any], layout: str, message: str) -> None:
+    root = write_coco(tmp_path / "from", labels(**change))
     with pytest.raises(InputError, match=message) as caught:
         convert(root, layout, tmp_path / "to")
     assert "\n" not in str(caught.value)
@@ -382,9 +380,9 @@ def test_what_cannot_be_carried_over_is_rejected(
 
 
 @pytest.mark.parametrize(("layout", "split"), [("line_txt", "classes"), ("line_txt", "names"), ("coco", "stuff_a")])
-def test_split_that_would_not_be_found_again_is_rejected(tmp_path: Path, layout: str, split: str) -> None:
+def test_split_name_with_another_meaning_is_rejected(tmp_path: Path, layout: str, split: str) -> None:
     root = tmp_path / "from"
-    convert(make(tmp_path / "coco"), "yolo_txt", root)
+    convert(write_coco(tmp_path / "coco"), "yolo_txt", root)
     for part in ("images", "labels"):
         (root / part / "train").rename(root / part / split)
     with pytest.raises(InputError, match=f"split '{split}': in {layout} that name has another meaning"):
@@ -393,14 +391,16 @@ def test_split_that_would_not_be_found_again_is_rejected(tmp_path: Path, layout:
 
 
 def test_splits_of_different_classes_are_rejected(tmp_path: Path) -> None:
-    root = make(make(tmp_path / "from"), labels(categories=[{"id": 2, "name": "x"}, {"id": 9, "name": "y"}]), "val")
+    root = write_coco(
+        write_coco(tmp_path / "from"), labels(categories=[{"id": 2, "name": "x"}, {"id": 9, "name": "y"}]), "val"
+    )
     with pytest.raises(InputError, match=r"classes of val are x, y, of other splits car, delivery truck"):
         convert(root, "dota", tmp_path / "to")
     convert(root, "coco", tmp_path / "to")
 
 
-def test_a_image_that_is_gone_and_a_folder_that_is_there(tmp_path: Path) -> None:
-    root = make(tmp_path / "from")
+def test_missing_image_or_existing_folder_is_rejected(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "from")
     (tmp_path / "to").mkdir()
     (tmp_path / "to/mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"to: is there already, needed a new or empty folder"):
@@ -412,7 +412,7 @@ def test_a_image_that_is_gone_and_a_folder_that_is_there(tmp_path: Path) -> None
     assert not list((tmp_path / "to").iterdir())
 
 
-def test_new_folder_appears_whole(tmp_path: Path) -> None:
+def test_new_folder_is_atomic(tmp_path: Path) -> None:
     with new_folder(tmp_path / "in" / "a") as tmp:
         (tmp / "x").write_text("x")
         assert not (tmp_path / "in/a").exists()
@@ -422,8 +422,8 @@ def test_new_folder_appears_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = make(tmp_path / "from")
+def test_convert_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_coco(tmp_path / "from")
     with pytest.raises(SystemExit) as leaving:
         cli.main(["data", "convert", str(root), "--to", "dota", "-o", str(tmp_path / "to")])
     assert leaving.value.code == 0

@@ -49,7 +49,7 @@ def hidden_too_much(boxes: Tensor, ignore: Tensor, covered: Tensor) -> bool:
     return any(share > (0 if region else MAX_HIDDEN) for share, region in zip(shares, ignore.tolist(), strict=True))
 
 
-def test_images_are_painted_with_the_rectangles_of_others() -> None:
+def test_pasted_pixels_boxes_and_labels() -> None:
     """Pixels, boxes and labels of every pasted object, that nothing else changes, and what must not be covered."""
     counts = []
     for seed in range(12):
@@ -92,7 +92,7 @@ def test_images_are_painted_with_the_rectangles_of_others() -> None:
     assert sum(counts) > 50
 
 
-def test_boxes_of_fractions_and_beyond_the_image() -> None:
+def test_fractional_boxes_beyond_the_image_are_clipped() -> None:
     """The rectangle has the px that the box touches, inside the image."""
     batch = replace(batch_of(2), labels=torch.tensor([[-1] * 4, [7, -1, -1, -1]]))
     batch.boxes[1, 0] = torch.tensor([7.5, 10.25, 20.75, 20.5])  # the image starts at 8
@@ -106,15 +106,15 @@ def test_boxes_of_fractions_and_beyond_the_image() -> None:
     assert torch.equal(result.images[0], expected / 255)
 
 
-def free(count: int) -> Batch:
+def one_small_object(count: int) -> Batch:
     """A small object in each image of 64 px, which has room for others."""
     batch = batch_of(count, 1)
     batch.boxes[:] = torch.tensor([20.0, 20, 24, 24])
     return replace(batch, labels=torch.arange(count)[:, None], ignore=torch.zeros(count, 1, dtype=torch.bool))
 
 
-def test_images_receive_with_the_probability() -> None:
-    result = run(free(400), config=AugmentConfig(copy_paste=0.25))
+def test_pasting_probability() -> None:
+    result = run(one_small_object(400), config=AugmentConfig(copy_paste=0.25))
     receives = (result.labels[:, 1:] >= 0).any(1)
     assert float(receives.float().mean()) == pytest.approx(0.25, abs=0.065)  # 3 sigma
     corners = result.boxes[:, 1:, :2][result.labels[:, 1:] >= 0]
@@ -122,7 +122,7 @@ def test_images_receive_with_the_probability() -> None:
     assert corners.amax(0).tolist() == pytest.approx([56 - 4, 64 - 4], abs=4)
 
 
-def test_the_number_of_objects_and_the_partner_are_uniform() -> None:
+def test_object_count_and_source_image_are_uniform() -> None:
     batch = batch_of(300, 3)
     grid = torch.tensor([[10.0, 10, 13, 13], [30, 30, 33, 33], [40, 40, 43, 43]])
     batch = replace(
@@ -138,7 +138,7 @@ def test_the_number_of_objects_and_the_partner_are_uniform() -> None:
     assert ((first % 3).bincount() / len(first)).tolist() == pytest.approx([1 / 3] * 3, abs=0.09)
 
 
-def test_several_objects_together_hide_at_most_the_limit() -> None:
+def test_pasted_objects_together_hide_at_most_the_limit() -> None:
     """Each of three hides 20 x 20 of 48 x 64 px, 13%; so two may, and not three."""
     batch = batch_of(2, 3)
     squares = torch.tensor([[8.0, 0, 28, 20], [30, 0, 50, 20], [8, 22, 28, 42]])
@@ -149,7 +149,7 @@ def test_several_objects_together_hide_at_most_the_limit() -> None:
     assert {*counts} == {1, 2}
 
 
-def test_images_depend_on_seed_step_and_index_only() -> None:
+def test_pasting_does_not_depend_on_global_rng() -> None:
     batch = batch_of(8)
     torch.manual_seed(0)
     result = run(batch, 5)
@@ -160,7 +160,7 @@ def test_images_depend_on_seed_step_and_index_only() -> None:
     assert not torch.equal(result.images, run(batch, 6).images)
 
 
-def test_nothing_is_pasted() -> None:
+def test_cases_without_pasting() -> None:
     """By default, in the last epochs, with one image, without boxes, of regions, over a region, where nothing fits."""
     batch = batch_of(6)
     for result in (run(batch, config=AugmentConfig()), run(batch, mosaic=False)):
@@ -172,20 +172,20 @@ def test_nothing_is_pasted() -> None:
                          ignore=torch.cat([batch.ignore, batch.ignore[:, :1] | True], 1))  # fmt: skip
     narrow = replace(batch.frames[0], size=(3, 3))
     for kept in (
-        free(1),
+        one_small_object(1),
         replace(batch, boxes=batch.boxes[:, :0], labels=batch.labels[:, :0], ignore=batch.ignore[:, :0]),
         replace(batch, ignore=batch.labels >= 0),
         everywhere,
-        replace(free(2), frames=(narrow, free(2).frames[0]), labels=torch.tensor([[-1], [3]])),
+        replace(one_small_object(2), frames=(narrow, one_small_object(2).frames[0]), labels=torch.tensor([[-1], [3]])),
     ):
         result = run(kept)
         assert torch.equal(result.images, kept.images / 255)
         assert (result.labels[:, kept.labels.shape[1] :] == -1).all()
 
 
-def test_a_class_was_looked_for_if_it_was_in_both_images() -> None:
+def test_labeled_classes_are_the_intersection_of_both_images() -> None:
     labeled = torch.tensor([[True, False], [True, True], [False, True]])
-    batch = replace(free(3), labels=torch.tensor([[0], [-1], [-1]]), labeled=labeled)
+    batch = replace(one_small_object(3), labels=torch.tensor([[0], [-1], [-1]]), labeled=labeled)
     seen = set()
     for step in range(8):
         result = run(batch, step)
@@ -198,7 +198,7 @@ def test_a_class_was_looked_for_if_it_was_in_both_images() -> None:
     assert seen == {True, False}
 
 
-def test_the_warp_moves_what_was_pasted() -> None:
+def test_pasted_objects_are_warped_with_the_image() -> None:
     batch = batch_of(4)
     plain, flipped = run(batch), run(batch, config=AugmentConfig(copy_paste=1.0, flip=1.0))
     torch.testing.assert_close(flipped.images, plain.images.flip(-1), atol=2e-4, rtol=0)
@@ -209,6 +209,6 @@ def test_the_warp_moves_what_was_pasted() -> None:
     torch.testing.assert_close(flipped.boxes[kept], mirrored[kept])
 
 
-def test_other_random_numbers_stay_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_copy_paste_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms, "copy_paste", None)  # not called
     augment(batch_of(4), AugmentConfig(mosaic=1.0), size=(SIDE, SIDE), **KEY)

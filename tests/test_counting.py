@@ -24,20 +24,21 @@ pytest.importorskip("scipy", reason="needs the extra video")
 
 SIZE = 20.0  # px of all objects: the band is 2 px
 STEP = 0.04  # s
-Way = Callable[[float], tuple[float, float] | None]  # time -> center, None where it is not detected
+Motion = Callable[[float], tuple[float, float] | None]  # time -> center, None where it is not detected
 GATE = {"lines": {"gate": (0, 100, 200, 100)}}  # `in` is downwards
 YARD = {"zones": {"yard": (50, 50, 150, 50, 150, 150, 50, 150)}}
 
 
 def count(
-    *ways: Way, places: dict[str, object], seconds: float = 4, labels: Callable[[float], int] = lambda t: 0
+    *motions: Motion, places: dict[str, object], seconds: float = 4, labels: Callable[[float], int] = lambda t: 0
 ) -> tuple[list[Event], Counter]:
-    """The events of objects that move on known ways, after tracking."""
+    """The events of objects with known motions, after tracking."""
     tracker, counter = Tracker(), Counter(CountingConfig.model_validate(places))
     events: list[Event] = []
     for frame in range(round(seconds / STEP)):
         time = frame * STEP
-        centers = np.array([center for way in ways if (center := way(time)) is not None], np.float32).reshape(-1, 2)
+        detected = [center for motion in motions if (center := motion(time)) is not None]
+        centers = np.array(detected, np.float32).reshape(-1, 2)
         boxes = torch.from_numpy(np.concatenate([centers - SIZE / 2, centers + SIZE / 2], 1))
         found = Detections(
             boxes, torch.full((len(boxes),), 0.9), torch.full((len(boxes),), labels(time)), ("car", "bus")
@@ -50,50 +51,50 @@ def short(events: Sequence[Event]) -> list[tuple[int, str, str]]:
     return [(event.track, event.direction, event.name) for event in events]
 
 
-def down(x: float, speed: float = 50.0) -> Way:
+def down(x: float, speed: float = 50.0) -> Motion:
     return lambda time: (x, speed * time)
 
 
-def up(x: float, speed: float = 50.0) -> Way:
+def up(x: float, speed: float = 50.0) -> Motion:
     return lambda time: (x, 200 - speed * time)
 
 
-def test_both_directions_count_at_the_time_on_the_line() -> None:
+def test_both_directions_count_at_the_crossing_time() -> None:
     events, counter = count(down(50, 47.0), up(150, 53.0), places=GATE)
     assert short(events) == [(2, "out", "car"), (1, "in", "car")]
     assert [event.time for event in events] == [pytest.approx(100 / 53), pytest.approx(100 / 47)]
     assert counter.totals() == {"gate": {"out": {"car": 1}, "in": {"car": 1}}}
 
 
-def test_in_is_from_left_to_right_of_the_way_along_the_line() -> None:
+def test_direction_in_is_left_to_right_along_the_line() -> None:
     """From the bottom to the top of the image, the left of the image is on the left."""
     events, _ = count(lambda t: (50 + 50 * t, 100), places={"lines": {"x": (100, 200, 100, 0)}}, seconds=2)
     assert short(events) == [(1, "in", "car")]
 
 
-def test_a_car_that_stands_on_the_line_counts_when_it_has_passed() -> None:
-    """It comes to the line, trembles on it for four seconds, and drives on; or it turns back."""
+def test_object_waiting_on_the_line_counts_after_passing() -> None:
+    """It comes to the line, jitters on it for four seconds, and drives on; or it turns back."""
 
-    def tremble(time: float, end: float) -> tuple[float, float]:
+    def jitter(time: float, end: float) -> tuple[float, float]:
         if time < 2:
             return 100, 50 * time
         if time < 6:
             return 100, 100 + 1.5 * math.sin(40 * time)
         return 100, 100 + end * (time - 6)
 
-    events, _ = count(lambda t: tremble(t, 50), places=GATE, seconds=8)
+    events, _ = count(lambda t: jitter(t, 50), places=GATE, seconds=8)
     assert short(events) == [(1, "in", "car")]
-    events, _ = count(lambda t: tremble(t, -50), places=GATE, seconds=8)
+    events, _ = count(lambda t: jitter(t, -50), places=GATE, seconds=8)
     assert events == []
 
 
-def test_a_way_back_counts_again() -> None:
+def test_each_crossing_back_counts_again() -> None:
     events, _ = count(lambda t: (100, 100 - 60 * math.cos(math.pi * t)), places=GATE, seconds=3.5)
     assert [event.direction for event in events] == ["in", "out", "in"]
     assert [event.time for event in events] == pytest.approx([0.5, 1.5, 2.5], abs=0.01)
 
 
-def test_an_id_that_flickers_at_the_line_counts_nothing() -> None:
+def test_flickering_track_at_the_line_does_not_count() -> None:
     """A second box for two frames, before and behind the line, beside an object that crosses."""
 
     def flicker(time: float) -> tuple[float, float] | None:
@@ -103,25 +104,25 @@ def test_an_id_that_flickers_at_the_line_counts_nothing() -> None:
     assert short(events) == [(1, "in", "car")]
 
 
-def test_an_object_that_is_missed_on_the_line_counts_once() -> None:
+def test_object_missed_on_the_line_counts_once() -> None:
     events, _ = count(lambda t: None if 1.8 < t < 2.4 else (50, 50 * t), places=GATE)
     assert short(events) == [(1, "in", "car")]
     assert events[0].time == pytest.approx(2.0, abs=0.02)
 
 
-def test_a_class_that_flips_on_the_line_counts_once_for_the_class_of_the_track() -> None:
+def test_class_change_on_the_line_counts_once_for_the_track() -> None:
     events, counter = count(down(50), places=GATE, labels=lambda t: int(1.9 < t < 2.2))
     assert short(events) == [(1, "in", "car")]
     assert counter.totals() == {"gate": {"in": {"car": 1}}}
 
 
-def test_a_track_that_begins_on_the_line_counts_nothing() -> None:
+def test_track_starting_on_the_line_does_not_count() -> None:
     for start in (99.0, 100.0, 101.0):
         events, _ = count(lambda t, y=start: (50, y + 50 * t), lambda t, y=start: (150, y - 50 * t), places=GATE)
         assert events == []
 
 
-def test_a_fast_object_counts_when_it_is_confirmed() -> None:
+def test_fast_object_counts_when_its_track_is_confirmed() -> None:
     """It crosses between its first detection and its second, and has its third 10 px behind the line."""
     events, _ = count(lambda t: (100, 95 + 190 * t), places=GATE, seconds=0.08)
     assert events == []
@@ -130,13 +131,13 @@ def test_a_fast_object_counts_when_it_is_confirmed() -> None:
     assert events[0].time == pytest.approx(5 / 190)
 
 
-def test_passing_beside_the_ends_of_a_line_does_not_count() -> None:
+def test_passing_beyond_line_ends_does_not_count() -> None:
     narrow = {"lines": {"gate": (80, 100, 120, 100)}}
     events, _ = count(down(60), down(100), down(140), places=narrow)
     assert short(events) == [(2, "in", "car")]
 
 
-def test_the_anchor_at_the_bottom_crosses_half_a_box_earlier() -> None:
+def test_bottom_anchor_crosses_half_a_box_earlier() -> None:
     events, _ = count(down(50), places=GATE | {"anchor": "bottom"})
     assert events[0].time == pytest.approx((100 - SIZE / 2) / 50)
 
@@ -149,10 +150,10 @@ def test_zone_entries_exits_and_dwell() -> None:
     assert counter.inside("yard") == 0
 
 
-def test_tracks_that_begin_and_end_in_a_zone() -> None:
+def test_tracks_starting_and_ending_in_a_zone() -> None:
     """One begins inside and leaves, one enters and vanishes, one stays until the video ends."""
-    leaving: Way = lambda t: (100 + 40 * t, 80)  # noqa: E731
-    vanishing: Way = lambda t: (100, 50 * t) if t < 2 else None  # noqa: E731
+    leaving: Motion = lambda t: (100 + 40 * t, 80)  # noqa: E731
+    vanishing: Motion = lambda t: (100, 50 * t) if t < 2 else None  # noqa: E731
     events, counter = count(leaving, vanishing, lambda t: (70, 130), places=YARD, seconds=5)
     assert short(events) == [
         (1, "start", "car"),
@@ -170,14 +171,14 @@ def test_tracks_that_begin_and_end_in_a_zone() -> None:
     assert counter.inside("yard") == 0
 
 
-def test_an_object_at_the_border_of_a_zone_neither_enters_nor_leaves() -> None:
+def test_jitter_at_a_zone_border_gives_no_events() -> None:
     events, _ = count(lambda t: (50 + 1.5 * math.sin(30 * t), 100), places=YARD)
     assert events == []
 
 
-def test_state_of_ended_tracks_is_forgotten() -> None:
+def test_state_of_ended_tracks_is_removed() -> None:
     draw = np.random.default_rng(6)
-    noise: list[Way] = [lambda t: tuple(draw.uniform(0, 200, 2)) for _ in range(3)]
+    noise: list[Motion] = [lambda t: tuple(draw.uniform(0, 200, 2)) for _ in range(3)]
     _, counter = count(*noise, places=GATE | YARD, seconds=20)
     assert all(len(passages) < 12 for passages in counter._passages.values())
 
@@ -189,11 +190,11 @@ def test_distances_by_hand() -> None:
     corner = (0, 0, 10, 0, 10, 10, 4, 10, 4, 4, 0, 4)  # an L
     found = inside_polygon(corner, np.array([[2.0, 2], [2, 7], [7, 7], [13, 14], [5, 1]]))
     assert found == pytest.approx([2, -2, 3, -5, 1])
-    turned = [value for pair in np.array(corner).reshape(-1, 2)[::-1] for value in pair]  # the other way round
+    turned = [value for pair in np.array(corner).reshape(-1, 2)[::-1] for value in pair]  # in reverse order
     assert inside_polygon(turned, np.array([[2.0, 2], [2, 7]])) == pytest.approx([2, -2])
 
 
-def test_points_in_polygons_agree_with_opencv() -> None:
+def test_polygon_distances_match_opencv() -> None:
     cv2 = pytest.importorskip("cv2")
     draw = np.random.default_rng(7)
     for corners in (3, 4, 9):
@@ -203,7 +204,7 @@ def test_points_in_polygons_agree_with_opencv() -> None:
         assert inside_polygon(polygon.ravel().tolist(), points.astype(np.float64)) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_file_and_options_together(tmp_path: Path) -> None:
+def test_places_from_file_and_options(tmp_path: Path) -> None:
     file = tmp_path / "places.yaml"
     file.write_text("lines: {gate: [0, 100, 200, 100]}\nzones:\n  yard: [0, 0, 10, 0, 5, 10.5]\nband: 0.2\n")
     found = counting_config.load(file, ["1,2,3,4", "5,6,7,8.5"], ["0,0,5,0,5,5"])
@@ -229,7 +230,7 @@ def test_a_file_and_options_together(tmp_path: Path) -> None:
         ("lines: {line 1: [0, 0, 1, 1]}", "found 'line 1', the name of a --line or --zone"),
     ],
 )
-def test_faulty_places_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_places_are_rejected(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "places.yaml"
     file.write_text(text)
     with pytest.raises(InputError) as error:
@@ -238,7 +239,7 @@ def test_faulty_places_are_one_line(tmp_path: Path, text: str, message: str) -> 
     assert str(error.value).startswith(str(file))
 
 
-def test_faulty_options_are_one_line() -> None:
+def test_invalid_options_are_rejected() -> None:
     with pytest.raises(InputError, match="--line 1,2,x: needed numbers of px with commas between"):
         counting_config.load(lines=["1,2,x"])
     with pytest.raises(InputError, match=r"--line, --zone: lines\.line 2: too few values"):
@@ -250,7 +251,7 @@ def test_faulty_options_are_one_line() -> None:
 
 
 @pytest.mark.parametrize("line", ["0.1,0.5,0.9,0.5", "700,0,700,300", "0,-9,600,-1"])
-def test_places_where_nothing_can_be_counted_are_rejected(line: str) -> None:
+def test_lines_outside_the_video_are_rejected(line: str) -> None:
     """Fractions instead of px, and a line outside of the video."""
     with pytest.raises(InputError, match=r"line 1: lies .* px of its 640 x 360,"):
         counting_config.check_size(counting_config.load(lines=[line]), 360, 640)

@@ -58,7 +58,7 @@ def exact_products() -> Iterator[None]:
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
+def no_synchronization() -> Iterator[None]:
     """Within this, whatever makes the program wait for the GPU is an error of PyTorch's."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -68,7 +68,7 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def twins(name: str, changes: dict[str, Any]) -> tuple[Any, Any]:
+def cpu_and_gpu_models(name: str, changes: dict[str, Any]) -> tuple[Any, Any]:
     """A small network with random weights and statistics on the CPU, and the same on the GPU."""
     torch.manual_seed(7)
     module = models.module(name)
@@ -77,7 +77,7 @@ def twins(name: str, changes: dict[str, Any]) -> tuple[Any, Any]:
     return model, copy.deepcopy(model).cuda()
 
 
-def given(model: nn.Module) -> Batch | ClassBatch:
+def batch_for(model: nn.Module) -> Batch | ClassBatch:
     return example_images(blended=True) if isinstance(model, Classifier) else batch(empty=False)
 
 
@@ -88,9 +88,9 @@ def assert_near(found: Tensor, wanted: Tensor, within: float, what: str = "") ->
 
 
 @SYSTEMS
-def test_networks(name: str, changes: dict[str, Any]) -> None:
-    here, there = twins(name, changes)
-    images = given(here).images
+def test_network_outputs_match_cpu(name: str, changes: dict[str, Any]) -> None:
+    here, there = cpu_and_gpu_models(name, changes)
+    images = batch_for(here).images
     with torch.inference_mode():
         wanted, found = here.eval()(images), there.eval()(images.cuda())
     for part, one, other in zip(here.raw_names, found, wanted, strict=True):
@@ -99,9 +99,9 @@ def test_networks(name: str, changes: dict[str, Any]) -> None:
 
 
 @SYSTEMS
-def test_losses_and_gradients(name: str, changes: dict[str, Any]) -> None:
-    here, there = twins(name, changes)
-    full = given(here)
+def test_losses_and_gradients_match_cpu(name: str, changes: dict[str, Any]) -> None:
+    here, there = cpu_and_gpu_models(name, changes)
+    full = batch_for(here)
     wanted, found = here.train().loss(full), there.train().loss(full.to("cuda"))
     for terms in (wanted, found):
         torch.stack(list(terms.values())).sum().backward()
@@ -114,28 +114,28 @@ def test_losses_and_gradients(name: str, changes: dict[str, Any]) -> None:
 
 
 @SYSTEMS
-def test_a_step_never_waits(name: str, changes: dict[str, Any]) -> None:
-    _, model = twins(name, changes)
-    full = given(model).to("cuda")
+def test_training_step_never_synchronizes(name: str, changes: dict[str, Any]) -> None:
+    _, model = cpu_and_gpu_models(name, changes)
+    full = batch_for(model).to("cuda")
 
     def step() -> None:
         torch.stack(list(model.train().loss(full).values())).sum().backward()
 
     step()  # the first one may choose algorithms and load kernels
-    with no_waiting():
+    with no_synchronization():
         step()
 
 
-def test_random_changes_never_wait() -> None:
+def test_augmentation_never_synchronizes() -> None:
     full = noise(6).to("cuda")
     augment(full, EVERYTHING, size=(64, 64), **KEY)
-    with no_waiting():
+    with no_synchronization():
         augment(full, EVERYTHING, size=(64, 64), **KEY)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_deformable_convolution(sampling: Sampling, stride: int, referee: ModuleType) -> None:
+def test_deformable_convolution_matches_cpu(sampling: Sampling, stride: int, referee: ModuleType) -> None:
     inputs = made_for_deform(19, 24, stride, 3.0)
 
     def call(*parts: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_deformable_convolution(sampling: Sampling, stride: int, referee: Module
 @pytest.mark.parametrize("channels", [5, 128])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_kernels_of_deformable_convolution_are_equal(
+def test_triton_and_torchvision_deform_kernels_are_equal(
     stride: int, sampling: Sampling, channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours in Triton and torchvision's, on the same numbers, which bfloat16 rounds after sums; and ours never waits."""
@@ -178,12 +178,12 @@ def test_the_kernels_of_deformable_convolution_are_equal(
     for name, one, other in zip(("output", "map", "offset", "mask", "weight"), found, wanted, strict=True):
         assert one.dtype == other.dtype
         assert_near(one.float(), other.float().cpu(), 1e-5 if dtype == torch.float32 else 0.03, name)
-    with no_waiting():
+    with no_synchronization():
         call(*inputs)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_roi_align(aligned: bool) -> None:
+def test_roi_align_matches_cpu(aligned: bool) -> None:
     boxes, level = made_boxes()
     results = []
     for device in ("cpu", "cuda"):
@@ -197,7 +197,7 @@ def test_roi_align(aligned: bool) -> None:
 
 @pytest.mark.parametrize("block", [64, nms.BLOCK_ELSEWHERE])
 @pytest.mark.parametrize("kind", ["standard", "diou", "greedy", "soft"])
-def test_nms(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nms_matches_cpu(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nms, "BLOCK_ELSEWHERE", block)
     found = [made_boxes_and_scores(count, 5, seed) for seed, count in enumerate((3000, 0, 1, 700))]
     sizes = [(400, 400)] * len(found)
@@ -210,7 +210,7 @@ def test_nms(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("precision", "within"), [("no", 1e-3), ("bf16", 0.03), ("fp16", 0.03)])
-def test_training_and_predicting(
+def test_training_and_prediction_match_cpu(
     precision: str, within: float, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run begins as on a CPU (later steps drift apart) and goes to its end; the network that it leaves finds the same

@@ -76,7 +76,7 @@ def check_boxes(model: CfgDetector, raw: tuple[torch.Tensor, ...], wanted: Array
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_as_darknet_computes_them(case: str, tmp_path: Path) -> None:
+def test_layers_and_boxes_match_darknet(case: str, tmp_path: Path) -> None:
     network, name = case.split()
     height, width = map(int, name.split("_")[0].split("x"))
     settings = recipe_at(network, (height, width), tmp_path)
@@ -112,7 +112,7 @@ def test_as_darknet_computes_them(case: str, tmp_path: Path) -> None:
         assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_any_other_size_of_the_same_network(tmp_path: Path) -> None:
+def test_boxes_at_another_input_size_match_darknet(tmp_path: Path) -> None:
     """The [net] of the file need not be changed: what is decoded follows the map, not the text."""
     settings = recipe_at("custom-yolov4-tiny-3c", (320, 512), tmp_path)
     oracle = dict(np.load(ORACLES / "custom-yolov4-tiny-3c" / "160x224_s3.npz"))
@@ -125,7 +125,7 @@ def test_any_other_size_of_the_same_network(tmp_path: Path) -> None:
         check_boxes(model, model(images), oracle["boxes"], (160, 224))
 
 
-def test_shipped_yolov4_csp_is_the_published_file() -> None:
+def test_shipped_yolov4_csp_matches_published_cfg() -> None:
     """Layer by layer, at 640; loss and NMS also follow the file."""
     text = with_size(read_cfg(ORACLES / "cfg" / "yolov4-csp.cfg"), 640, 640)
     shipped = recipe.load("yolov4_csp_640")
@@ -138,7 +138,7 @@ def test_shipped_yolov4_csp_is_the_published_file() -> None:
     assert [facts(layer) for layer in ours.layers] == [facts(layer) for layer in theirs.layers]
 
 
-def test_shipped_yolov4_csp_trains_with_the_loss_of_its_file(tmp_path: Path) -> None:
+def test_shipped_yolov4_csp_has_loss_settings_of_published_cfg(tmp_path: Path) -> None:
     file = tmp_path / "yolov4-csp.cfg"
     file.write_text(with_size(read_cfg(ORACLES / "cfg" / file.name), 640, 640))
     shipped, published = recipe.load("yolov4_csp_640"), recipe.load(file)

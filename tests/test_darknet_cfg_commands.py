@@ -60,7 +60,7 @@ nms_kind=greedynms
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """net.cfg, net.weights with random numbers, and my.names in a folder."""
     (tmp_path / "net.cfg").write_text(CFG)
     (tmp_path / "my.names").write_bytes(b"cat\r\nbig dog\r\n")
@@ -70,8 +70,8 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_cfg_is_a_recipe(mine: Path) -> None:
-    found = recipe.load(mine / "net.cfg", {"predict.threshold": 0.4})
+def test_cfg_is_loaded_as_a_recipe(folder: Path) -> None:
+    found = recipe.load(folder / "net.cfg", {"predict.threshold": 0.4})
     assert (found.name, found.model.classes, found.model.task) == ("net", 2, "detect")
     assert (found.data.canvas.size, found.data.canvas.fit, found.data.canvas.resize) == (
         (64, 96),
@@ -79,11 +79,11 @@ def test_a_cfg_is_a_recipe(mine: Path) -> None:
         "darknet",
     )
     assert (found.predict.threshold, found.predict.nms.kind, found.predict.nms.iou) == (0.4, "greedy", 0.45)
-    assert recipe.of_cfg(mine / "net.cfg", mine / "my.names").data.names == ("cat", "big dog")
+    assert recipe.of_cfg(folder / "net.cfg", folder / "my.names").data.names == ("cat", "big dog")
     three = found.with_names(["a", "b", "c"])
     assert models.build(three.model)(torch.zeros(1, 3, 64, 96))[0].shape == (1, 24, 4, 6)
-    (mine / "again.yaml").write_text(three.to_yaml())
-    assert recipe.load(mine / "again.yaml") == three
+    (folder / "again.yaml").write_text(three.to_yaml())
+    assert recipe.load(folder / "again.yaml") == three
 
 
 @pytest.mark.parametrize(
@@ -93,34 +93,34 @@ def test_a_cfg_is_a_recipe(mine: Path) -> None:
         ("nms_kind=diounms\nbeta_nms=1\n", "diou"),
     ],
 )  # fmt: skip
-def test_nms_is_that_of_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
+def test_nms_settings_come_from_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
     (tmp_path / "a.cfg").write_text(CFG.replace("nms_kind=greedynms\n", lines))
     assert recipe.load(tmp_path / "a.cfg").predict.nms.kind == kind
 
 
-def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [str(mine / name) for name in ("net.weights", "net.cfg", "my.names", "net.safetensors")]
+def test_imported_checkpoint_needs_no_cfg(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(folder / name) for name in ("net.weights", "net.cfg", "my.names", "net.safetensors")]
     assert status_of("import", files[0], "--cfg", files[1], "--names", files[2], "-o", files[3]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"net.weights: 4 layers, {8 * (4 + 27) + 21 * 9:,} numbers taken, 0 left over"
     assert lines[1] == "keys without effect on predictions: learning_rate"
-    (mine / "net.cfg").unlink()
+    (folder / "net.cfg").unlink()
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     found = bw.load(files[3])(image, threshold=0.001)
-    (mine / "net.cfg").write_text(CFG)
+    (folder / "net.cfg").write_text(CFG)
     wanted = bw.load(files[0], cfg=files[1], names=["cat", "big dog"])(image, threshold=0.001)
     assert len(found) > 0
     assert found.names == ("cat", "big dog")
     assert torch.equal(found.boxes, wanted.boxes)
 
 
-def test_unusual_activations_are_logged_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (mine / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
-    assert status_of("show", str(mine / "net.cfg")) == 0
+def test_unusual_activations_are_logged_by_every_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
+    assert status_of("show", str(folder / "net.cfg")) == 0
     line = "activation=leaky;slope0.1 is not an activation of Darknet, which reads it as relu"
     assert line in capsys.readouterr().err
-    weights = str(mine / "net.weights")
-    assert status_of("import", weights, "--cfg", str(mine / "net.cfg"), "-o", str(mine / "a.safetensors")) == 0
+    weights = str(folder / "net.weights")
+    assert status_of("import", weights, "--cfg", str(folder / "net.cfg"), "-o", str(folder / "a.safetensors")) == 0
     assert capsys.readouterr().err.count(line) == 1
 
 
@@ -135,63 +135,63 @@ def test_unusual_activations_are_logged_by_every_command(mine: Path, capsys: pyt
         ("cat\na\tb\n", "my.names line 2: a control character in the class name"),
     ],
 )
-def test_names(mine: Path, log: list[str], text: str, expected: list[str] | str) -> None:
+def test_names_file(folder: Path, log: list[str], text: str, expected: list[str] | str) -> None:
     """Blank lines after the names are ignored; equal names, as in Darknet's list of ImageNet, are numbered."""
-    (mine / "my.names").write_text(text)
+    (folder / "my.names").write_text(text)
     if isinstance(expected, str):
         with pytest.raises(bw.InputError, match=expected):
-            recipe.of_cfg(mine / "net.cfg", mine / "my.names")
+            recipe.of_cfg(folder / "net.cfg", folder / "my.names")
         return
-    assert list(recipe.of_cfg(mine / "net.cfg", mine / "my.names").data.names) == expected
+    assert list(recipe.of_cfg(folder / "net.cfg", folder / "my.names").data.names) == expected
     assert ("holds 3 names, the .cfg has classes=2" in "\n".join(log)) == (text.count("\n") == 3)
 
 
-def test_the_summary_of_classes_without_names(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.new("RGB", (96, 64), (200, 30, 30)).save(mine / "a.png")
-    arguments = ["--cfg", str(mine / "net.cfg"), "--out", str(mine / "found"), "--threshold", "0.001"]
-    assert status_of("predict", str(mine / "net.weights"), str(mine / "a.png"), *arguments) == 0
+def test_summary_of_classes_without_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (96, 64), (200, 30, 30)).save(folder / "a.png")
+    arguments = ["--cfg", str(folder / "net.cfg"), "--out", str(folder / "found"), "--threshold", "0.001"]
+    assert status_of("predict", str(folder / "net.weights"), str(folder / "a.png"), *arguments) == 0
     assert re.match(r"1 image: \d+ of class [01]", capsys.readouterr().out)
 
 
-def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
-    arguments = ["--cfg", str(mine / "net.cfg"), "--to", "darknet", "-o", str(mine / "out.weights")]
-    assert status_of("export", str(mine / "net.weights"), *arguments, "--set", "predict.threshold=0.001") == 0
-    assert (mine / "out.weights").read_bytes()[20:] == (mine / "net.weights").read_bytes()[20:]
-    assert (mine / "out.cfg").read_text() == CFG
-    assert bw.load(mine / "out.weights").recipe.model == recipe.load(mine / "net.cfg").model
+def test_export_writes_the_same_weights_and_cfg(folder: Path) -> None:
+    arguments = ["--cfg", str(folder / "net.cfg"), "--to", "darknet", "-o", str(folder / "out.weights")]
+    assert status_of("export", str(folder / "net.weights"), *arguments, "--set", "predict.threshold=0.001") == 0
+    assert (folder / "out.weights").read_bytes()[20:] == (folder / "net.weights").read_bytes()[20:]
+    assert (folder / "out.cfg").read_text() == CFG
+    assert bw.load(folder / "out.weights").recipe.model == recipe.load(folder / "net.cfg").model
 
 
-def test_export_replaces_no_input(
-    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_export_does_not_overwrite_inputs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The .cfg is written beside the .weights; a default name may be that of the original."""
-    monkeypatch.chdir(mine)
-    source, before = mine / "old.weights", (mine / "net.cfg").read_bytes()
-    (mine / "net.weights").rename(source)
-    (mine / "net.weights").write_bytes(b"older")
+    monkeypatch.chdir(folder)
+    source, before = folder / "old.weights", (folder / "net.cfg").read_bytes()
+    (folder / "net.weights").rename(source)
+    (folder / "net.weights").write_bytes(b"older")
     arguments = ("export", str(source), "--cfg", "net.cfg", "--to", "darknet")
-    assert "net.cfg: would take the place of" in run(mine, capsys, *arguments, "-o", "net.weights")
-    assert (mine / "net.cfg").read_bytes() == before
+    assert "net.cfg: would take the place of" in run(folder, capsys, *arguments, "-o", "net.weights")
+    assert (folder / "net.cfg").read_bytes() == before
     assert status_of("import", str(source), "--cfg", "net.cfg", "-o", "net.safetensors") == 0
     capsys.readouterr()
-    assert "no net.weights.json" in run(mine, capsys, "export", "net.safetensors", "--to", "darknet")
-    assert (mine / "net.weights").read_bytes() == b"older"
-    assert "mindir, om, onnx" in (line := run(mine, capsys, "export", "net.safetensors", "--to", "foo"))
+    assert "no net.weights.json" in run(folder, capsys, "export", "net.safetensors", "--to", "darknet")
+    assert (folder / "net.weights").read_bytes() == b"older"
+    assert "mindir, om, onnx" in (line := run(folder, capsys, "export", "net.safetensors", "--to", "foo"))
     assert line.rstrip().endswith(", triton")
 
 
 @pytest.mark.parametrize(("to", "suffix", "other"), [("darknet", ".weights", ".cfg"), ("openvino", ".xml", ".bin")])
-def test_export_beside_a_file_of_another_writes_no_report(
-    mine: Path, capsys: pytest.CaptureFixture[str], to: str, suffix: str, other: str
+def test_export_beside_an_unrelated_file_is_rejected(
+    folder: Path, capsys: pytest.CaptureFixture[str], to: str, suffix: str, other: str
 ) -> None:
-    (mine / f"out{other}").write_bytes(b"older")
-    arguments = ["--cfg", str(mine / "net.cfg"), "--to", to, "-o", str(mine / f"out{suffix}")]
-    line = run(mine, capsys, "export", str(mine / "net.weights"), *arguments)
+    (folder / f"out{other}").write_bytes(b"older")
+    arguments = ["--cfg", str(folder / "net.cfg"), "--to", to, "-o", str(folder / f"out{suffix}")]
+    line = run(folder, capsys, "export", str(folder / "net.weights"), *arguments)
     assert f"out{other}: exists without out{suffix}" in line
-    assert [(file.name, file.read_bytes()) for file in mine.glob("out*")] == [(f"out{other}", b"older")]
+    assert [(file.name, file.read_bytes()) for file in folder.glob("out*")] == [(f"out{other}", b"older")]
 
 
-def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def run(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The error line of a command that rejects its input."""
     assert status_of(*arguments) == 2
     line = capsys.readouterr().err
@@ -200,8 +200,8 @@ def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_import_takes_no_memory_for_a_network_that_does_not_fit(
-    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_rejected_import_allocates_no_weights(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = models.build
 
@@ -210,55 +210,55 @@ def test_import_takes_no_memory_for_a_network_that_does_not_fit(
         assert all(parameter.is_meta for parameter in network.parameters())
         return network
 
-    (mine / "big.cfg").write_text(CFG.replace("filters=8", "filters=9"))
+    (folder / "big.cfg").write_text(CFG.replace("filters=8", "filters=9"))
     monkeypatch.setattr(models, "build", without_memory_only)
-    out = ("-o", str(mine / "net.safetensors"))
-    line = run(mine, capsys, "import", str(mine / "net.weights"), "--cfg", str(mine / "big.cfg"), *out)
+    out = ("-o", str(folder / "net.safetensors"))
+    line = run(folder, capsys, "import", str(folder / "net.weights"), "--cfg", str(folder / "big.cfg"), *out)
     assert "truncated or of another network" in line
 
 
 @pytest.mark.slow
-def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights, cfg, names = (str(mine / name) for name in ("net.weights", "net.cfg", "my.names"))
-    out = ("-o", str(mine / "net.safetensors"))
+def test_mismatched_files_are_rejected(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, cfg, names = (str(folder / name) for name in ("net.weights", "net.cfg", "my.names"))
+    out = ("-o", str(folder / "net.safetensors"))
     Path(names).write_text("cat\n")
-    line = run(mine, capsys, "import", weights, "--cfg", cfg, "--names", names, *out)
+    line = run(folder, capsys, "import", weights, "--cfg", cfg, "--names", names, *out)
     assert "holds 1 names, the .cfg has classes=2" in line
-    assert "fits no shipped recipe as a whole; give its --cfg" in run(mine, capsys, "import", weights, *out)
-    assert "found with a recipe" in run(mine, capsys, "import", weights, "--cfg", cfg, "--recipe", "demo", *out)
-    assert "is the .cfg of a network, needed its weights" in run(mine, capsys, "predict", cfg, "x.jpg")
-    assert "names: found without cfg" in run(mine, capsys, "predict", weights, "x.jpg", "--names", names)
+    assert "fits no shipped recipe as a whole; give its --cfg" in run(folder, capsys, "import", weights, *out)
+    assert "found with a recipe" in run(folder, capsys, "import", weights, "--cfg", cfg, "--recipe", "demo", *out)
+    assert "is the .cfg of a network, needed its weights" in run(folder, capsys, "predict", cfg, "x.jpg")
+    assert "names: found without cfg" in run(folder, capsys, "predict", weights, "x.jpg", "--names", names)
     content = Path(weights).read_bytes()
     Path(weights).write_bytes(content[:-8])
-    line = run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    line = run(folder, capsys, "import", weights, "--cfg", cfg, *out)
     assert "it ends inside layer 2 of the .cfg (187 of 189 numbers): truncated or of another network" in line
     Path(weights).write_bytes(content[: -4 * 189])
-    assert "189 too few after layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "189 too few after layer 0 of the .cfg" in run(folder, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content[:20])
-    assert "it ends after its header" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "it ends after its header" in run(folder, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(12))
-    assert "3 are left over after layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "3 are left over after layer 2 of the .cfg" in run(folder, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(27 * 4 * 40_000))
-    assert "are left over after layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "are left over after layer 2 of the .cfg" in run(folder, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(27 * 4))
-    assert "that is 3 classes against 2" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "that is 3 classes against 2" in run(folder, capsys, "import", weights, "--cfg", cfg, *out)
     Path(cfg).write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[conv]\nfilters=9\n")
-    line = run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
+    line = run(folder, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
     assert "line 5, [convolutional]: the last layer gives 36,864 numbers, needed at most 32,768 classes" in line
     Path(cfg).write_text(CFG.replace("filters=21", "filters=255"))
-    assert "set its filters=21" in run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
+    assert "set its filters=21" in run(folder, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
     assert not Path(out[1]).exists()
 
 
-def test_a_stored_cfg_is_checked_as_any_other(mine: Path) -> None:
+def test_stored_cfg_is_validated(folder: Path) -> None:
     """A checkpoint may come from anyone: its text is read as strictly."""
-    found = recipe.of_cfg(mine / "net.cfg")
-    checkpoint.save(mine / "a.safetensors", models.build(found.model), found)
-    content = (mine / "a.safetensors").read_bytes()
+    found = recipe.of_cfg(folder / "net.cfg")
+    checkpoint.save(folder / "a.safetensors", models.build(found.model), found)
+    content = (folder / "a.safetensors").read_bytes()
     assert content.count(b"size=8\\\\nstride=8") == 1
-    (mine / "a.safetensors").write_bytes(content.replace(b"size=8\\\\nstride=8", b"size=8\\\\nstride=0"))
+    (folder / "a.safetensors").write_bytes(content.replace(b"size=8\\\\nstride=8", b"size=8\\\\nstride=0"))
     with pytest.raises(bw.InputError, match="needed a stride of 1 or more"):
-        bw.load(mine / "a.safetensors")
+        bw.load(folder / "a.safetensors")
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ def test_a_stored_cfg_is_checked_as_any_other(mine: Path) -> None:
         ("tiny", "tiny_darknet_imagenet_224_darknet"), ("yolov3-tiny", ""),
     ],
 )  # fmt: skip
-def test_published_networks_are_known(cfg: str, name: str) -> None:
+def test_published_networks_are_recognized(cfg: str, name: str) -> None:
     """By their outputs: yolov3-tiny.cfg has the same numbers as published, and other anchors."""
     config = recipe.load(DARKNET / "cfg" / f"{cfg}.cfg").model
     torch.manual_seed(0)
@@ -278,7 +278,7 @@ def test_published_networks_are_known(cfg: str, name: str) -> None:
 
 
 @pytest.mark.skipif(not DARKNET.is_dir(), reason="../shared/oracles is absent")
-def test_a_network_that_takes_only_large_images_is_compared_with_published_ones(tmp_path: Path) -> None:
+def test_network_for_large_images_only_is_not_recognized(tmp_path: Path) -> None:
     """A window of 14 x 14 px instead of a mean over the map: the same weights, but no output for small images."""
     text = (DARKNET / "cfg" / "tiny.cfg").read_text()
     (tmp_path / "net.cfg").write_text(text.replace("[avgpool]", "[local_avgpool]\nsize=14\nstride=14\npadding=0\n"))
@@ -286,7 +286,7 @@ def test_a_network_that_takes_only_large_images_is_compared_with_published_ones(
     assert cfg_report.published(models.build(config), config) == ""
 
 
-def check_fastest(predictor: AnyPredictor, image: str, wanted: list[dict[str, object]]) -> None:
+def assert_matches_darknet(predictor: AnyPredictor, image: str, wanted: list[dict[str, object]]) -> None:
     found = predictor(DARKNET / "images" / f"{image}.png")
     height, width = found.size
     relative = torch.tensor([row["box_cxcywh_relative"] for row in wanted])
@@ -304,7 +304,7 @@ def check_fastest(predictor: AnyPredictor, image: str, wanted: list[dict[str, ob
         "weights", "safetensors", "again", pytest.param("openvino", marks=[pytest.mark.runtimes, pytest.mark.slow]),
     ],
 )  # fmt: skip
-def test_yolo_fastest_finds_what_darknet_finds(form: str, tmp_path: Path) -> None:
+def test_yolo_fastest_detections_match_darknet(form: str, tmp_path: Path) -> None:
     """An OpenVINO file is made of an ONNX file."""
     if form == "openvino":
         pytest.importorskip("openvino")
@@ -325,4 +325,4 @@ def test_yolo_fastest_finds_what_darknet_finds(form: str, tmp_path: Path) -> Non
     reference = json.loads((DARKNET / "real" / "yolo-fastest-1.1_detections.json").read_text())
     assert len(reference) == 3
     for image, rows in reference.items():
-        check_fastest(predictor, image, rows["stretch"])
+        assert_matches_darknet(predictor, image, rows["stretch"])

@@ -83,7 +83,7 @@ LARGE = [
 @pytest.mark.parametrize(
     ("name", "changes"), [*NETWORKS, *(pytest.param(*each, marks=pytest.mark.slow) for each in LARGE)]
 )
-def test_both_files_give_the_network_again(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_written_cfg_and_weights_reproduce_the_network(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model, chosen = made(name, **changes)
     again = read_back(tmp_path, model, chosen)
     assert darknet.count(darknet.layers(again)) == darknet.count(darknet.layers(model))
@@ -102,7 +102,7 @@ def test_both_files_give_the_network_again(name: str, changes: dict[str, Any], t
             assert wanted[1].std() > 1e-6
 
 
-def same(layer: Layer) -> tuple[Any, ...]:
+def layer_values(layer: Layer) -> tuple[Any, ...]:
     """A layer without its section's keys for training."""
     return layer.section.kind, *(getattr(layer, each.name) for each in fields(layer) if each.name != "section")
 
@@ -118,14 +118,14 @@ def same(layer: Layer) -> tuple[Any, ...]:
         ("cspdarknet53_imagenet_256_darknet", "csdarknet53-omega"),
     ],
 )  # fmt: skip
-def test_layer_by_layer_as_published(name: str, cfg: str) -> None:
+def test_layers_match_published_cfg(name: str, cfg: str) -> None:
     """Numbers, kinds, shapes, anchors: all of them, also which layers read which."""
     chosen = recipe.load(name)
     text, _ = target.cfg_of(models.build(chosen.model), chosen)
     ours, theirs = plan(text), plan(read_cfg(PUBLISHED / f"{cfg}.cfg"))
     assert ours.image == theirs.image
-    layers = [same(layer) for layer in theirs.layers if layer.section.kind != "cost"]
-    for number, (layer, published) in enumerate(zip(map(same, ours.layers), layers, strict=True)):
+    layers = [layer_values(layer) for layer in theirs.layers if layer.section.kind != "cost"]
+    for number, (layer, published) in enumerate(zip(map(layer_values, ours.layers), layers, strict=True)):
         assert layer == published, number
 
 
@@ -139,7 +139,7 @@ def test_layer_by_layer_as_published(name: str, cfg: str) -> None:
         (TINY3, {"data__bands": [1, 2, 3, 4]}, "has 4 channels, Darknet's 1 or 3"),
     ],
 )
-def test_without_a_cfg_the_reason_is_logged(
+def test_reason_for_not_writing_a_cfg_is_logged(
     name: str, changes: dict[str, Any], reason: str, tmp_path: Path, log: list[str]
 ) -> None:
     model, chosen = made(name, **changes)
@@ -161,7 +161,7 @@ def test_without_a_cfg_the_reason_is_logged(
         (lambda x: x if x.sum() > 0 else -x, "torch.export cannot list its operations"),
     ],
 )
-def test_a_network_that_computes_more_has_no_cfg(
+def test_network_with_extra_operations_has_no_cfg(
     change: Any, reason: str, tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its layer 1 is a pool, which `+ 1` must not be taken for."""
@@ -173,7 +173,7 @@ def test_a_network_that_computes_more_has_no_cfg(
     assert not (tmp_path / "net.cfg").exists()
 
 
-def test_an_epsilon_of_another_kind(tmp_path: Path) -> None:
+def test_variances_are_adjusted_for_another_epsilon(tmp_path: Path) -> None:
     """The file's variances are those that give the same root with Darknet's 1e-5 under it."""
     model, chosen = made(CLASSIFIER, model__norm_eps=0.001)
     darknet.write(tmp_path / "a.weights", model)
@@ -191,7 +191,7 @@ def test_an_epsilon_of_another_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
+def test_training_settings_round_trip_through_cfg() -> None:
     """The settings that `boxwright train net.cfg` reads from the text equal the recipe's."""
     model, chosen = made(
         TINY4, train__batch=4, train__accumulate=3, train__epochs="auto", train__min_steps=900, data__max_boxes=70,
@@ -231,7 +231,7 @@ def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
     assert [head.section.word("beta_nms") for head in network.heads] == ["1"] * 2
 
 
-def test_a_classifiers_recipe_comes_back_from_its_cfg() -> None:
+def test_classifier_settings_round_trip_through_cfg() -> None:
     augment = {"area": [0.25, 1.0], "aspect": [0.75, 4 / 3], "flip": 0.5, "hue": 0.1, "saturation": 0.4}
     model, chosen = made(
         CLASSIFIER, data__canvas__size=[64, 64], model__label_smoothing=0.1, train__epochs="auto",
@@ -248,7 +248,7 @@ def test_a_classifiers_recipe_comes_back_from_its_cfg() -> None:
         assert train["class_augment"][key] == pytest.approx(value, abs=1e-4), key
 
 
-def test_sections_are_written_as_they_are_read() -> None:
+def test_sections_round_trip() -> None:
     sections: list[tuple[str, dict[str, object]]] = [
         ("net", {"width": 8.0, "decay": 1e-05}),
         ("route", {"layers": (-1, -3)}),
@@ -261,7 +261,7 @@ def test_sections_are_written_as_they_are_read() -> None:
 
 
 @pytest.mark.slow
-def test_an_exported_pair_finds_the_same(tmp_path: Path) -> None:
+def test_exported_cfg_and_weights_give_equal_detections(tmp_path: Path) -> None:
     model, chosen = made(TINY3, model__classes=2, data__names=["cat", "dog"], predict__threshold=0.01)
     checkpoint.save(tmp_path / "w.safetensors", model, chosen)
     export_model(tmp_path / "w.safetensors", "darknet", tmp_path / "x.weights", size=(96, 64))
@@ -276,7 +276,7 @@ def test_an_exported_pair_finds_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_weights_beside_the_cfg_of_others(tmp_path: Path) -> None:
+def test_weights_are_not_written_beside_an_unrelated_cfg(tmp_path: Path) -> None:
     model, chosen = made(TINY3, model__mean=[0.5, 0.5, 0.5], predict__threshold=0.01)
     checkpoint.save(tmp_path / "w.safetensors", model, chosen)
     for name in ("x.weights", "x.cfg"):

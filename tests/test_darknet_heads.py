@@ -1,4 +1,4 @@
-"""Training of Darknet's [region] heads: gradients against a loop over cells; networks of all heads that learn."""
+"""Training of Darknet's [region] heads: gradients against a loop over cells; overfitting with each kind of head."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ from zoo_loss import batch_of
 
 HEIGHT, WIDTH = 64, 96
 NET = f"[net]\nwidth={WIDTH}\nheight={HEIGHT}\nchannels=3\n"
-TRUTHS: Truths = [
+GROUND_TRUTHS: Truths = [
     [(2, (0.31, 0.42, 0.40, 0.75)), (0, (0.71, 0.30, 0.07, 0.15)), (1, (0.12, 0.81, 0.19, 0.50))],
     [(1, (0.55, 0.62, 0.33, 0.52)), (2, (0.53, 0.60, 0.30, 0.50))],  # one cell and anchor
 ]
@@ -70,7 +70,7 @@ def region_deltas(
 ) -> np.ndarray[Any, Any]:
     """What forward_region_layer adds to the map (B, A, 8, h, w), cell by cell, then object by object."""
     result = np.zeros_like(level)
-    for image, truths in enumerate(TRUTHS):
+    for image, truths in enumerate(GROUND_TRUTHS):
         for anchor, row, column in np.ndindex(3, ROWS, COLUMNS):
             numbers = level[image, anchor, :, row, column].tolist()
             box, o = predicted(numbers, anchor, row, column), logistic(numbers[4])
@@ -110,7 +110,7 @@ def region_deltas(
         (False, False, False, False, True),
     ],
 )
-def test_gradients_of_region_are_those_of_darknets_loop(
+def test_region_gradients_match_darknet_loop(
     rescore: bool, bias_match: bool, softmax: bool, focal: bool, first_images: bool
 ) -> None:
     settings = {"rescore": rescore, "bias_match": bias_match, "softmax": softmax, "focal_loss": focal}
@@ -122,7 +122,7 @@ def test_gradients_of_region_are_those_of_darknets_loop(
         level.numpy(), rescore=rescore, bias_match=bias_match, softmax=softmax, focal=focal, first_images=first_images
     )
     leaf = level.float().flatten(1, 2).requires_grad_()
-    own = replace(batch_of_truths(TRUTHS), seen=torch.tensor(12_799 if first_images else 12_800))
+    own = replace(batch_of_truths(GROUND_TRUTHS), seen=torch.tensor(12_799 if first_images else 12_800))
     with NoNumbersFromTheHost():
         terms = model.loss_of_raw((leaf,), own)
     (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaf)
@@ -131,9 +131,9 @@ def test_gradients_of_region_are_those_of_darknets_loop(
     assert set(terms) == {"box", "objectness", "classes"}
 
 
-def test_regions_to_ignore_are_no_background() -> None:
+def test_ignore_regions_are_not_background() -> None:
     """A box on an ignore region learns nothing, without it that there is none."""
-    model, own = detector(region()), batch_of_truths(TRUTHS)
+    model, own = detector(region()), batch_of_truths(GROUND_TRUTHS)
     numbers = torch.zeros(2, 3, 8, ROWS, COLUMNS)
     ignored = replace(own, ignore=torch.tensor([[True, False, False], [False] * 3]))
     gradients = []
@@ -145,7 +145,7 @@ def test_regions_to_ignore_are_no_background() -> None:
     torch.testing.assert_close(gradients[0][1], gradients[1][1])
 
 
-def test_what_of_region_cannot_be_trained() -> None:
+def test_untrainable_region_settings_are_rejected() -> None:
     with pytest.raises(InputError, match=r"\[region\], focal_loss=1: training needs softmax=1 with it"):
         detector(region("focal_loss=1\n"))
     two = region() + "[route]\nlayers=-2\n" + REGION
@@ -179,7 +179,7 @@ def test_losses_stay_finite(text: str, rows: int) -> None:
     assert all(bool(each.isfinite().all()) for each in (*terms.values(), *gradients))
 
 
-# Networks that learn four images by heart
+# Networks that overfit four images
 
 COLORS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
 
@@ -198,7 +198,7 @@ def four_images() -> Batch:
     return replace(batch_of(boxes, labels, (HEIGHT, WIDTH)), images=images)
 
 
-def learn(model: Network, steps: int, lr: float) -> tuple[list[float], Batch]:
+def overfit(model: Network, steps: int, lr: float) -> tuple[list[float], Batch]:
     """The loss at every step, at a rate that falls to a tenth; and the images."""
     own, losses = four_images(), []
     optimizer = torch.optim.SGD(model.parameters(), lr, 0.9)
@@ -216,7 +216,7 @@ def learn(model: Network, steps: int, lr: float) -> tuple[list[float], Batch]:
     return losses, own
 
 
-def assert_found(model: CfgDetector, own: Batch) -> None:
+def assert_objects_detected(model: CfgDetector, own: Batch) -> None:
     """Each object as its class, by a box of more than 0.5 overlap."""
     model.eval()
     with torch.no_grad():
@@ -228,17 +228,17 @@ def assert_found(model: CfgDetector, own: Batch) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_with_a_region_head_learns() -> None:
+def test_region_head_overfits_four_images() -> None:
     torch.manual_seed(0)
     keys = "softmax=1\nbias_match=1\nrescore=1\n"
     body = [CONV.format(width, 2) for width in (16, 24, 32, 32)]
     model = detector("\n".join([NET, *body, LAST.format(24, "linear"), REGION + keys]))
-    losses, own = learn(model, 150, 0.01)
+    losses, own = overfit(model, 150, 0.01)
     assert losses[-1] < losses[0] / 10
-    assert_found(model, own)
+    assert_objects_detected(model, own)
 
 
-def test_fresh_gaussian_heads_expect_few_objects() -> None:
+def test_gaussian_head_initial_objectness_bias() -> None:
     """8 in 640 x 640 px, of an anchor of 9 + 3 numbers the ninth; the deviations before it stay."""
     model = detector(
         "\n".join([NET, LAST.format(24, "linear"), "[Gaussian_yolo]\nanchors=9,9,20,20\nclasses=3\nnum=2\n"])
@@ -250,11 +250,11 @@ def test_fresh_gaussian_heads_expect_few_objects() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", ["", "iou_loss=ciou\niou_normalizer=2\nuc_normalizer=.2\n"])
-def test_a_network_with_gaussian_heads_learns(keys: str) -> None:
+def test_gaussian_heads_overfit_four_images(keys: str) -> None:
     torch.manual_seed(0)
     body = [CONV.format(width, 2) for width in (16, 24, 32, 32)]
     head = f"[Gaussian_yolo]\nanchors=12,12, 20,20, 36,34\nclasses=3\nnum=3\nignore_thresh=.6\n{keys}"
     model = detector("\n".join([NET, *body, LAST.format(36, "linear"), head]))
-    losses, own = learn(model, 200, 0.01)
+    losses, own = overfit(model, 200, 0.01)
     assert losses[-1] < losses[0] / 5
-    assert_found(model, own)
+    assert_objects_detected(model, own)

@@ -33,13 +33,13 @@ def outputs(text: str, seed: int = 0) -> list[Array]:
     return [each[0].numpy() for each in found]
 
 
-def last_two(section: str) -> tuple[Array, Array]:
+def last_layer_input_and_output(section: str) -> tuple[Array, Array]:
     """Input and output of a layer behind a convolution of 8 filters."""
     before, after = outputs(NET + FIRST + section)
     return before, after
 
 
-def window(x: Array, kind: str, size: int, stride: int, padding: int) -> Array:
+def pool(x: Array, kind: str, size: int, stride: int, padding: int) -> Array:
     """Darknet's pools: padding in total, half of it (rounded down) at the start; outside counts for nothing."""
     channels, height, width = x.shape
     rows, columns = ((side + padding - size) // stride + 1 for side in (height, width))
@@ -52,29 +52,29 @@ def window(x: Array, kind: str, size: int, stride: int, padding: int) -> Array:
 
 
 @pytest.mark.parametrize("kind", ["maxpool", "local_avgpool"])
-def test_pools(kind: str) -> None:
+def test_pooling_layers(kind: str) -> None:
     for size, stride, padding in product((2, 3, 4, 5), (1, 2, 3), (None, 0, 1, 2, 3)):
         if padding is not None and padding > 2 * (size - 1):
             continue
         text = f"[{kind}]\nsize={size}\nstride={stride}\n" + ("" if padding is None else f"padding={padding}\n")
-        before, after = last_two(text)
-        wanted = window(before, kind, size, stride, size - 1 if padding is None else padding)
+        before, after = last_layer_input_and_output(text)
+        wanted = pool(before, kind, size, stride, size - 1 if padding is None else padding)
         np.testing.assert_allclose(after, wanted, atol=1e-6, err_msg=text)
 
 
-def test_antialiasing_and_the_maximum_over_channels() -> None:
-    before, after = last_two("[maxpool]\nsize=2\nstride=2\nantialiasing=1\n")
-    padded = np.pad(window(before, "maxpool", 2, 1, 1), ((0, 0), (1, 1), (1, 1)))
+def test_antialiased_maxpool_and_maxpool_depth() -> None:
+    before, after = last_layer_input_and_output("[maxpool]\nsize=2\nstride=2\nantialiasing=1\n")
+    padded = np.pad(pool(before, "maxpool", 2, 1, 1), ((0, 0), (1, 1), (1, 1)))
     kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
     wanted = np.empty((8, 4, 5), np.float32)
     for c, i, j in product(range(8), range(4), range(5)):
         wanted[c, i, j] = (padded[c, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3] * kernel).sum()
     np.testing.assert_allclose(after, wanted, atol=1e-6)
-    before, after = last_two("[maxpool]\nmaxpool_depth=1\nout_channels=2\n")
+    before, after = last_layer_input_and_output("[maxpool]\nmaxpool_depth=1\nout_channels=2\n")
     np.testing.assert_array_equal(after, [before[0::2].max(0), before[1::2].max(0)])
 
 
-def test_reorg_of_both_kinds_and_back() -> None:
+def test_reorg_and_reorg3d_in_both_directions() -> None:
     """Index by index, as reorg_cpu does."""
 
     def reorg(x: Array, shape: tuple[int, int, int], stride: int, forward: bool) -> Array:
@@ -100,29 +100,29 @@ def test_reorg_of_both_kinds_and_back() -> None:
         np.testing.assert_array_equal(after.reshape(-1), reorg(before, shape, 2, forward), err_msg=section)
 
 
-def test_upsample_crop_softmax_and_means() -> None:
-    before, after = last_two("[upsample]\nstride=3\nscale=0.5\n")
+def test_upsample_crop_softmax_and_avgpool() -> None:
+    before, after = last_layer_input_and_output("[upsample]\nstride=3\nscale=0.5\n")
     np.testing.assert_allclose(after, before.repeat(3, 1).repeat(3, 2) / 2)
-    before, after = last_two("[upsample]\nstride=-2\n")
+    before, after = last_layer_input_and_output("[upsample]\nstride=-2\n")
     np.testing.assert_allclose(after, before[:, :6, :8].reshape(8, 3, 2, 4, 2).sum((2, 4)), atol=1e-6)
-    before, after = last_two("[crop]\ncrop_width=4\ncrop_height=4\n")
+    before, after = last_layer_input_and_output("[crop]\ncrop_width=4\ncrop_height=4\n")
     np.testing.assert_allclose(after, 2 * before[:, 1:5, 2:6] - 1, atol=1e-6)
-    before, after = last_two("[crop]\ncrop_width=9\ncrop_height=6\nnoadjust=1\n")
+    before, after = last_layer_input_and_output("[crop]\ncrop_width=9\ncrop_height=6\nnoadjust=1\n")
     np.testing.assert_array_equal(after, before[:, :6])
-    before, after = last_two("[softmax]\ngroups=2\ntemperature=1.5\n")
+    before, after = last_layer_input_and_output("[softmax]\ngroups=2\ntemperature=1.5\n")
     raised = np.exp(before.reshape(2, -1) / 1.5)
     np.testing.assert_allclose(after.reshape(2, -1), raised / raised.sum(1, keepdims=True), rtol=1e-5)
-    before, after = last_two("[avgpool]\n")
+    before, after = last_layer_input_and_output("[avgpool]\n")
     np.testing.assert_allclose(after[:, 0, 0], before.mean((1, 2)), atol=1e-6)
 
 
-def test_routes_take_the_same_block_of_each() -> None:
+def test_route_groups_select_the_same_block_of_each_input() -> None:
     text = NET + FIRST + FIRST.replace("8", "4") + "[route]\nlayers=-1,0\ngroups=2\ngroup_id=1\n"
     first, second, after = outputs(text)
     np.testing.assert_array_equal(after, np.concatenate((second[2:], first[4:])))
 
 
-def test_shortcuts_of_other_channels_and_sizes() -> None:
+def test_shortcuts_with_different_channels_and_sizes() -> None:
     """Channels that another lacks add nothing, others are dropped; of a larger map every second place counts."""
     small, large = FIRST.replace("8", "5"), FIRST.replace("8", "11")
     for head, other in ((small, FIRST), (large, FIRST), (FIRST, FIRST)):
@@ -205,7 +205,7 @@ def test_activations(name: str) -> None:
     np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=2e-5)
 
 
-def test_batchnorm_and_connected_layers_in_the_file(tmp_path: Path) -> None:
+def test_weights_of_batchnorm_and_connected_layers(tmp_path: Path) -> None:
     """[batchnorm] is biases, scales, mean, var; [connected] is biases, weights, scales, mean, var. Versions above 1000
     hold the weights of [connected] transposed."""
     file, cfg = tmp_path / "a.weights", tmp_path / "a.cfg"
@@ -232,7 +232,7 @@ def test_batchnorm_and_connected_layers_in_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "b.weights").read_bytes()[20:] == plain
 
 
-def test_versions_above_1000_are_of_networks_with_connected_layers(tmp_path: Path) -> None:
+def test_versions_above_1000_need_connected_layers(tmp_path: Path) -> None:
     file, cfg = tmp_path / "a.weights", tmp_path / "a.cfg"
     cfg.write_text(NET + FIRST)
     file.write_bytes(struct.pack("<iiiQ", 1001, 0, 0, 0) + bytes(4 * 32))
@@ -248,7 +248,7 @@ def grid(text: str, raw: Tensor) -> tuple[Tensor, Tensor]:
     return boxes[0, :, 0] / torch.tensor([width, height, width, height]), scores[0]
 
 
-def test_heads_decode_as_described() -> None:
+def test_head_decoding_by_hand() -> None:
     """Each number of one cell by hand, for strides that differ in x and y."""
     net = "[net]\nwidth=96\nheight=64\nchannels=3\n[convolutional]\nstride_x=32\nstride_y=16\nactivation=linear\n"
     raw = torch.from_numpy(np.random.default_rng(1).uniform(0.1, 0.9, (1, 30, 4, 3)).astype(np.float32))
@@ -285,7 +285,7 @@ def test_heads_decode_as_described() -> None:
         torch.testing.assert_close(scores[index].double(), objectness * classes, rtol=1e-5, atol=1e-6)
 
 
-def test_sizes_that_do_not_fit_are_named() -> None:
+def test_input_size_mismatch_of_connected_layers_is_an_error() -> None:
     text = NET + FIRST + "[connected]\noutput=3\n[softmax]\n"
     model = darknet_cfg.build(darknet_cfg.Config(cfg=text)).eval()
     assert model(torch.zeros(1, 3, 7, 9))[0].shape == (1, 3)
@@ -293,7 +293,7 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         model(torch.zeros(1, 3, 8, 9))
 
 
-def test_a_size_that_gives_a_classifier_more_positions_is_an_error() -> None:
+def test_input_size_with_several_classifier_positions_is_an_error() -> None:
     """A 7 x 9 window has one position on 7 x 9 px, but two on 14 x 9 px, which would be 16 classes instead of 8."""
     text = NET + "[convolutional]\nfilters=8\nsize=1\n[maxpool]\nsize=7\nstride=7\npadding=0\n[softmax]\n"
     model = darknet_cfg.build(darknet_cfg.Config(cfg=text)).eval()
@@ -302,7 +302,7 @@ def test_a_size_that_gives_a_classifier_more_positions_is_an_error() -> None:
         model(torch.zeros(1, 3, 14, 9))
 
 
-def test_gray_images() -> None:
+def test_rgb_is_converted_for_gray_networks() -> None:
     """channels=1: RGB is weighed to gray (ITU-R BT.601), and one channel is taken as it is."""
     text = NET.replace("3", "1") + FIRST
     model = darknet_cfg.build(darknet_cfg.Config(cfg=text)).eval()

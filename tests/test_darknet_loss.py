@@ -15,7 +15,7 @@ from from_the_host import NoNumbersFromTheHost
 COUNTS = "counters_per_class=40,10,5\n"  # multipliers 1, 4 and 8
 
 
-def assert_gradients_are_those(text: str, keys: Keys, seed: int = 4) -> np.ndarray:
+def assert_gradients_match_darknet(text: str, keys: Keys, seed: int = 4) -> np.ndarray:
     """-> all gradients of boxes."""
     model = detector(text)
     model.check_trainable()
@@ -44,11 +44,11 @@ def assert_gradients_are_those(text: str, keys: Keys, seed: int = 4) -> np.ndarr
         *((kind, *rest) for kind in KINDS[1:] for rest in ((False, 1e9), (False, 0.05), (True, 0.05))),
     ],
 )
-def test_gradients_are_those_of_darknets_loop(kind: str, new: bool, limit: float) -> None:
+def test_yolo_gradients_match_darknet_loop(kind: str, new: bool, limit: float) -> None:
     """Two heads of three and two anchors, with masks in no order and values of their own."""
     extra = f"iou_loss={kind}\nmax_delta={limit}\nlabel_smooth_eps=.1\n" + "new_coords=1\n" * new
     keys = Keys(kind, limit=limit, new_coords=new, label_smoothing=0.1)
-    largest = np.abs(assert_gradients_are_those(cfg(extra=extra, last="logistic" if new else "linear"), keys)).max()
+    largest = np.abs(assert_gradients_match_darknet(cfg(extra=extra, last="logistic" if new else "linear"), keys)).max()
     assert largest <= limit
     assert largest == pytest.approx(limit) or new or limit > 1
 
@@ -64,8 +64,8 @@ def test_gradients_are_those_of_darknets_loop(kind: str, new: bool, limit: float
          Keys("ciou", limit=9.0, multipliers=(1, 4, 8), cls_normalizer=0.5, truth_thresh=0.35)),
     ],
 )  # fmt: skip
-def test_gradients_of_gaussian_heads(extra: str, keys: Keys) -> None:
-    found = assert_gradients_are_those(cfg(extra=extra, kind="Gaussian_yolo"), replace(keys, gaussian=True))
+def test_gaussian_gradients_match_darknet_loop(extra: str, keys: Keys) -> None:
+    found = assert_gradients_match_darknet(cfg(extra=extra, kind="Gaussian_yolo"), replace(keys, gaussian=True))
     assert keys.limit > 1 or np.abs(found).max() == pytest.approx(keys.limit)
 
 
@@ -84,9 +84,9 @@ def test_gradients_of_gaussian_heads(extra: str, keys: Keys) -> None:
         ("iou_thresh_kind=ciou\n", "", Keys(thresh_kind="ciou")),
     ],
 )  # fmt: skip
-def test_gradients_with_rarer_keys(extra: str, second: str, keys: Keys) -> None:
+def test_gradients_with_rare_keys_match_darknet_loop(extra: str, second: str, keys: Keys) -> None:
     """In Darknet's order of the keys' effects; of `truth_thresh` also that it finds cells which no object owns."""
-    assert_gradients_are_those(cfg(extra=extra, second=second), keys)
+    assert_gradients_match_darknet(cfg(extra=extra, second=second), keys)
     plain = deltas_of(replace(keys, multipliers=None, smooth=(False, False), truth_thresh=1.0, focal=(False, False),
                               thresh_kind="iou"))  # fmt: skip
     assert any(not np.allclose(one, other) for one, other in zip(plain, deltas_of(keys), strict=True))
@@ -99,7 +99,7 @@ def deltas_of(keys: Keys) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_overlaps_of_pairs(kind: str) -> None:
+def test_pairwise_overlaps_match_reference(kind: str) -> None:
     """Of boxes with all degrees of overlap, and apart."""
     draw = np.random.default_rng(2)
     boxes = draw.uniform([0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.5, 0.5], (2, 40, 4))

@@ -51,7 +51,7 @@ def test_recipe_of_a_detector(tmp_path: Path) -> None:
     assert found["model"]["classes"] == 3
 
 
-def test_sizes_of_random_are_those_of_its_loop(tmp_path: Path) -> None:
+def test_random_sizes_match_darknet_loop(tmp_path: Path) -> None:
     """The factor is drawn from 1 to 1.4 and inverted half of the time."""
     found = load(cfg(), tmp_path).train.augment.sizes
     draw, expected = np.random.default_rng(0), set()
@@ -62,7 +62,7 @@ def test_sizes_of_random_are_those_of_its_loop(tmp_path: Path) -> None:
     assert len(expected) > 2
 
 
-def test_sizes_follow_the_canvas(tmp_path: Path) -> None:
+def test_training_sizes_follow_the_canvas(tmp_path: Path) -> None:
     """`data.canvas.size` in place of the file's, with filters for other classes, as people change files by hand."""
     wide = cfg(NET.replace("width=96", "width=160").replace("height=64", "height=128"))
     by_hand = load(wide.replace("classes=3", "classes=5").replace("filters=24", "filters=30")
@@ -96,13 +96,13 @@ def test_sizes_follow_the_canvas(tmp_path: Path) -> None:
         ("policy=steps\nsteps=5,3,9\nscales=.1,10,.5", {"lr_steps": (5, 9), "lr_gamma": (1.0, 0.5)}),
     ],
 )
-def test_policies(tmp_path: Path, line: str, expected: dict[str, Any]) -> None:
+def test_learning_rate_policies(tmp_path: Path, line: str, expected: dict[str, Any]) -> None:
     """The last: a fall at 3 that stands behind one at 5 comes at 5, too."""
     found = load(cfg(NET.partition("policy=")[0] + line), tmp_path).train.schedule
     assert {key: getattr(found, key) for key in expected} == expected
 
 
-def test_rarer_keys(tmp_path: Path) -> None:
+def test_rare_keys(tmp_path: Path) -> None:
     net = NET.replace("mosaic=1", "mixup=1\nema_alpha=0.99\nflip=0\nloss_scale=8\nletter_box=1")
     text = cfg(net, "max=7\nlabel_smooth_eps=.1\nmax_delta=2\niou_loss=ciou\n").replace("random=1\n", "")
     found = load(text.replace("filters=8", "stopbackward=1\nfilters=8", 2), tmp_path)
@@ -115,7 +115,7 @@ def test_rarer_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not TRAINING.exists(), reason="needs the shared folder")
-def test_the_page_names_all_keys() -> None:
+def test_documentation_names_all_keys() -> None:
     """Those of AlexeyAB's program: all that its sections have for training."""
     docs = Path(__file__).parents[1] / "docs"
     page = "".join((docs / name).read_text(encoding="utf-8") for name in ("from_darknet.md", "darknet_training.md"))
@@ -128,7 +128,7 @@ def test_the_page_names_all_keys() -> None:
     assert keys - named == set()
 
 
-def test_keys_of_single_heads(tmp_path: Path) -> None:
+def test_loss_keys_per_head(tmp_path: Path) -> None:
     """The cfg of CSP's YOLOv4 has objectness_smooth=0 in its first head, 1 in the others."""
     extra = "counters_per_class=100,0,20\nmax_delta=10\ncls_normalizer=.5\niou_thresh_kind=diou\ntruth_thresh=.7\n"
     loss = load(cfg(extra=extra, second="objectness_smooth=1\nfocal_loss=1\n"), tmp_path).tree()["model"]["loss"]
@@ -176,13 +176,13 @@ def test_keys_without_a_counterpart_are_logged_once(tmp_path: Path, capsys: pyte
         (cfg(extra="counters_per_class=4,5\n"), r"counters_per_class=4,5: 2 counts for 3 classes; needed one per"),
     ],
 )
-def test_what_cannot_be_trained_so(tmp_path: Path, text: str, message: str) -> None:
+def test_untrainable_settings_are_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         load(text, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_heads_of_two_kinds_are_not_trained(
+def test_heads_of_two_kinds_are_rejected(
     tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rejected before a run folder exists."""

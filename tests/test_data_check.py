@@ -53,7 +53,7 @@ def entry(key: str, index: int, **values: object) -> Callable[[Tree, Path], obje
     return lambda tree, folder: tree[key][index].update(values)
 
 
-def one_more(**values: object) -> Callable[[Tree, Path], object]:
+def extra_label(**values: object) -> Callable[[Tree, Path], object]:
     """A ninth label, of image 11, class car, which has the box 5, 5, 20, 30 (annotation 102) already."""
     new = {"id": 900, "image_id": 11, "category_id": 1, "bbox": [30, 6, 5, 5]} | values
     return lambda tree, folder: tree["annotations"].append(new)
@@ -64,7 +64,7 @@ def cut_off(tree: Tree, folder: Path) -> None:
     (folder / "1.jpg").write_bytes(data[: len(data) // 2])
 
 
-def turned(declared: tuple[int, int]) -> Callable[[Tree, Path], object]:
+def exif_rotated(declared: tuple[int, int]) -> Callable[[Tree, Path], object]:
     """Image 1 is stored as 60 x 40 px and displayed as 40 x 60."""
 
     def change(tree: Tree, folder: Path) -> None:
@@ -88,32 +88,32 @@ PLANTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | 
     "no height": (bbox([25, 5, 20, 0]), "zero_area", 11, 103, 3),
     "left of the image": (bbox([-1.5, 5, 20, 30]), "outside", 11, 103, 3),
     "below the image": (bbox([25, 12, 20, 29.5]), "outside", 11, 103, 3),
-    "wholly outside by a little": (bbox([60, 5, 0.5, 30]), "outside", 11, 103, 3),
+    "just outside of the image": (bbox([60, 5, 0.5, 30]), "outside", 11, 103, 3),
     "far away": (bbox([500, 500, 20, 30]), "outside", 11, 103, 3),
     "area not a number": (entry("annotations", 3, area=float("nan")), "not_finite", 11, 103, 3),
     "negative area": (entry("annotations", 3, area=-600), "negative_area", 11, 103, 3),
     "unknown category": (entry("annotations", 3, category_id=77), "unknown_category", 11, 103, 3),
-    "box given twice": (one_more(bbox=[5, 5, 20, 30]), "duplicate_box", 11, 900, 8),
-    "label of no image": (one_more(image_id=99), "unknown_image", 99, 900, 8),
-    "image gone": (lambda tree, folder: (folder / "1.jpg").unlink(), "missing_image", 11, None, None),
-    "no bytes": (lambda tree, folder: (folder / "1.jpg").write_bytes(b""), "unreadable_image", 11, None, None),
-    "text": (lambda tree, folder: (folder / "1.jpg").write_text("an image"), "unreadable_image", 11, None, None),
-    "cut off": (cut_off, "unreadable_image", 11, None, None),
-    "a folder": (
+    "duplicate box": (extra_label(bbox=[5, 5, 20, 30]), "duplicate_box", 11, 900, 8),
+    "label without an image": (extra_label(image_id=99), "unknown_image", 99, 900, 8),
+    "missing image": (lambda tree, folder: (folder / "1.jpg").unlink(), "missing_image", 11, None, None),
+    "empty file": (lambda tree, folder: (folder / "1.jpg").write_bytes(b""), "unreadable_image", 11, None, None),
+    "text file": (lambda tree, folder: (folder / "1.jpg").write_text("an image"), "unreadable_image", 11, None, None),
+    "truncated image": (cut_off, "unreadable_image", 11, None, None),
+    "folder": (
         lambda tree, folder: ((folder / "1.jpg").unlink(), (folder / "1.jpg").mkdir()),
         "unreadable_image", 11, None, None,
     ),
     "another size": (entry("images", 1, width=61), "size_differs", 11, None, None),
-    "size before EXIF": (turned((60, 40)), "labeled_unrotated", 11, None, None),
+    "size before EXIF": (exif_rotated((60, 40)), "labeled_unrotated", 11, None, None),
 }  # fmt: skip
 NOTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | None, int | None]] = {
-    "nearly the same box": (one_more(bbox=[5.5, 5, 20, 30]), "near_duplicate", 11, 900, 8),
-    "id used twice": (one_more(id=100), "duplicate_annotation_id", None, 100, 8),
-    "EXIF-rotated": (turned((40, 60)), "rotated", 11, None, None),
+    "nearly the same box": (extra_label(bbox=[5.5, 5, 20, 30]), "near_duplicate", 11, 900, 8),
+    "duplicate annotation id": (extra_label(id=100), "duplicate_annotation_id", None, 100, 8),
+    "EXIF-rotated": (exif_rotated((40, 60)), "rotated", 11, None, None),
     "no boxes": (
         lambda tree, folder: [tree["annotations"].pop(2), tree["annotations"].pop(2)], "no_boxes", 11, None, None
     ),
-    "image listed twice": (entry("images", 1, file_name="0.jpg"), "image_twice", 11, None, None),
+    "duplicate image entry": (entry("images", 1, file_name="0.jpg"), "image_twice", 11, None, None),
     "class without a box": (
         lambda tree, folder: tree["categories"].append({"id": 5, "name": "bus"}), "class_without_box", None, None, None
     ),
@@ -121,7 +121,7 @@ NOTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | No
 
 
 @pytest.mark.parametrize("name", [*PLANTED, *NOTED])
-def test_planted_fault_is_found_and_nothing_else(tmp_path: Path, name: str) -> None:
+def test_planted_fault_is_the_only_finding(tmp_path: Path, name: str) -> None:
     change, kind, image_id, annotation_id, place = (PLANTED | NOTED)[name]
     make(tmp_path, change)
     dataset = open_dataset(tmp_path, "train")
@@ -154,19 +154,19 @@ def test_planted_fault_is_found_and_nothing_else(tmp_path: Path, name: str) -> N
     assert len(report.left_out()) == (name in PLANTED)
 
 
-def test_sound_set_gives_nothing(tmp_path: Path) -> None:
+def test_sound_set_has_no_findings(tmp_path: Path) -> None:
     make(make(tmp_path), lambda tree, folder: [e.update(id=e["id"] + 50) for e in tree["images"]] and None, "unused")
     report = check(open_dataset(tmp_path, "train"), decode=True)
     assert report == Report((), {"train": (4, 8)})
     assert str(report) == "train: 4 images, 8 boxes\n0 errors, 0 notes"
 
 
-def test_within_a_pixel_of_the_edge_is_inside(tmp_path: Path) -> None:
+def test_box_within_a_pixel_of_the_edge_is_inside(tmp_path: Path) -> None:
     make(tmp_path, bbox([-0.9, -0.9, 61.8, 41.8]))
     assert not check(open_dataset(tmp_path, "train")).findings
 
 
-def test_one_id_on_two_files_spoils_both_and_on_one_file_the_second(tmp_path: Path) -> None:
+def test_duplicate_image_ids_on_different_and_equal_files(tmp_path: Path) -> None:
     make(tmp_path / "two", entry("images", 1, id=10))
     dataset = open_dataset(tmp_path / "two", "train")
     report = check(dataset)
@@ -182,7 +182,7 @@ def test_one_id_on_two_files_spoils_both_and_on_one_file_the_second(tmp_path: Pa
     assert [sample.annotation_ids.tolist() for sample in kept] == [[100, 101], [102, 103], [104, 105], [106, 107]]
 
 
-def test_many_equal_boxes_name_the_first(tmp_path: Path) -> None:
+def test_duplicate_boxes_refer_to_the_first(tmp_path: Path) -> None:
     def change(tree: Tree, folder: Path) -> None:
         tree["annotations"] += [dict(tree["annotations"][2], id=900 + n) for n in range(3)]
 
@@ -193,7 +193,7 @@ def test_many_equal_boxes_name_the_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_near_duplicates_are_those_of_all_pairs(tmp_path: Path) -> None:
+def test_near_duplicate_boxes_match_pycocotools(tmp_path: Path) -> None:
     """Against pycocotools' IoU of every pair, on crowded boxes of few widths and places."""
     from pycocotools import mask
 
@@ -216,7 +216,7 @@ def test_near_duplicates_are_those_of_all_pairs(tmp_path: Path) -> None:
     assert found == expected
 
 
-def test_splits_must_agree_and_should_not_share(tmp_path: Path) -> None:
+def test_different_classes_and_shared_images_of_splits(tmp_path: Path) -> None:
     make(make(tmp_path), entry("categories", 0, name="bicycle"), "val")
     train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
     (finding,) = check_splits(train, val).findings
@@ -228,7 +228,7 @@ def test_splits_must_agree_and_should_not_share(tmp_path: Path) -> None:
     assert [(f.kind, f.level, f.image_id) for f in shared.findings] == [("shared_image", "note", 11)]
 
 
-def test_folder_and_report(tmp_path: Path) -> None:
+def test_check_folder_and_json_report(tmp_path: Path) -> None:
     make(make(tmp_path, bbox([25, 5, 0, 30])), cut_off, "val")
     report = check_folder(tmp_path, report=tmp_path / "report.json")
     assert report.checked == {"train": (4, 8), "val": (4, 8)}
@@ -251,24 +251,24 @@ def test_every_finding_is_listed(tmp_path: Path) -> None:
         for label in tree["annotations"]:
             label["bbox"][2] = 0
 
-    told = str(check(open_dataset(make(tmp_path, spoil), "train")))
-    assert all(f"annotation id {number}:" in told for number in range(100, 108))
+    text = str(check(open_dataset(make(tmp_path, spoil), "train")))
+    assert all(f"annotation id {number}:" in text for number in range(100, 108))
 
 
-def test_classes_of_one_name_are_rejected(tmp_path: Path) -> None:
+def test_duplicate_class_names_are_rejected(tmp_path: Path) -> None:
     make(tmp_path, entry("categories", 1, name="car"))
     with pytest.raises(InputError, match=r"train.json: 1 class names are repeated \(car\)"):
         open_dataset(tmp_path, "train")
 
 
-def test_skipping_everything_is_rejected(tmp_path: Path) -> None:
+def test_skip_bad_that_leaves_no_image_is_rejected(tmp_path: Path) -> None:
     make(tmp_path, lambda tree, folder: [(folder / f"{n}.jpg").write_bytes(b"") for n in range(4)] and None)
     dataset = open_dataset(tmp_path, "train")
     with pytest.raises(InputError, match="no image left"):
         skip_bad(dataset, check(dataset))
 
 
-def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
+def test_yolo_findings_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "images/train").mkdir(parents=True)
     (tmp_path / "labels/train").mkdir(parents=True)
     for name in ("a", "b"):
@@ -299,7 +299,7 @@ def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_header_gives_the_size_that_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_header_size_follows_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None:
     """The size that OpenCV decodes to, which is what the loader sees, for each of the eight EXIF orientations."""
     file = tmp_path / f"image.{suffix}"
     exif = Image.Exif()
@@ -309,7 +309,7 @@ def test_header_gives_the_size_that_is_displayed(tmp_path: Path, suffix: str, or
         assert read_header(str(file), whole).size == read_image(file).shape[:2]
 
 
-def test_exif_chunk_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+def test_png_exif_chunk_after_the_pixels_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20), (200, 10, 10)).save(tmp_path / "before.png", exif=exif)
@@ -320,7 +320,7 @@ def test_exif_chunk_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
     assert read_header(str(tmp_path / "behind.png"), None).size == (30, 20)
 
 
-def test_a_cut_off_png_is_seen(tmp_path: Path) -> None:
+def test_truncated_png_is_found(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
@@ -330,7 +330,7 @@ def test_a_cut_off_png_is_seen(tmp_path: Path) -> None:
     assert read_header(str(tmp_path / "a.png")).fault == ""
 
 
-def test_a_cut_off_tiff_is_seen_and_a_whole_one_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_tiff_is_found_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.tif")
     data = (tmp_path / "a.tif").read_bytes()
@@ -345,7 +345,7 @@ def test_a_cut_off_tiff_is_seen_and_a_whole_one_not_decoded(tmp_path: Path, monk
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "notes"), [("bccd", 7), ("aerial", 1)])
-def test_real_sets(name: str, notes: int) -> None:
+def test_findings_in_real_data_sets(name: str, notes: int) -> None:
     """BCCD's README lists seven cells boxed twice; aerial `large` has no truck. Neither has other faults."""
     if not (SHARED / name).is_dir():
         pytest.skip(f"{SHARED / name} is absent")
@@ -358,21 +358,21 @@ def test_real_sets(name: str, notes: int) -> None:
         assert {f.kind for f in report.notes} == {"near_duplicate"}
 
 
-def test_headers_leave_warnings_as_they_are(tmp_path: Path) -> None:
+def test_read_headers_keeps_warning_filters(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     before = list(warnings.filters)
     assert {header.size for header in read_headers([str(tmp_path / "a.png")] * 600)} == {(20, 30)}
     assert warnings.filters == before
 
 
-def test_image_of_several_images_is_the_first(tmp_path: Path) -> None:
+def test_first_image_of_an_mpo_is_read(tmp_path: Path) -> None:
     """MPO, as many phones write: JPEGs one behind the other."""
     others = [Image.new("RGB", (15, 10))]
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=others)
     assert read_header(str(tmp_path / "a.jpg"), True).size == read_image(tmp_path / "a.jpg").shape[:2] == (20, 30)
 
 
-def test_singular_and_plural() -> None:
+def test_titles_in_singular_and_plural() -> None:
     assert pluralize(1, TITLES["unusual"]) == "1 entry in an unusual form, and how it was read"
     assert pluralize(2, TITLES["unusual"]) == "2 entries in an unusual form, and how they were read"
     assert pluralize(1, TITLES["ambiguous_image"]) == "1 image name that fits several files"

@@ -79,7 +79,7 @@ def test_coco_layouts(tmp_path: Path, label_file: str, folder: str) -> None:
     assert dtypes == (np.float32, np.int64, np.bool_, np.float64)
 
 
-def test_coco_file_itself_finds_images_beside_it(tmp_path: Path) -> None:
+def test_coco_file_path_finds_images_beside_it(tmp_path: Path) -> None:
     file = write(tmp_path / "any name.json", labels())
     images(tmp_path / "a.png", tmp_path / "b.png")
     for split in ("train", "val"):
@@ -87,7 +87,7 @@ def test_coco_file_itself_finds_images_beside_it(tmp_path: Path) -> None:
         assert (dataset.split, Path(dataset[0].path)) == (split, tmp_path / "a.png")
 
 
-def test_image_ids_may_be_texts(tmp_path: Path) -> None:
+def test_image_ids_may_be_strings(tmp_path: Path) -> None:
     tree = labels()
     for entry, key in [(i, "id") for i in tree["images"]] + [(a, "image_id") for a in tree["annotations"]]:
         entry[key] = f"scene-{entry[key]}"
@@ -96,7 +96,7 @@ def test_image_ids_may_be_texts(tmp_path: Path) -> None:
     assert [(s.image_id, len(s)) for s in open_dataset(tmp_path, "train")] == [("scene-7", 1), ("scene-3", 2)]
 
 
-def test_subset_and_rows_left_out(tmp_path: Path) -> None:
+def test_subset_and_without_rows(tmp_path: Path) -> None:
     write(tmp_path / "train.json", labels())
     images(tmp_path / "a.png", tmp_path / "b.png")
     dataset = open_dataset(tmp_path, "train")
@@ -111,18 +111,18 @@ def test_subset_and_rows_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "split"), COUNTS)
-def test_real_sets_hold_what_their_readme_says(name: str, split: str) -> None:
+def test_real_data_sets_match_pycocotools(name: str, split: str) -> None:
     if not (SHARED / name).is_dir():
         pytest.skip(f"{SHARED / name} is absent")
     dataset = open_dataset(SHARED / name, split)
     assert (len(dataset), len(dataset.rows)) == COUNTS[name, split]
     with contextlib.redirect_stdout(io.StringIO()):
-        referee = COCO(str(SHARED / name / "annotations" / f"{split}.json"))
-    assert list(dataset.category_ids) == sorted(referee.getCatIds())
-    assert list(dataset.names) == [category["name"] for category in referee.loadCats(sorted(referee.getCatIds()))]
-    assert sorted(sample.image_id for sample in dataset) == sorted(referee.getImgIds())
+        reference = COCO(str(SHARED / name / "annotations" / f"{split}.json"))
+    assert list(dataset.category_ids) == sorted(reference.getCatIds())
+    assert list(dataset.names) == [category["name"] for category in reference.loadCats(sorted(reference.getCatIds()))]
+    assert sorted(sample.image_id for sample in dataset) == sorted(reference.getImgIds())
     for sample in dataset:
-        rows = referee.loadAnns(referee.getAnnIds(imgIds=[sample.image_id]))
+        rows = reference.loadAnns(reference.getAnnIds(imgIds=[sample.image_id]))
         assert sample.annotation_ids.tolist() == [row["id"] for row in rows]
         assert sample.areas.tolist() == [row["area"] for row in rows]
         assert sample.crowd.tolist() == [bool(row["iscrowd"]) for row in rows]
@@ -174,7 +174,7 @@ def test_yolo_layouts(
     assert dataset[2].boxes.tolist() == [[0, 0, 40, 20]]
 
 
-def test_yolo_list_says_which_images(tmp_path: Path) -> None:
+def test_yolo_list_selects_images(tmp_path: Path) -> None:
     images(*(tmp_path / "images" / name for name in ("a.jpg", "b c.jpg", "other.jpg")), tmp_path / "beside.jpg")
     for name in ("a", "b c", "other"):
         write(tmp_path / "labels" / f"{name}.txt", YOLO)
@@ -189,7 +189,7 @@ def test_yolo_list_says_which_images(tmp_path: Path) -> None:
     assert [Path(sample.path).name for sample in open_dataset(tmp_path, "val")] == ["other.jpg"]
 
 
-def test_yolo_shares_are_of_the_image_as_displayed(tmp_path: Path) -> None:
+def test_yolo_boxes_follow_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "images/train").mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_yolo_shares_are_of_the_image_as_displayed(tmp_path: Path) -> None:
     assert (sample.size, sample.boxes.tolist()) == ((40, 20), [[0, 0, 20, 20]])
 
 
-def test_line_txt(tmp_path: Path) -> None:
+def test_line_txt_boxes_and_classes(tmp_path: Path) -> None:
     images(tmp_path / "p/a b.JPG", tmp_path / "p/c.png")
     write(tmp_path / "train.txt", "p/a b.JPG 1,2,11,10,1 20,10,40,20.5,0,1\n\np/c.png\n")
     write(tmp_path / "classes.txt", "car\ntruck\n")
@@ -227,7 +227,7 @@ def test_line_txt_with_splits_without_boxes(tmp_path: Path) -> None:
         splits(tmp_path)
 
 
-def test_list_of_the_zoo_with_its_folder_of_images(tmp_path: Path) -> None:
+def test_mindspore_zoo_list_with_image_folder(tmp_path: Path) -> None:
     """`anno_path` and `image_dir`: the list lies elsewhere, and its classes count from 1, 0 being the background."""
     images(tmp_path / "coco/train2017/0000001.jpg", tmp_path / "coco/train2017/0000002.jpg")
     images(tmp_path / "lists/train2017/0000002.jpg")  # not this one: the folder is named
@@ -250,7 +250,7 @@ def test_list_of_the_zoo_with_its_folder_of_images(tmp_path: Path) -> None:
     assert (Path(dataset[0].path), dataset[0].labels.tolist()) == (tmp_path / "coco/train2017/0000001.jpg", [2])
 
 
-def test_yaml_says_what_lies_where(tmp_path: Path) -> None:
+def test_data_yaml_with_paths(tmp_path: Path) -> None:
     write(tmp_path / "set/labels of mine.json", labels())
     images(tmp_path / "set/far/away/a.png", tmp_path / "set/far/away/b.png")
     yaml = "root: set\nkind: coco\ntrain: labels of mine.json\nval: labels of mine.json\nimages: far/away\n"
@@ -262,7 +262,7 @@ def test_yaml_says_what_lies_where(tmp_path: Path) -> None:
         open_dataset(file, "val")
 
 
-def test_yaml_of_a_yolo_set(tmp_path: Path) -> None:
+def test_data_yaml_of_a_yolo_set(tmp_path: Path) -> None:
     images(tmp_path / "set/images/fold1/a.png")
     write(tmp_path / "set/labels/fold1/a.txt", YOLO)
     file = write(tmp_path / "d.yaml", "path: set\ntrain: images/fold1\nval: images/fold1\nnc: 2\nnames: [car, truck]\n")
@@ -303,7 +303,7 @@ def broken_coco(**changes: object) -> dict[str, Any]:
         (broken_coco(images__0__file_name="x.png", images__1__file_name="y.png"), "none of its 2 images"),
     ],
 )
-def test_broken_coco_is_one_line(tmp_path: Path, content: object, message: str) -> None:
+def test_broken_coco_is_reported_in_one_line(tmp_path: Path, content: object, message: str) -> None:
     write(tmp_path / "annotations/train.json", content)
     images(tmp_path / "train/a.png", tmp_path / "train/b.png")
     with pytest.raises(InputError, match=message) as caught:
@@ -313,7 +313,7 @@ def test_broken_coco_is_one_line(tmp_path: Path, content: object, message: str) 
 
 
 @pytest.mark.parametrize("word", ["1,2,3,4", "1,2,3,4,0,2", "1,2,3,4,car", "1 2 3 4 0"])
-def test_broken_line_txt_is_named(tmp_path: Path, word: str) -> None:
+def test_broken_line_txt_error_names_the_line(tmp_path: Path, word: str) -> None:
     images(tmp_path / "a.png")
     write(tmp_path / "train.txt", f"a.png 1,2,3,4,0\na.png {word}\n")
     write(tmp_path / "classes.txt", "car")
@@ -321,7 +321,7 @@ def test_broken_line_txt_is_named(tmp_path: Path, word: str) -> None:
         open_dataset(tmp_path, "train")
 
 
-def test_what_is_missing_or_ambiguous_is_reported(tmp_path: Path) -> None:
+def test_missing_or_ambiguous_data_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder or file"):
         open_dataset(tmp_path / "gone", "train")
     with pytest.raises(InputError, match=r"no data set found in it \(nothing\)"):
@@ -359,7 +359,7 @@ def test_what_is_missing_or_ambiguous_is_reported(tmp_path: Path) -> None:
         ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
 )
-def test_broken_yaml_is_one_line(tmp_path: Path, yaml: str, message: str) -> None:
+def test_broken_yaml_is_reported_in_one_line(tmp_path: Path, yaml: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         open_dataset(write(tmp_path / "d.yaml", yaml), "train")
     assert "\n" not in str(caught.value)

@@ -60,7 +60,7 @@ def assert_same(found: list[Tensor], wanted: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", ["s1", "s2", "s1far", "zero"])
-def test_zoo_sampling_gives_the_zoos_numbers(name: str, referee: ModuleType) -> None:
+def test_zoo_sampling_matches_zoo(name: str, referee: ModuleType) -> None:
     oracle = np.load(ORACLE)
     arrays = {key: torch.from_numpy(oracle[f"{name}.{key}"]) for key in ("input", "offset", "mask", "output")}
     weights = {ours: torch.from_numpy(oracle[f"{name}.{theirs}.weight"]) for ours, theirs in
@@ -77,7 +77,7 @@ def test_zoo_sampling_gives_the_zoos_numbers(name: str, referee: ModuleType) -> 
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_layer_starts_as_half_an_ordinary_convolution(stride: int) -> None:
+def test_initial_layer_is_half_an_ordinary_convolution(stride: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 6, 9, 12)
     for sampling, padded in (("standard", F.pad(x, (1, 1, 1, 1))), ("zoo", F.pad(x, (0, 2, 0, 2), mode="replicate"))):
@@ -90,7 +90,7 @@ def test_layer_starts_as_half_an_ordinary_convolution(stride: int) -> None:
 
 @pytest.mark.parametrize("reach", [0.0, 0.7, 30.0])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_standard_is_torchvisions_operator(stride: int, reach: float, referee: ModuleType) -> None:
+def test_standard_sampling_matches_torchvision(stride: int, reach: float, referee: ModuleType) -> None:
     def theirs(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
         out: Tensor = referee.deform_conv2d(x, pairs(offset), weight, stride=stride, padding=1, mask=mask)
         return out
@@ -102,7 +102,7 @@ def test_standard_is_torchvisions_operator(stride: int, reach: float, referee: M
 
 @pytest.mark.parametrize("reach", [0.7, 30.0])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_zoo_is_interpolation_with_a_repeated_border(stride: int, reach: float) -> None:
+def test_zoo_sampling_matches_grid_sample_with_border_padding(stride: int, reach: float) -> None:
     """grid_sample takes positions from -1 to 1 and has its own clamp."""
     height, width = 9, 12
 
@@ -122,7 +122,7 @@ def test_zoo_is_interpolation_with_a_repeated_border(stride: int, reach: float) 
 @pytest.mark.parametrize("reach", [0.0, 0.7, 30.0])
 @pytest.mark.parametrize(("height", "width", "stride"), [(9, 12, 1), (9, 12, 2), (1, 1, 1), (1, 7, 1), (6, 1, 2)])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_kernel_and_plain_torch_are_equal(
+def test_torchvision_kernel_and_plain_torch_are_equal(
     sampling: Sampling, height: int, width: int, stride: int, reach: float, referee: ModuleType
 ) -> None:
     inputs = made(height, width, stride, reach)
@@ -133,7 +133,7 @@ def test_kernel_and_plain_torch_are_equal(
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_memory_format_changes_nothing(sampling: Sampling) -> None:
+def test_memory_format_does_not_change_results(sampling: Sampling) -> None:
     inputs = made(9, 12, 1, 2.0)
     wanted = with_gradients(lambda *given: deform_conv(*given, 1, sampling), inputs)
     last = [one.contiguous(memory_format=torch.channels_last) for one in inputs]
@@ -144,13 +144,13 @@ def test_memory_format_changes_nothing(sampling: Sampling) -> None:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_gradients_are_those_of_small_differences(sampling: Sampling) -> None:
+def test_gradients_match_finite_differences(sampling: Sampling) -> None:
     inputs = [one[:1].requires_grad_() for one in made(4, 5, 2, 1.5, torch.float64)]
     assert torch.autograd.gradcheck(lambda *given: deform_conv(*given, 2, sampling), inputs)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_on_whole_pixels_the_gradient_is_that_of_a_step_down_and_right(sampling: Sampling) -> None:
+def test_gradient_at_whole_pixels_is_the_forward_difference(sampling: Sampling) -> None:
     """Where a training starts: no offset, and with the zoo's sampling whole rows of samples on the border."""
     x, offset, mask, weight = made(4, 5, 1, 0.0, torch.float64)
     offset.requires_grad_()
@@ -160,7 +160,7 @@ def test_on_whole_pixels_the_gradient_is_that_of_a_step_down_and_right(sampling:
     assert (gradient * step).sum().item() == pytest.approx((after - before).item() / 1e-6, rel=1e-4)
 
 
-def test_no_gradient_moves_a_clamped_position() -> None:
+def test_clamped_positions_have_zero_gradient() -> None:
     x, offset, mask, weight = made(6, 6, 1, 0.0)
     offset = (offset + 40).requires_grad_()
     deform_conv(x, offset, mask, weight, 1, "zoo").square().sum().backward()
@@ -170,7 +170,7 @@ def test_no_gradient_moves_a_clamped_position() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("path", ["plain", "kernel"])
-def test_positions_keep_their_fractions_far_from_the_corner(path: str, dtype: torch.dtype, referee: ModuleType) -> None:
+def test_half_precision_keeps_fractions_of_large_positions(path: str, dtype: torch.dtype, referee: ModuleType) -> None:
     """A quarter pixel right of column 700 or so, which these types cannot distinguish from the column."""
     x = torch.zeros(1, 1, 1, 1001, dtype=dtype)
     x[..., ::2] = 1  # so that a quarter past an even column reads 0.75, past an odd one 0.25
@@ -185,7 +185,7 @@ def test_positions_keep_their_fractions_far_from_the_corner(path: str, dtype: to
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_mixed_precision_trains(sampling: Sampling) -> None:
+def test_mixed_precision_has_finite_gradients(sampling: Sampling) -> None:
     torch.manual_seed(0)
     layer = DeformConv2d(8, 8, 1, sampling)
     x = torch.randn(2, 8, 10, 12, requires_grad=True)
@@ -200,7 +200,7 @@ def test_mixed_precision_trains(sampling: Sampling) -> None:
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1e30])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_wild_offsets_stay_within_memory(sampling: Sampling, wrong: float) -> None:
+def test_invalid_offsets_stay_within_bounds(sampling: Sampling, wrong: float) -> None:
     """On a GPU an index beyond the table would end the process."""
     x, offset, mask, weight = made(5, 5, 1, 1.0)
     out = deform_conv(x, torch.full_like(offset, wrong), mask, weight, 1, sampling)
@@ -210,19 +210,19 @@ def test_wild_offsets_stay_within_memory(sampling: Sampling, wrong: float) -> No
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_no_number_goes_to_or_from_the_host(sampling: Sampling) -> None:
+def test_no_host_synchronization(sampling: Sampling) -> None:
     layer, x = DeformConv2d(4, 4, 2, sampling), torch.randn(2, 4, 9, 12)
     with NoNumbersFromTheHost():
         layer(x).sum().backward()
 
 
-def test_no_image_is_no_output() -> None:
+def test_empty_batch() -> None:
     assert DeformConv2d(4, 6, 2, "zoo")(torch.zeros(0, 4, 8, 10)).shape == (0, 6, 4, 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
+def test_export_uses_operators_of_its_format(sampling: Sampling) -> None:
     torch.manual_seed(0)
     layer = DeformConv2d(6, 8, 2, sampling).eval()
     torch.nn.init.normal_(layer.offset.weight, std=0.2)
@@ -239,7 +239,9 @@ def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_cuda_goes_through_the_kernel(sampling: Sampling, referee: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_uses_the_torchvision_kernel(
+    sampling: Sampling, referee: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With `torch.compile` in one graph."""
     inputs = made(9, 12, 2, 2.0)
     wanted = with_gradients(lambda *given: deform_conv(*given, 2, sampling), inputs)
@@ -254,7 +256,7 @@ def test_cuda_goes_through_the_kernel(sampling: Sampling, referee: ModuleType, m
     assert_same(with_gradients(lambda *given: compiled(*given, 2, sampling), inputs), wanted)
 
 
-def test_cuda_does_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_works_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "torchvision_ops", lambda: None)
     assert kernels.deform_kernel("cuda") is None
     monkeypatch.setattr(kernels, "_preferred", "torchvision")  # and back afterwards
@@ -265,7 +267,7 @@ def test_cuda_does_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [kernels.deform_kernel(device) for device in ("cpu", "cuda")] == [None, "triton"]
 
 
-def test_a_torchvision_that_does_not_fit_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_incompatible_torchvision_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"

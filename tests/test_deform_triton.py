@@ -48,7 +48,7 @@ def made(stride: int, reach: float, channels: int = 3, dtype: torch.dtype = torc
 
 @pytest.mark.parametrize(("stride", "reach", "channels"), [(1, 0.0, 3), (1, 1.5, 3), (2, 1.5, 70), (2, 9.0, 3)])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_output_and_gradients_are_those_of_plain_torch(
+def test_output_and_gradients_match_plain_torch(
     sampling: Sampling, stride: int, reach: float, channels: int, in_triton: Call
 ) -> None:
     """Also for positions outside the map, and for more channels than fit one block, the last of which is not full."""
@@ -61,9 +61,7 @@ def test_output_and_gradients_are_those_of_plain_torch(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_half_precision_is_near_the_same_numbers_in_float32(
-    sampling: Sampling, dtype: torch.dtype, in_triton: Call
-) -> None:
+def test_half_precision_is_close_to_float32(sampling: Sampling, dtype: torch.dtype, in_triton: Call) -> None:
     inputs = made(1, 1.5, 3, dtype)
     wanted = with_gradients(
         lambda *given: deform_conv(*given, 1, sampling), tuple(part.float() for part in inputs)  # type: ignore[arg-type]
@@ -74,7 +72,7 @@ def test_half_precision_is_near_the_same_numbers_in_float32(
         assert float((one.float() - other).abs().max()) < 0.02 * float(other.abs().max()), name
 
 
-def test_positions_keep_their_fractions_far_from_the_corner(in_triton: Call) -> None:
+def test_bfloat16_keeps_fractions_of_large_positions(in_triton: Call) -> None:
     """A quarter pixel right of column 128, which bfloat16 cannot distinguish from the column."""
     x = torch.zeros(1, 1, 1, 141, dtype=torch.bfloat16)
     x[..., ::2] = 1  # so that a quarter past an even column reads 0.75, past an odd one 0.25
@@ -89,7 +87,7 @@ def test_positions_keep_their_fractions_far_from_the_corner(in_triton: Call) -> 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # of NumPy, in the interpreter
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1e30])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_wild_offsets_stay_within_memory(sampling: Sampling, wrong: float, in_triton: Call) -> None:
+def test_invalid_offsets_stay_within_bounds(sampling: Sampling, wrong: float, in_triton: Call) -> None:
     x, offset, mask, weight = made(2, 1.0)
     out = in_triton(x, torch.full_like(offset, wrong), mask, weight, 2, sampling)
     if wrong == -1e30:
@@ -99,13 +97,13 @@ def test_wild_offsets_stay_within_memory(sampling: Sampling, wrong: float, in_tr
         assert out.isnan().all()
 
 
-def test_no_image_is_no_output(in_triton: Call) -> None:
+def test_empty_batch(in_triton: Call) -> None:
     inputs = [part[:0] for part in made(2, 1.0)[:3]]
     assert in_triton(*inputs, made(2, 1.0)[3], 2, "zoo").shape == (0, 2, 3, 2)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_a_compiled_layer_is_one_graph(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_layer_is_one_graph(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deform, "deform_kernel", lambda device: "triton")
     torch.manual_seed(0)
     layer, x = DeformConv2d(3, 2, 2, sampling), torch.randn(1, 3, 5, 4)

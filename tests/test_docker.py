@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-def test_hadolint_finds_nothing() -> None:
+def test_dockerfile_passes_hadolint() -> None:
     linter = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if linter is None:
         pytest.skip("needs hadolint")
@@ -22,7 +22,7 @@ def test_hadolint_finds_nothing() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_its_command_and_paths_exist() -> None:
+def test_command_and_extras_in_dockerfile_exist() -> None:
     (entry,) = re.findall(r"^ENTRYPOINT \[(.*)\]$", DOCKERFILE, re.M)
     words = re.findall(r'"([^"]*)"', entry)
     assert fault([*words[1:], "model.xml"]) == ""
@@ -34,5 +34,5 @@ def test_its_command_and_paths_exist() -> None:
     assert "USER" in DOCKERFILE
 
 
-def test_only_the_wheel_is_sent_to_docker() -> None:
+def test_docker_context_contains_only_the_wheel() -> None:
     assert (ROOT / ".dockerignore").read_text().split() == ["*", "!dist/boxwright-*.whl"]

@@ -42,11 +42,11 @@ def run(*arguments: str) -> int | str | None:
     return leaving.value.code
 
 
-def test_every_extra_of_users_has_its_commands() -> None:
+def test_every_user_extra_lists_its_commands() -> None:
     assert set(doctor.NEEDED_FOR) == set(PROJECT["optional-dependencies"]) - {"test", "docs", "dev"}
 
 
-def test_text_and_json_say_the_same(requires: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_and_json_reports_are_equal(requires: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     text, messages = capsys.readouterr()
     assert run("--json") == 0
@@ -66,7 +66,7 @@ def test_text_and_json_say_the_same(requires: list[str], capsys: pytest.CaptureF
     assert text.endswith("no problems found\n")
 
 
-def test_sizes_are_those_of_the_system(
+def test_cache_disk_memory_and_core_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "cache"
@@ -93,14 +93,14 @@ def test_sizes_are_those_of_the_system(
         (["--extra", "mlflow"], "extra mlflow: unknown"),
     ],
 )
-def test_what_was_asked_for_and_does_not_work_is_status_1(
+def test_requested_feature_that_does_not_work_is_status_1(
     arguments: list[str], problem: str, requires: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 1
     assert f"\ndoes not work: {problem}" in capsys.readouterr().out
 
 
-def test_a_library_that_is_too_old_or_broken_is_status_1(
+def test_outdated_or_broken_library_is_status_1(
     requires: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requires[0] = "numpy>=999"
@@ -115,6 +115,6 @@ def test_a_library_that_is_too_old_or_broken_is_status_1(
     assert run("--json") == 1  # nothing of the core is left
 
 
-def test_an_unknown_extra_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_extra_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--extra", "vidoe") == 2
     assert capsys.readouterr().err.startswith("boxwright: --extra: found 'vidoe', needed one of train, ")

@@ -59,7 +59,7 @@ def test_quadrilaterals_become_boxes(tmp_path: Path) -> None:
         ("labelTxt-v1.0", "", "dota10"), ("labelTxt-v1.5", "", "dota15"), ("labelTxt-v2.0", V15, "dota20"),
     ],
 )  # fmt: skip
-def test_class_list_of_the_version(tmp_path: Path, label_folder: str, labels: str, listed: str) -> None:
+def test_class_list_follows_the_dota_version(tmp_path: Path, label_folder: str, labels: str, listed: str) -> None:
     """Every split has the classes of the whole set, also one that shows fewer."""
     scene(tmp_path, "a", LABELS + labels, label_folder=label_folder)
     scene(tmp_path, "b", LABELS, folder="val", label_folder=label_folder)
@@ -67,7 +67,7 @@ def test_class_list_of_the_version(tmp_path: Path, label_folder: str, labels: st
         assert open_dataset(tmp_path, split).names == recipe.class_names(listed)
 
 
-def test_class_lists_hold_what_dota_counts() -> None:
+def test_class_lists_have_15_16_and_18_classes() -> None:
     """15, 16 and 18 classes, as DOTA's own page counts them; each begins with the one before."""
     old, newer, newest = (recipe.class_names(name) for name in ("dota10", "dota15", "dota20"))
     assert (len(old), len(newer), len(newest)) == (15, 16, 18)
@@ -76,7 +76,7 @@ def test_class_lists_hold_what_dota_counts() -> None:
     assert len(set(newest)) == 18
 
 
-def test_layouts(tmp_path: Path) -> None:
+def test_dota_folder_layouts(tmp_path: Path) -> None:
     scene(tmp_path / "flat", "a", LABELS, folder=".")
     scene(tmp_path / "zip", "a", LABELS, label_folder="labelTxt-v1.5/DOTA-v1.5_train")
     for part in ("images/val", "labelTxt/val"):
@@ -90,13 +90,13 @@ def test_layouts(tmp_path: Path) -> None:
         assert open_dataset(tmp_path / name, split).rows.difficult.tolist() == [False, True, False]
 
 
-def test_what_the_splitting_tool_cut_is_difficult(tmp_path: Path) -> None:
+def test_difficult_2_of_the_splitting_tool_is_difficult(tmp_path: Path) -> None:
     """ImgSplit.py of DOTA's development kit writes 2 for the rest of an object below its threshold."""
     scene(tmp_path, "a", LABELS.replace("plane 0", "plane 2"))
     assert open_dataset(tmp_path, "train").rows.difficult.tolist() == [True, True, False]
 
 
-def test_two_folders_of_labels_need_an_option(tmp_path: Path) -> None:
+def test_two_label_folders_need_a_data_yaml(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS)
     scene(tmp_path, "a", V15, label_folder="labelTxt-v1.5")
     with pytest.raises(InputError, match=r"train: holds labelTxt and labelTxt-v1\.5, needed one"):
@@ -107,7 +107,7 @@ def test_two_folders_of_labels_need_an_option(tmp_path: Path) -> None:
     assert (dataset.names, len(dataset.rows)) == (recipe.class_names("dota20"), 1)
 
 
-def test_names_of_ones_own(tmp_path: Path) -> None:
+def test_custom_class_names(tmp_path: Path) -> None:
     scene(tmp_path, "a", "0 0 1 0 1 1 0 1 kiosk 0\n")
     (tmp_path / "classes.txt").write_text("tram\nkiosk\n")
     assert open_dataset(tmp_path, "train").rows.labels.tolist() == [1]
@@ -124,7 +124,7 @@ def test_names_of_ones_own(tmp_path: Path) -> None:
         ("1 2 3 4 5 6 7 8 plane 0 0", "0, 1 or 2"),
     ],
 )
-def test_every_bad_line_is_reported(tmp_path: Path, line: str, message: str) -> None:
+def test_every_invalid_line_is_reported(tmp_path: Path, line: str, message: str) -> None:
     first, second = (scene(tmp_path, name, f"{line}\n{LABELS}{line}\n") for name in "ab")
     dataset = open_dataset(tmp_path, "train")
     places = [f"{first} line 1", f"{first} line 8", f"{second} line 1", f"{second} line 8"]
@@ -133,13 +133,13 @@ def test_every_bad_line_is_reported(tmp_path: Path, line: str, message: str) -> 
     assert len(dataset.rows) == 6
 
 
-def test_a_corner_that_is_no_number_is_not_passed_over(tmp_path: Path) -> None:
+def test_nan_corner_is_reported(tmp_path: Path) -> None:
     """The least and the greatest of 0, 0, NaN and 9 may be 0 and 9."""
     scene(tmp_path, "a", "0 0 9 0 9 nan 0 9 ship 0\n")
     assert [finding.kind for finding in check(open_dataset(tmp_path, "train")).errors] == ["not_finite"]
 
 
-def test_labels_that_are_no_text(tmp_path: Path) -> None:
+def test_non_utf8_labels_are_reported(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS)
     file = scene(tmp_path, "b", LABELS)
     file.write_bytes(file.read_bytes() + b"1 1 3 1 3 3 1 3 sh\xffp 0\n")
@@ -149,7 +149,7 @@ def test_labels_that_are_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("label_folder", "name"), [("labelTxt-v1.0", "container-crane"), ("labelTxt", "zeppelin")])
-def test_class_of_no_list_or_of_a_newer_version(tmp_path: Path, label_folder: str, name: str) -> None:
+def test_class_outside_the_version_is_reported(tmp_path: Path, label_folder: str, name: str) -> None:
     file = scene(tmp_path, "a", LABELS + f"1 2 3 4 5 6 7 8 {name} 0\n", label_folder=label_folder)
     dataset = open_dataset(tmp_path, "train")
     assert (dataset.names, dataset.undefined) == (recipe.class_names("dota10"), (name,))
@@ -157,7 +157,7 @@ def test_class_of_no_list_or_of_a_newer_version(tmp_path: Path, label_folder: st
     assert (finding.file, finding.text.partition(" is")[0]) == (f"{file} line 7", f"class '{name}'")
 
 
-def test_mmrotate(tmp_path: Path) -> None:
+def test_mmrotate_layout(tmp_path: Path) -> None:
     """`annfiles` beside `images`, as its tools that cut scenes write them; classes that are none of DOTA's."""
     for split, name in (("trainval", "tram"), ("test", "kiosk")):
         scene(tmp_path, "P0__1024__0___0", f"0 0 9 0 9 9 0 9 {name} 0\n", folder=split, label_folder="annfiles")
@@ -167,7 +167,7 @@ def test_mmrotate(tmp_path: Path) -> None:
         assert (dataset.kind, dataset.names, dataset.rows.labels.tolist()) == ("dota", ("kiosk", "tram"), [label])
 
 
-def test_scenes_that_cannot_be_matched(tmp_path: Path) -> None:
+def test_unmatched_scenes_are_rejected(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS).rename(tmp_path / "train/labelTxt/b.txt")
     with pytest.raises(InputError, match=r"no scene has a label file; looked for a\.txt"):
         open_dataset(tmp_path, "train")
@@ -180,7 +180,7 @@ def test_scenes_that_cannot_be_matched(tmp_path: Path) -> None:
         open_dataset(tmp_path, "train")
 
 
-def test_check_and_show(tmp_path: Path) -> None:
+def test_check_and_show_dota(tmp_path: Path) -> None:
     """A scene that is gone, a figure outside its scene, a number that is none, a figure without area."""
     scene(tmp_path, "a", "50 30 70 30 70 50 50 50 plane 0\nnan 0 9 0 9 9 0 9 ship 0\n5 5 9 5 9 5 5 5 ship 0\n")
     lost = scene(tmp_path, "lost", LABELS)
@@ -216,7 +216,7 @@ def voc(root: Path, lists: dict[str, list[str]], xml: str = VOC) -> Path:
     return root / f"Annotations/{name}.xml"
 
 
-def test_voc(tmp_path: Path) -> None:
+def test_voc_boxes_classes_and_splits(tmp_path: Path) -> None:
     """The whole of an image is 1 to 60 for VOC and 0 to 60 for us. Classes are those of all splits, sorted."""
     xml = voc(tmp_path, {"train": ["000012", "000005"], "val": ["000007"]})
     (tmp_path / "ImageSets/Main/trainval.txt").write_text("000005\n000007\n000012\n")
@@ -234,7 +234,7 @@ def test_voc(tmp_path: Path) -> None:
     assert not check_folder(tmp_path).errors
 
 
-def test_voc_without_lists(tmp_path: Path) -> None:
+def test_voc_without_split_lists(tmp_path: Path) -> None:
     xml = voc(tmp_path, {"all": ["a", "b"]})
     (tmp_path / "ImageSets/Main/all.txt").unlink()
     xml.write_text(VOC.replace("<filename>{name}.png</filename>", ""))  # the image then bears the XML's name
@@ -242,7 +242,7 @@ def test_voc_without_lists(tmp_path: Path) -> None:
     assert [Path(sample.path).name for sample in open_dataset(tmp_path, "all")] == ["a.png", "b.png"]
 
 
-def test_voc_names_with_spaces_and_trainval_of_its_own(tmp_path: Path) -> None:
+def test_voc_names_with_spaces_and_separate_trainval(tmp_path: Path) -> None:
     """A name may look like a line of a class's list; `trainval` may hold what neither of the others does."""
     voc(tmp_path, {"train": ["my photo", "b"], "val": ["photo 1"], "trainval": ["my photo", "b", "photo 1", "c"]})
     (tmp_path / "ImageSets/Main/cat_val.txt").write_text("b  0\nc -1\n")
@@ -262,7 +262,9 @@ def test_voc_names_with_spaces_and_trainval_of_its_own(tmp_path: Path) -> None:
         (["b.jpg"], {"a": "IMG_0001.jpg"}, ["IMG_0001.jpg"]),
     ],
 )
-def test_voc_image_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[str, str], found: list[str]) -> None:
+def test_voc_image_matched_to_xml(
+    tmp_path: Path, files: list[str], filenames: dict[str, str], found: list[str]
+) -> None:
     """The one of the XML's own name, else the `filename`, also where `data check` will report that it is missing."""
     for part in ("JPEGImages", "Annotations"):
         (tmp_path / part).mkdir()
@@ -289,7 +291,7 @@ def test_voc_image_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[s
         ("<difficult>1", "<difficult>yes", r"object\[1\]: difficult: found 'yes', needed 0 or 1"),
     ],
 )
-def test_bad_voc_is_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_invalid_voc_is_a_finding(tmp_path: Path, old: str, new: str, message: str) -> None:
     xml = voc(tmp_path, {"train": ["a"]}, VOC.replace(old, new))
     with_names = tmp_path / "classes.txt"
     with_names.write_text("person\ncat\n")
@@ -303,7 +305,7 @@ def test_bad_voc_is_one_line(tmp_path: Path, old: str, new: str, message: str) -
             report.raise_on_errors(tmp_path)
 
 
-def test_voc_names_and_files_that_are_not_there(tmp_path: Path) -> None:
+def test_voc_undefined_class_and_missing_xml_are_findings(tmp_path: Path) -> None:
     voc(tmp_path, {"train": ["a"]})
     (tmp_path / "classes.txt").write_text("person\ndog\n")
     (finding,) = [found for found in check(open_dataset(tmp_path, "train")).errors if found.kind == "unknown_category"]
