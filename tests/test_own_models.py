@@ -86,7 +86,7 @@ RECIPE = {
 }
 
 
-def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+def unload_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a new process."""
     monkeypatch.setattr(models, "_own", {})
     for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
@@ -100,9 +100,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "__init__.py").touch()
     (folder / "mymodel.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(folder.parent)
-    forget(monkeypatch)
+    unload_modules(monkeypatch)
     yield folder
-    forget(monkeypatch)
+    unload_modules(monkeypatch)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def file(package: Path, tmp_path: Path) -> Path:
     return tmp_path / "mine.yaml"
 
 
-def test_is_built_like_any_other(file: Path) -> None:
+def test_own_model_is_built_from_a_recipe(file: Path) -> None:
     chosen = recipe.load(file, {"model.sharpness": 2})
     torch.manual_seed(0)
     model = models.build(chosen.model)
@@ -127,7 +127,7 @@ def test_is_built_like_any_other(file: Path) -> None:
         model(torch.rand(1, 3, 12, 24))
 
 
-def test_no_other_project_names_its_tensors(file: Path) -> None:
+def test_own_model_has_no_foreign_tensor_names(file: Path) -> None:
     foreign = names.of(recipe.load(file).model)
     assert type(foreign) is names.ForeignNames
     assert foreign.mindspore("conv.weight") is None
@@ -149,13 +149,13 @@ def test_no_other_project_names_its_tensors(file: Path) -> None:
         ({"model.name": "mymodel"}, "a module of your own is named by its dotted path"),
     ],
 )
-def test_its_keys_are_checked(file: Path, changes: dict[str, object], words: str) -> None:
+def test_recipe_keys_of_own_models_are_validated(file: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError) as caught:
         recipe.load(file, changes)
     assert words in str(caught.value)
 
 
-def test_what_its_module_lacks_is_named(file: Path, package: Path) -> None:
+def test_errors_in_the_users_module(file: Path, package: Path) -> None:
     (package / "mymodel.py").write_text("import no_such_library\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):  # the user's own fault keeps its traceback
         recipe.load(file)
@@ -165,7 +165,7 @@ def test_what_its_module_lacks_is_named(file: Path, package: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trains_and_predicts(
+def test_own_model_trains_and_predicts(
     file: Path, package: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = training.train(str(file), tiny_coco, tmp_path / "run")
@@ -181,7 +181,7 @@ def test_trains_and_predicts(
     exported = load(tmp_path / "mine.pt2", file)
     assert torch.equal(exported(image).labels, predictor(image).labels)
 
-    forget(monkeypatch)
+    unload_modules(monkeypatch)
     (package / "imported").unlink()
     for stored in (run, tmp_path / "mine.pt2"):
         with pytest.raises(InputError, match=r"found 'mypackage\.mymodel'.* what a file names is never imported"):
@@ -192,12 +192,12 @@ def test_trains_and_predicts(
     assert (package / "imported").exists()
 
 
-def test_stored_recipes_never_import(
+def test_stored_recipes_never_import_own_models(
     file: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = recipe.load(file)
     checkpoint.save(tmp_path / "m.safetensors", models.build(chosen.model), chosen)
-    forget(monkeypatch)
+    unload_modules(monkeypatch)
     (package / "imported").unlink()
     for allowed in ({}, {"allow_import": False}):
         with pytest.raises(InputError, match="never imported"):

@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_wheel_holds_what_the_checkout_holds(wheel: Path) -> None:
+def test_wheel_contains_all_files_of_the_package(wheel: Path) -> None:
     source = ROOT / "src"
     wanted = {
         str(file.relative_to(source))
@@ -60,7 +60,7 @@ def test_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path)
     assert "classes: 80" in run("-m", "boxwright", "show", "yolov3_coco_416")
 
 
-def test_metadata_has_one_version_and_one_license(wheel: Path) -> None:
+def test_wheel_metadata_has_version_license_and_entry_point(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         text = archive.read(name).decode()
@@ -88,14 +88,14 @@ def test_constraints_pin_every_direct_dependency() -> None:
     assert set(required(*PROJECT["optional-dependencies"])) - set(pinned("constraints.txt")) == set()
 
 
-def test_bounds_are_the_versions_that_test_lowest_installs() -> None:
+def test_lower_bounds_match_constraints_lowest() -> None:
     bounds, lowest = required("train", "geo"), pinned("constraints-lowest.txt")
     assert bounds == {name: version for name, version in lowest.items() if name in bounds}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["accelerate", "tensorboard"])
-def test_training_without_its_extra_is_one_line(package: str) -> None:
+def test_training_without_its_extra_is_a_one_line_error(package: str) -> None:
     """Everything else goes without."""
     code = f"""if True:
         import sys

@@ -63,7 +63,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own settings
 @pytest.mark.parametrize("page", CASES)
-def test_commands_run(
+def test_commands_on_pages_run(
     page: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     commands = RUN[page]
@@ -186,7 +186,7 @@ def short(words: list[str]) -> list[str]:
     return ["--rounds", "1"] if words[0] == "bench" else []
 
 
-def test_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_and_unknown_commands_fail_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shell = Shell(monkeypatch)
     shell.run(["export NAME=demo", "boxwright show demo > mine.yaml", "boxwright show mine.yaml"])
@@ -197,22 +197,22 @@ def test_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         shell.run(["wget file"])
 
 
-def test_every_command_left_out_is_on_a_page() -> None:
+def test_patterns_of_skipped_commands_match_a_page() -> None:
     found = [f"{page}: {line}" for page, commands in PAGES.items() for line in commands]
     assert [pattern for pattern in LEFT_OUT if not any(re.search(pattern, each) for each in found)] == []
 
 
-def test_inputs_are_those_of_pages() -> None:
+def test_all_prepared_inputs_are_used_by_pages() -> None:
     named = {name for commands in RUN.values() for name in needed(commands)}
     assert sorted(INPUTS.keys() - named) == []
 
 
-def test_the_first_tutorial_starts_with_labeled_images_and_a_video() -> None:
+def test_first_tutorial_needs_only_labeled_images_and_a_video() -> None:
     """All else is made by its own commands."""
     assert needed(RUN[QUICK]) == ["pictures", "clip.mp4"]
 
 
-def test_inputs_that_a_command_makes_are_not_given() -> None:
+def test_outputs_of_earlier_commands_are_not_inputs() -> None:
     assert needed(["boxwright data split pictures -o data/mine", "boxwright train demo --data data/mine"]) == [
         "pictures"
     ]

@@ -82,7 +82,7 @@ def test_every_published_flag_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("system", MODELS)
-def test_every_place_named_exists(system: str) -> None:
+def test_every_counterpart_exists(system: str) -> None:
     config = models.module(MODELS[system]).Config
     for key, ours, remark in rows(system):
         places = re.findall(r"`([^`]+)`", ours)
@@ -113,7 +113,7 @@ def test_every_published_script_has_a_counterpart_that_exists() -> None:
             assert command_fault(f"{name[0]} {' '.join(re.findall('--[a-z-]+', command))}") == "", command
 
 
-def test_the_check_itself_sees_what_is_missing() -> None:
+def test_missing_keys_and_options_are_detected() -> None:
     config = models.module("yolov3").Config
     assert exists("train.schedule.lr", config)
     assert exists("model.loss.ignore_iou", config)
@@ -127,7 +127,7 @@ def test_the_check_itself_sees_what_is_missing() -> None:
     assert command_fault("boxwright data tensor --count") == "command tensor"
 
 
-def test_the_boot_file_for_modelarts(tmp_path: Path) -> None:
+def test_modelarts_boot_file_runs_the_documented_commands(tmp_path: Path) -> None:
     """The script on the page, with a program in place of `boxwright` that prints its arguments."""
     page = (ROOT / "docs" / "modelarts.md").read_text(encoding="utf-8")
     code = page.split("```python\n")[1].split("```")[0]

@@ -88,7 +88,7 @@ def test_boxes_classes_and_images(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.parquet", "data/train.parquet", "train/0000.parquet", "0000.parquet"])
-def test_names_of_files(tmp_path: Path, name: str) -> None:
+def test_splits_from_file_names(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, rows(2), FEATURES["lists"])
     split = "all" if name == "0000.parquet" else "train"
     assert splits(tmp_path) == [split]
@@ -97,7 +97,7 @@ def test_names_of_files(tmp_path: Path, name: str) -> None:
     assert describe(tmp_path).endswith(f"parquet, boxes; splits {split}")
 
 
-def test_classes_as_text_and_as_numbers(tmp_path: Path) -> None:
+def test_classes_as_text_or_numbers(tmp_path: Path) -> None:
     as_text = rows(2)
     for row in as_text:
         row["objects"]["category"] = ["ship", "car"]
@@ -125,7 +125,7 @@ EITHER = [[2.0, 3.0, 20.0, 10.0], [1.0, 4.0, 15.0, 15.0]]  # fits 80 x 60 px in 
         (EITHER, [126.0, 154.0], EITHER),
     ],
 )
-def test_what_the_numbers_of_a_box_are(
+def test_box_format_is_detected(
     tmp_path: Path, boxes: list[list[float]], areas: list[float] | None, corners: list[list[float]]
 ) -> None:
     more = {} if areas is None else {"area": areas}
@@ -133,7 +133,7 @@ def test_what_the_numbers_of_a_box_are(
     np.testing.assert_array_equal(open_boxes(tmp_path, "train").rows.xyxy, corners * 3)
 
 
-def test_it_is_asked_where_both_are_possible(tmp_path: Path) -> None:
+def test_ambiguous_box_format_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(3, [EITHER]), FEATURES["lists"])
     with pytest.raises(InputError, match=r"\[x, y, width, height\] .6 of 6 .* or \[x1, y1, x2, y2\] .*bbox: xywh"):
         open_boxes(tmp_path, "train")
@@ -142,13 +142,13 @@ def test_it_is_asked_where_both_are_possible(tmp_path: Path) -> None:
         np.testing.assert_array_equal(open_boxes(tmp_path / "d.yaml", "train").rows.xyxy, corners * 3)
 
 
-def test_fractions_are_not_read_as_px(tmp_path: Path) -> None:
+def test_normalized_boxes_are_rejected(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(3, [[[0.5, 0.5, 0.25, 0.25]]]), FEATURES["lists"])
     with pytest.raises(InputError, match="at most 1, as in fractions of the image; needed px"):
         open_boxes(tmp_path, "train")
 
 
-def test_entries_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
+def test_invalid_entries_are_findings(tmp_path: Path) -> None:
     table = rows(6)
     table[0]["image"] = None
     table[1]["image"] = {"bytes": None, "path": "elsewhere.png"}
@@ -173,7 +173,7 @@ def _not_parquet(folder: Path) -> None:
     (folder / "train.parquet").write_bytes(b"PAR1 and no more")
 
 
-def _cut(folder: Path) -> None:
+def _truncated(folder: Path) -> None:
     file = write(folder / "train.parquet", rows(2), FEATURES["lists"])
     file.write_bytes(file.read_bytes()[:-100])
 
@@ -187,7 +187,7 @@ def _damaged(folder: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "another kind": (_not_parquet, "not a complete Parquet file"),
-    "cut off": (_cut, "not a complete Parquet file"),
+    "cut off": (_truncated, "not a complete Parquet file"),
     "damaged": (_damaged, "row group 0 is damaged"),
     "no images": (
         lambda at: write(at / "train.parquet", [{"objects": {"bbox": [[1.0] * 4], "category": [0]}}]),
@@ -209,7 +209,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_one_line_for_files_that_are_not_read(
+def test_unreadable_files_are_one_line_errors(
     tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
@@ -223,7 +223,7 @@ def test_one_line_for_files_that_are_not_read(
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_a_row_group_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_row_group_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_of_parquet, "MAX_GROUP", 20_000)
     write(tmp_path / "train.parquet", rows(4), FEATURES["lists"], group=1)
     assert len(open_boxes(tmp_path, "train")) == 4
@@ -234,7 +234,7 @@ def test_a_row_group_that_is_too_large(tmp_path: Path, monkeypatch: pytest.Monke
         open_boxes(tmp_path, "train")
 
 
-def test_large_row_groups_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
+def test_large_row_groups_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
     monkeypatch.setattr(rows_of_parquet, "SLOW_GROUP", 20_000)
     write(tmp_path / "a" / "train.parquet", rows(3), FEATURES["lists"], group=1)
     open_boxes(tmp_path / "a", "train")
@@ -244,7 +244,7 @@ def test_large_row_groups_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line.partition(" of up to")[0] for line in log] == [f"{tmp_path}/b: row groups"]
 
 
-def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_group_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "train.parquet", rows(8), FEATURES["lists"], group=2)
     dataset = open_boxes(tmp_path, "train")
     groups = rows_of_parquet._Groups()
@@ -259,7 +259,7 @@ def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sum(kept.nbytes for kept in groups._kept.values()) <= 70_000
 
 
-def test_links_as_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+def test_symlinks_of_the_hugging_face_cache(tmp_path: Path) -> None:
     write(tmp_path / "blobs" / "0a1b", rows(3), FEATURES["lists"])
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -268,7 +268,7 @@ def test_links_as_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
         assert [files.read_bytes(dataset.path(index)) for index in range(3)] == [png(index) for index in range(3)]
 
 
-def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
+def test_file_replaced_while_open_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(4), FEATURES["lists"])
     dataset = open_boxes(tmp_path, "train")
     write(tmp_path / "train.parquet", rows(3), FEATURES["lists"])
@@ -277,7 +277,7 @@ def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
     assert len(open_boxes(tmp_path, "train")) == 3
 
 
-def test_conversion(tmp_path: Path) -> None:
+def test_conversion_to_coco(tmp_path: Path) -> None:
     write(tmp_path / "hf" / "train.parquet", rows(3), FEATURES["lists"])
     with pytest.raises(SystemExit) as end:
         cli.main(["data", "convert", str(tmp_path / "hf"), "--to", "coco", "--out", str(tmp_path / "coco")])

@@ -67,7 +67,7 @@ def regions(dataset: Dataset) -> list[tuple[int, list[float]]]:
 # reading and writing
 
 
-def test_coco_ignore_is_a_region_of_all_classes_whatever_its_category(tmp_path: Path) -> None:
+def test_coco_ignore_flag_is_an_ignore_region_of_all_classes(tmp_path: Path) -> None:
     marks = ({"ignore": 0}, REGION | {"category_id": 1234}, {"iscrowd": 1, "category_id": 9})
     dataset = opened(make(tmp_path, [{}], *({"bbox": [1, 2, 3, 4]} | mark for mark in marks)))
     assert dataset.rows.labels.tolist() == [0, ANY_CLASS, 2]
@@ -80,7 +80,7 @@ def test_coco_ignore_is_a_region_of_all_classes_whatever_its_category(tmp_path: 
     assert note.text == "1 ignore region in 1 of 1 image"
 
 
-def test_classes_of_images_are_named_or_listed_as_lvis_does(tmp_path: Path) -> None:
+def test_labeled_classes_by_name_or_in_lvis_keys(tmp_path: Path) -> None:
     lvis = {"neg_category_ids": [9], "not_exhaustive_category_ids": []}
     images: list[dict[str, Any]] = [{"labelled_classes": ["bus", "car"]}, {}, lvis, {"labelled_classes": []}]
     images.append({"neg_category_ids": [7], "not_exhaustive_category_ids": [5]})
@@ -107,14 +107,14 @@ def test_classes_of_images_are_named_or_listed_as_lvis_does(tmp_path: Path) -> N
         {"not_exhaustive_category_ids": None},
     ],
 )
-def test_unknown_classes_looked_for_are_named(tmp_path: Path, faulty: dict[str, Any]) -> None:
+def test_invalid_labeled_classes_are_an_error(tmp_path: Path, faulty: dict[str, Any]) -> None:
     (key,) = faulty
     with pytest.raises(InputError, match=rf"train\.json images\[1\]\.{key}: found .*, needed ") as error:
         opened(make(tmp_path, [{}, faulty], {"bbox": [1, 2, 3, 4]}))
     assert "\n" not in str(error.value)
 
 
-def test_labelled_classes_in_a_data_yaml_for_the_set_or_for_splits(tmp_path: Path) -> None:
+def test_labeled_classes_in_data_yaml_for_all_or_single_splits(tmp_path: Path) -> None:
     make(tmp_path, [{"labelled_classes": ["truck", "car"]}, {}], {"bbox": [1, 2, 3, 4]})
     file = tmp_path / "data.yaml"
     for text, expected in (
@@ -136,7 +136,7 @@ def test_labelled_classes_in_a_data_yaml_for_the_set_or_for_splits(tmp_path: Pat
             opened(file)
 
 
-def test_the_index_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_keeps_ignore_regions_and_labeled_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coco_index, "MIN_SIZE", 0)
     monkeypatch.setattr(index, "CLOCK_TICK", -1)
     root = make(tmp_path / "set", [{"labelled_classes": ["bus"]}, {}], {"bbox": [1, 2, 3, 4]}, REGION)
@@ -150,7 +150,7 @@ def test_the_index_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert regions(dataset) == [(0, [20, 10, 50, 30])]
 
 
-def test_conversion_keeps_both_or_reports_what_it_leaves_out(tmp_path: Path) -> None:
+def test_conversion_keeps_or_reports_ignore_regions_and_classes(tmp_path: Path) -> None:
     crowd = {"bbox": [1, 2, 3, 4], "iscrowd": 1}
     root = make(tmp_path / "in", [{"labelled_classes": ["bus"]}, {}], {"bbox": [1, 2, 3, 4]}, REGION, crowd)
     summaries = {}
@@ -172,7 +172,7 @@ def test_conversion_keeps_both_or_reports_what_it_leaves_out(tmp_path: Path) -> 
     assert (entry["category_id"], entry["iscrowd"], entry["ignore"]) == (5, 1, 1)
 
 
-def test_tiles_keep_both(tmp_path: Path) -> None:
+def test_tiles_keep_ignore_regions_and_labeled_classes(tmp_path: Path) -> None:
     root = make(tmp_path / "in", [{"labelled_classes": ["bus"]}], {"bbox": [1, 2, 3, 4]}, REGION)
     tile.tile(root, tmp_path / "out", tile.Cutting(window=40, overlap=0.5))
     dataset = opened(tmp_path / "out")
@@ -201,7 +201,7 @@ class Unread(Finding):
     leave_out = "label"  # type: ignore[assignment]
 
 
-def test_the_place_of_a_label_that_is_left_out_is_ignored(tmp_path: Path) -> None:
+def test_faulty_labels_become_ignore_regions(tmp_path: Path) -> None:
     """The inner region of a faulty box, all of the image where none is known, and nothing for a repeated box."""
     box, whole = [5, 6, 10, 10], [0, 0, 60, 40]
     faults: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
@@ -234,7 +234,7 @@ def test_the_place_of_a_label_that_is_left_out_is_ignored(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_an_image_of_undeclared_size_is_ignored_as_large_as_it_is(tmp_path: Path, readable: bool) -> None:
+def test_ignore_region_of_an_image_of_undeclared_size(tmp_path: Path, readable: bool) -> None:
     dataset = opened(make(tmp_path, [{}], {"bbox": [1, 2, 3, 4]}))
     dataset = replace(dataset, images=replace(dataset.images, sizes=np.full((1, 2), -1)))
     if not readable:
@@ -248,7 +248,7 @@ def test_an_image_of_undeclared_size_is_ignored_as_large_as_it_is(tmp_path: Path
 # training
 
 
-def test_batches_hold_the_region_within_its_image_and_the_classes(tmp_path: Path) -> None:
+def test_batch_has_clipped_ignore_regions_and_labeled_classes(tmp_path: Path) -> None:
     dataset = opened(make(tmp_path, [{"labelled_classes": ["bus"]}, {}], {"bbox": [1, 2, 30, 4]}, REGION))
     rows = replace(dataset.rows, xyxy=np.array([[1, 2, 31, 6], [-5, -5, 1e7, 1e7]], np.float32))
     batch = next(Loader(replace(dataset, rows=rows), CanvasConfig(size=(80, 120)), 2).epoch(0))
@@ -275,7 +275,7 @@ def blank(labeled: list[list[bool]], size: int = 64) -> Batch:
 
 
 @pytest.mark.parametrize("setting", ["mosaic", "mixup"])
-def test_combined_images_were_searched_for_what_all_were_searched_for(setting: str) -> None:
+def test_combined_images_have_the_common_labeled_classes(setting: str) -> None:
     """Image i was searched for all classes but i, so the result lacks its own class and those of its partners."""
     batch = blank((~torch.eye(8, dtype=torch.bool)).tolist())
     alone = augment(batch, AugmentConfig(flip=0.5), size=(64, 64), seed=1, step=2, rank=0)
@@ -290,7 +290,7 @@ def test_combined_images_were_searched_for_what_all_were_searched_for(setting: s
     assert missing.max() == (4 if setting == "mosaic" else 2)
 
 
-def trained(model: Any, raw: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
+def loss_gradients(model: Any, raw: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
     """The gradient of the loss for each raw map."""
     maps = tuple(each.clone().requires_grad_() for each in raw)
     sum(model.loss_of_raw(maps, batch).values()).backward()
@@ -334,7 +334,7 @@ YOLO = {
 
 
 @pytest.mark.parametrize("name", YOLO)
-def test_a_background_cell_of_a_class_nobody_looked_for_has_no_gradient(name: str) -> None:
+def test_background_of_unlabeled_classes_has_no_gradient(name: str) -> None:
     """Every other cell, and every other channel, has the gradient that it has without the mark."""
     build, cells, anchors = YOLO[name]
     model = build()
@@ -346,7 +346,9 @@ def test_a_background_cell_of_a_class_nobody_looked_for_has_no_gradient(name: st
     batch = Batch(torch.zeros(2, 3, 64, 64), boxes, labels, torch.zeros_like(labels, dtype=torch.bool), frames)
     limited = replace(batch, labeled=torch.tensor([[True, False, False], [True, True, True]]))
     spared = taught = 0
-    for each, full, gradient in zip(raw, trained(model, raw, batch), trained(model, raw, limited), strict=True):
+    for each, full, gradient in zip(
+        raw, loss_gradients(model, raw, batch), loss_gradients(model, raw, limited), strict=True
+    ):
         full, gradient, logits = (x.unflatten(1, (anchors, 8)).clone() for x in (full, gradient, each))
         positive = full[:, :, 5:].abs().sum(2) > 0  # only cells with an object are taught a class
         unknown = (logits[:, :, 5:].argmax(2) > 0) & ~positive
@@ -361,7 +363,7 @@ def test_a_background_cell_of_a_class_nobody_looked_for_has_no_gradient(name: st
 
 
 @pytest.mark.parametrize("name", YOLO)
-def test_an_ignored_half_of_an_image_has_no_gradient_and_the_other_half_the_same(name: str, tmp_path: Path) -> None:
+def test_ignore_region_has_no_gradient_and_the_rest_is_unchanged(name: str, tmp_path: Path) -> None:
     """Through the loader. The boxes of all cells are small, so each lies in one half."""
     region = {"bbox": [0, 0, 30, 40], "ignore": 1}
     dataset = opened(make(tmp_path, [{}], {"bbox": [40, 10, 8, 8], "category_id": 9}, region))
@@ -373,7 +375,7 @@ def test_an_ignored_half_of_an_image_has_no_gradient_and_the_other_half_the_same
     for each in raw:
         each[:, :, 2:4] = -6.0
     flat = tuple(each.flatten(1, 2) for each in raw)
-    for full, gradient in zip(trained(model, flat, plain), trained(model, flat, batch), strict=True):
+    for full, gradient in zip(loss_gradients(model, flat, plain), loss_gradients(model, flat, batch), strict=True):
         left, right = gradient.chunk(2, -1)
         assert not left.any()
         assert full.chunk(2, -1)[0].any()
@@ -382,7 +384,7 @@ def test_an_ignored_half_of_an_image_has_no_gradient_and_the_other_half_the_same
 
 
 @pytest.mark.parametrize("name", YOLO)
-def test_a_region_excludes_the_cells_of_its_object_from_the_loss(name: str) -> None:
+def test_region_excludes_the_cells_of_its_object_from_the_loss(name: str) -> None:
     """However little of their boxes lies in it: here all are larger than the image."""
     build, cells, anchors = YOLO[name]
     model = build()
@@ -392,7 +394,7 @@ def test_a_region_excludes_the_cells_of_its_object_from_the_loss(name: str) -> N
     batch = Batch(torch.zeros(1, 3, 64, 64), boxes, labels, torch.tensor([[False]]), frames)
     region = replace(batch, ignore=~batch.ignore)
     none = replace(region, labels=torch.full_like(labels, -1))
-    gradients = zip(*(trained(model, raw, given) for given in (batch, region, none)), strict=True)
+    gradients = zip(*(loss_gradients(model, raw, given) for given in (batch, region, none)), strict=True)
     taught = 0
     for of_object, of_region, without in (tuple(x.unflatten(1, (anchors, 8)) for x in level) for level in gradients):
         positive = of_object[:, :, 5:].abs().sum(2) > 0
@@ -412,7 +414,7 @@ def two_stages() -> faster_rcnn.FasterRCNN:
         return faster_rcnn.build(faster_rcnn.Config.model_validate(settings.model_dump()))
 
 
-def test_faster_rcnn_learns_background_only_for_classes_looked_for(two_stages: faster_rcnn.FasterRCNN) -> None:
+def test_faster_rcnn_background_loss_only_for_labeled_classes(two_stages: faster_rcnn.FasterRCNN) -> None:
     """An object, three times background, and one that was not drawn, in an image that was searched for class 0."""
     positive = torch.tensor([[True, False, False, False, False]])
     drawn = torch.tensor([[True, True, True, True, False]])
@@ -435,7 +437,7 @@ def test_faster_rcnn_learns_background_only_for_classes_looked_for(two_stages: f
     assert terms["classes"].item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_first_stage_spares_what_the_second_takes_for_another_class(two_stages: faster_rcnn.FasterRCNN) -> None:
+def test_rpn_ignores_proposals_classified_as_unlabeled_classes(two_stages: faster_rcnn.FasterRCNN) -> None:
     """Proposals by the second stage: class 1, which was not looked for; class 0; background; class 1 and an object."""
     corner = torch.tensor([0.0, 100, 200, 300])
     proposals = torch.stack((corner, corner * 0, corner + 20, corner * 0 + 20), 1)[None]
@@ -495,7 +497,7 @@ def without_marks(samples: list[Sample], found: list[Detections], names: list[st
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_coco_metrics_are_those_of_pycocotools_without_the_marks(seed: int) -> None:
+def test_coco_metrics_match_pycocotools_on_equivalent_labels(seed: int) -> None:
     samples, found, names = with_marks(seed)
     metrics = coco.score(samples, found, names)
     check_against_referee(metrics, *referee(*to_files(*without_marks(samples, found, names))))
@@ -506,7 +508,7 @@ def test_coco_metrics_are_those_of_pycocotools_without_the_marks(seed: int) -> N
         assert coco.score(other, found, names).summary != metrics.summary
 
 
-def test_voc_metrics_ignore_them_by_hand() -> None:
+def test_voc_metrics_with_ignore_regions_by_hand() -> None:
     """Class 0: a hit, one in the ignore region, one elsewhere. Class 1, not looked for: a hit, one without object."""
     boxes = np.array([[0, 0, 10, 10], [50, 0, 80, 30], [20, 0, 30, 10]], np.float32)
     labels, no = np.array([0, ANY_CLASS, 1]), np.zeros(3, bool)
@@ -523,7 +525,7 @@ def test_voc_metrics_ignore_them_by_hand() -> None:
     assert voc.score([everything], [found], ["a", "b", "c"]).classes[1].ap12 == 0.5
 
 
-def test_confusion_counts_neither() -> None:
+def test_confusion_matrix_excludes_ignored_and_unlabeled_classes() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 0, 80, 30]], np.float32)
     no, crowd = np.zeros(2, bool), np.array([False, True])
     labels, labeled = np.array([0, ANY_CLASS]), np.array([True, False])
@@ -533,7 +535,7 @@ def test_confusion_counts_neither() -> None:
     assert plots.confusion([sample], [found], 2, 0.5).tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
-def test_a_set_with_both_can_be_evaluated(tmp_path: Path) -> None:
+def test_fingerprint_covers_ignore_regions_and_labeled_classes(tmp_path: Path) -> None:
     dataset = opened(make(tmp_path, [{"labelled_classes": ["bus"]}], {"bbox": [1, 2, 3, 4]}, REGION))
     settings = recipe.load("yolov3_tiny_coco_416_darknet", {"model.classes": 3, "data.names": list(NAMES)})
     assert TASK.to_score(dataset, settings) is dataset

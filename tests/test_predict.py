@@ -34,7 +34,7 @@ def write(path, image):
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("resize", ["linear", "area", "darknet"])
 @pytest.mark.parametrize("size", [(110, 200), (220, 195), (64, 64)])
-def test_boxes_come_back_in_the_images_own_pixels(fit, resize, size):
+def test_boxes_are_in_image_pixels(fit, resize, size):
     boxes = [(30, 10, 60, 50)] if size == (64, 64) else [(30, 10, 90, 70)]
     found = rectangles_predictor(data__canvas__fit=fit, data__canvas__resize=resize)(scene(*size, boxes, [1]))
     assert found.labels.tolist() == [1]
@@ -44,7 +44,7 @@ def test_boxes_come_back_in_the_images_own_pixels(fit, resize, size):
     assert (found.boxes - torch.tensor(boxes)).abs().max() <= one_canvas_pixel
 
 
-def test_a_list_is_the_same_as_one_by_one_in_order(tmp_path):
+def test_list_of_images_equals_single_calls_in_order(tmp_path):
     predictor = rectangles_predictor()
     images = [scene(110, 200, BOXES[:count], LABELS[:count]) for count in (2, 0, 1, 2, 1)]
     images[3] = write(tmp_path / "three.png", images[3])
@@ -61,7 +61,7 @@ def test_a_list_is_the_same_as_one_by_one_in_order(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov3_tiny_coco_416_darknet", "yolov3_640_coco"])
-def test_a_real_network_gives_the_same_in_a_batch_as_alone(name):
+def test_batched_forward_equals_single_images(name):
     small = recipe.load(
         name, {"data.canvas.size": [96, 96], "predict.threshold": 0.0, "predict.nms.max_detections": 50}
     )
@@ -74,7 +74,7 @@ def test_a_real_network_gives_the_same_in_a_batch_as_alone(name):
         assert torch.allclose(alone.scores, found.scores, atol=1e-5)
 
 
-def test_threshold_classes_and_overlap():
+def test_threshold_classes_and_iou_arguments():
     predictor, image = rectangles_predictor(), scene(110, 200, BOXES, LABELS)
     assert predictor(image, threshold=0.95).labels.tolist() == []
     assert predictor(image, classes=["blue"]).labels.tolist() == [2]
@@ -91,7 +91,7 @@ def test_threshold_classes_and_overlap():
     assert len(twice(image, iou=0.68)) == 2
 
 
-def test_nms_gets_boxes_that_are_not_clipped_unless_asked():
+def test_boxes_are_clipped_before_nms_only_on_request():
     """Cut to the image (100 x 100) the first two boxes are one and the same; whole they overlap by 1/3."""
 
     class Beyond(Rectangles):
@@ -122,7 +122,7 @@ def test_nms_gets_boxes_that_are_not_clipped_unless_asked():
         assert len(detect(predictor, canvas, [padded], 0.1, settings)[0]) == left
 
 
-def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
+def test_prediction_restores_train_mode_and_returns_plain_tensors():
     predictor = rectangles_predictor()
     predictor.model.train()
     predictor.model.norm.eval()  # as with frozen batch norm: a part in another mode than the whole
@@ -134,7 +134,7 @@ def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
     assert found.draw().shape == (110, 200, 3)
 
 
-def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_path):
+def test_load_of_run_folders_and_files_and_missing_recipe(tmp_path):
     small = recipe.load("demo", {"data.canvas.size": [64, 64]})
     torch.manual_seed(1)
     model = models.build(small.model).eval()
@@ -175,13 +175,13 @@ def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_pa
         (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes=[3]), "class '3'"),
     ],
 )
-def test_wrong_calls_get_one_line(call, message):
+def test_invalid_calls_are_one_line_errors(call, message):
     with pytest.raises(bw.InputError, match=message) as error:
         call(rectangles_predictor())
     assert "\n" not in str(error.value)
 
 
-def test_folder_of_results(tmp_path):
+def test_predict_to_folder(tmp_path):
     first = write(tmp_path / "in/a/x.png", scene(110, 200, BOXES, LABELS))
     second = write(tmp_path / "in/b/x.png", scene(64, 64, [(5, 5, 30, 40)], [1]))
     third = write(tmp_path / "in/photo.JPG", scene(20, 30, [], []))
@@ -208,7 +208,7 @@ def test_folder_of_results(tmp_path):
     assert again.images == 3
 
 
-def test_folders_behind_links_are_searched_once(tmp_path):
+def test_symlinked_folders_are_searched_once(tmp_path):
     image = write(tmp_path / "elsewhere" / "a.png", scene(20, 30, [], []))
     (tmp_path / "in").mkdir()
     for name in ("first", "second"):
@@ -217,13 +217,13 @@ def test_folders_behind_links_are_searched_once(tmp_path):
     assert find_images([tmp_path / "in"], tmp_path / "out") == [tmp_path / "in" / "first" / "a.png"]
 
 
-def test_a_summary_without_detections_says_what_to_do():
+def test_summary_without_detections_suggests_a_lower_threshold():
     assert Summary(Path("found"), 2, {}, {}).lines()[0] == "2 images: nothing found; a lower --threshold finds more"
     assert Summary(Path("found"), 0, {}, {}).lines()[0] == "0 images: nothing found"
     assert "--threshold" not in Summary(Path("found"), 2, {"car": 1}, {}).lines()[0]
 
 
-def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):
+def test_python_and_folder_results_are_equal(tmp_path):
     file = write(tmp_path / "x.png", scene(110, 200, BOXES, LABELS))
     predictor = rectangles_predictor()
     predict_to_folder(predictor, [file], tmp_path / "out", predictor.args(classes=["red"]))
@@ -231,7 +231,7 @@ def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):
     assert [row["box"] for row in rows] == predictor(file, classes=["red"]).boxes.tolist()
 
 
-def test_bad_sources_and_bad_folders_are_rejected_before_any_work(tmp_path):
+def test_invalid_sources_and_folders_are_rejected_before_work(tmp_path):
     predictor = rectangles_predictor()
     image = write(tmp_path / "in/x.png", scene(20, 20, [], []))
     (tmp_path / "empty").mkdir()
@@ -252,7 +252,7 @@ def test_bad_sources_and_bad_folders_are_rejected_before_any_work(tmp_path):
     assert predictor.model.seen == []
 
 
-def test_inputs_of_a_network_that_asks_where_images_end():
+def test_trimmed_canvases_and_extents_input():
     """Canvases are cut to what both images need, in steps of 32."""
     frames = [Frame(0, "", (49, 100), (96, 128), (51 / 49, 0.5)), Frame(1, "", (20, 66), (96, 128), (2.0, 1.0))]
     images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128)
@@ -265,14 +265,14 @@ def test_inputs_of_a_network_that_asks_where_images_end():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_without_a_backend_trimmed_canvases_keep_their_layout(layout):
+def test_trimmed_canvases_keep_their_memory_format(layout):
     images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128).contiguous(memory_format=layout)
     given = to_batch(images[..., :64, :96].unbind(), torch.device("cpu"))
     assert torch.equal(given, images[..., :64, :96] / 255)
     assert given.is_contiguous(memory_format=layout)
 
 
-def test_trimmed_canvases_show_the_same():
+def test_trimmed_canvases_give_equal_detections():
     """Two images on canvases of 160 px, of which the network sees 96 x 128."""
     boxes = [(5, 5, 40, 35), (60, 50, 90, 64)]
     images = [scene(64, 97, boxes, [0, 1]), scene(70, 60, boxes[:1], [2])]
@@ -289,7 +289,7 @@ def test_trimmed_canvases_show_the_same():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("side", [40, 640])  # small and large batches lie in memory of different kinds
-def test_what_a_backend_is_given_is_laid_out_as_it_likes(channels_last, side):
+def test_batch_has_the_memory_format_of_the_runtime(channels_last, side):
     backend = SimpleNamespace(channels_last=channels_last)
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     for kind in (np.uint8, np.float32):

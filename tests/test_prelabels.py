@@ -107,7 +107,7 @@ READERS = {"coco": read_coco, "yolo": read_yolo, "cvat": read_cvat, "label-studi
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_images_as_labels(photos, tmp_path, name):
+def test_prelabels_of_images(photos, tmp_path, name):
     out = tmp_path / "out"
     summary = prelabel_images(rectangles_predictor(), [photos], out, name)
     assert summary.lines() == ["3 images: 1 blue, 1 green, 1 red", f"labels as {name}: {out}"]
@@ -124,7 +124,7 @@ def test_images_as_labels(photos, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_frames_as_labels(tmp_path, name):
+def test_prelabels_of_video_frames(tmp_path, name):
     pytest.importorskip("av", reason="needs the extra video")
     from made_video import write_video
 
@@ -143,7 +143,7 @@ def test_frames_as_labels(tmp_path, name):
         assert_same(rows, [(boxes[index], 1)])
 
 
-def test_a_live_source_needs_a_stop(tmp_path):
+def test_live_source_requires_stop(tmp_path):
     class Camera:
         rate = 10.0
 
@@ -164,7 +164,7 @@ def test_a_live_source_needs_a_stop(tmp_path):
         assert prelabel_video(rectangles_predictor(), video, tmp_path / "out", "coco").images > 0
 
 
-def test_images_that_cannot_be_read_are_not_in_the_set(photos, tmp_path):
+def test_unreadable_images_are_left_out(photos, tmp_path):
     (photos / "c.png").write_bytes(b"broken")
     summary = prelabel_images(rectangles_predictor(), [photos], tmp_path / "out", "coco")
     assert list(summary.failed) == [str(photos / "c.png")]
@@ -184,7 +184,7 @@ def test_images_that_cannot_be_read_are_not_in_the_set(photos, tmp_path):
         ("cvat", "no\uffffcharacter.png", "has characters that XML cannot hold"),
     ],
 )
-def test_names_are_checked_before_predicting(photos, tmp_path, monkeypatch, name, image, fault):
+def test_file_names_are_checked_before_predicting(photos, tmp_path, monkeypatch, name, image, fault):
     (photos / image).write_bytes((photos / "a.png").read_bytes())
     predictor = rectangles_predictor()
     monkeypatch.setattr(predictor, "forward", lambda images: pytest.fail("it predicts"))
@@ -193,14 +193,14 @@ def test_names_are_checked_before_predicting(photos, tmp_path, monkeypatch, name
     assert not (tmp_path / "out").exists()
 
 
-def test_classes_without_names_are_numbers(photos, tmp_path):
+def test_unnamed_classes_are_numbered(photos, tmp_path):
     predictor = rectangles_predictor()
     predictor.names = ()
     prelabel_images(predictor, [photos], tmp_path / "out", "yolo")
     assert (tmp_path / "out" / "classes.txt").read_text().split() == ["0", "1", "2"]
 
 
-def test_the_command_line(photos, tmp_path, capsys):
+def test_command_line(photos, tmp_path, capsys):
     small = recipe.load("demo", {"model.width": 0.125, "data.canvas.size": [64, 64]})
     checkpoint.save(tmp_path / "w.safetensors", models.build(small.model), small)
 

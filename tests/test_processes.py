@@ -40,11 +40,11 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-def same(a: bw.Detections, b: bw.Detections) -> bool:
+def is_equal(a: bw.Detections, b: bw.Detections) -> bool:
     return len(a) > 0 and torch.allclose(a.boxes, b.boxes, atol=1e-3) and a.names == b.names
 
 
-def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
+def test_predictor_in_train_mode_is_thread_safe() -> None:
     model, small = network()
     model.train()
     next(model.children()).eval()  # frozen, say
@@ -53,7 +53,7 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
     alone = [predictor(image) for image in IMAGES]
 
     def ask(turn: int) -> bool:
-        return all(same(predictor(image), expected) for image, expected in zip(IMAGES, alone, strict=True))
+        return all(is_equal(predictor(image), expected) for image, expected in zip(IMAGES, alone, strict=True))
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(24)))
@@ -61,7 +61,7 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
-def test_a_copy_predicts_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copied_and_pickled_predictors_predict_equally(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
     changed = {"predict.nms.max_detections": 7}
     loaded = bw.load("w.safetensors", overrides=changed, runtime_options=RuntimeOptions(2))
@@ -70,12 +70,12 @@ def test_a_copy_predicts_the_same(way, weights: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir("/")
     for predictor in (loaded, around):
         twin = way(predictor)
-        assert same(twin(IMAGES[0]), predictor(IMAGES[0]))
+        assert is_equal(twin(IMAGES[0]), predictor(IMAGES[0]))
         assert twin.recipe == predictor.recipe
     assert len(way(loaded)(IMAGES[0])) == 7
 
 
-def test_a_predictor_around_a_backend_of_ones_own_says_why_it_cannot_be_pickled() -> None:
+def test_predictor_with_a_custom_runtime_cannot_be_pickled() -> None:
     model, small = network()
     predictor = Predictor(model.eval(), small, runtime=TorchRuntime(model.eval(), RuntimeOptions()))
     with pytest.raises(TypeError, match="create it with boxwright"):
@@ -108,7 +108,7 @@ if __name__ == "__main__":
 """
 
 
-def test_spawned_processes_get_it_and_forked_ones_say_what_to_do(weights: Path) -> None:
+def test_predictor_works_in_spawned_and_fails_in_forked_processes(weights: Path) -> None:
     script = weights.parent / "elsewhere.py"
     script.write_text(ELSEWHERE)
     done = subprocess.run([sys.executable, script, weights], capture_output=True, text=True, timeout=120)
@@ -117,7 +117,7 @@ def test_spawned_processes_get_it_and_forked_ones_say_what_to_do(weights: Path) 
     assert "spawn" in done.stdout
 
 
-def test_several_may_ask_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+def test_concurrent_checks_for_a_writable_folder(tmp_path: Path) -> None:
     (tmp_path / ".boxwright").symlink_to(tmp_path / "elsewhere")
     begin = threading.Barrier(8)
 
@@ -131,7 +131,7 @@ def test_several_may_ask_at_once_whether_a_folder_can_be_written(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == [".boxwright"]
 
 
-def test_two_may_predict_into_one_folder(tmp_path: Path, weights: Path) -> None:
+def test_concurrent_predictions_into_one_folder(tmp_path: Path, weights: Path) -> None:
     """The later detections.json counts; neither fails."""
     for name in ("a", "b"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), IMAGES[0])

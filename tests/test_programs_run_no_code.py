@@ -37,7 +37,7 @@ class Trap:
         return (os.mkdir, (RAN,))
 
 
-def saved() -> bytes:
+def malicious_pickle() -> bytes:
     buffer = io.BytesIO()
     torch.save({"a": Trap()}, buffer)
     return buffer.getvalue()
@@ -56,7 +56,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with an image."""
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("a.jpg", np.zeros((64, 96, 3), np.uint8))
@@ -102,7 +102,9 @@ def rejection(file: Path, capfd: pytest.CaptureFixture[str], command: str = "pre
         ("opaque_object", "data/constants/opaque_obj_0"),
     ],
 )
-def test_files_that_ran_code(name: str, found: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_known_malicious_files_are_rejected(
+    name: str, found: str, working_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     if not CASES.is_dir():
         pytest.skip("no folder `shared` with the crafted files beside the checkout")
     assert found in rejection(CASES / f"{name}.pt2", capfd)
@@ -110,7 +112,7 @@ def test_files_that_ran_code(name: str, found: str, here: Path, capfd: pytest.Ca
 
 def entry(name: str, content: bytes = b"") -> Change:
     """An additional entry, by default a pickle."""
-    return lambda entries: entries.update({f"archive/{name}": content or saved()})
+    return lambda entries: entries.update({f"archive/{name}": content or malicious_pickle()})
 
 
 def model(old: str, new: str, name: str = "models/model.json") -> Change:
@@ -135,7 +137,7 @@ def config(part: str, **new: Any) -> Change:
             (first if key in first else first["tensor_meta"])[key] = value
         entries[name] = json.dumps(tree).encode()
         if "use_pickle" in new:
-            entries[f"archive/data/{part}/{first['path_name']}"] = saved()
+            entries[f"archive/data/{part}/{first['path_name']}"] = malicious_pickle()
 
     return change
 
@@ -148,23 +150,23 @@ PT2: dict[str, tuple[Change, str]] = {
     "an object": (entry("data/constants/custom_obj_0"), "custom_obj_0"),
     "a library": (entry("data/aotinductor/model/x.wrapper.so", b"\x7fELF"), "x.wrapper.so"),
     "a second program": (entry("models/other.json"), "models/other.json"),
-    "a program by another case": (entry("models/model.JSON"), "models/model.JSON"),
-    "an entry by another case": (entry("DATA/weights/weight_0"), "DATA/weights/weight_0"),
+    "a program in another letter case": (entry("models/model.JSON"), "models/model.JSON"),
+    "an entry in another letter case": (entry("DATA/weights/weight_0"), "DATA/weights/weight_0"),
     "another root": (lambda entries: entries.update({"Archive/models/model.json": b"{}"}), "Archive/models"),
-    "a way out": (entry("data/weights/../../../x"), "data/weights/../"),
+    "a path outside": (entry("data/weights/../../../x"), "data/weights/../"),
     "an absolute name": (lambda entries: entries.update({"/tmp/x": b""}), "holds /tmp/x"),
     "samples elsewhere": (entry("data/sample_inputs/other.pt"), "sample_inputs/other.pt"),
     "executorch": (entry("data/executorch/a.pte"), "a.pte"),
     "extra files": (entry("extra/other"), "extra/other"),
     "a weight as a pickle": (config("weights", use_pickle=True), "stored otherwise than as numbers"),
-    "a weight's flag that is a word": (config("weights", use_pickle="no"), "stored otherwise than as numbers"),
+    "a weight's flag as text": (config("weights", use_pickle="no"), "stored otherwise than as numbers"),
     "a weight elsewhere": (config("weights", path_name="../constants/tensor_0"), "stored otherwise"),
-    "a weight that is a constant's": (config("weights", path_name="opaque_obj_0"), "stored otherwise"),
+    "a weight in a constant's file": (config("weights", path_name="opaque_obj_0"), "stored otherwise"),
     "a weight beyond its bytes": (config("weights", sizes=[{"as_int": 1 << 20}], strides=[{"as_int": 1}]), "beyond"),
-    "a weight from beyond": (config("weights", storage_offset={"as_int": 1 << 30}), "beyond"),
-    "a weight from before": (config("weights", storage_offset={"as_int": -4}), "an invalid shape"),
-    "steps beyond": (config("weights", strides=[{"as_int": 1 << 20}] * 4), "beyond"),
-    "a weight of symbols": (config("weights", sizes=[{"as_expr": {"expr_str": "1"}}]), "no program"),
+    "an offset beyond the bytes": (config("weights", storage_offset={"as_int": 1 << 30}), "beyond"),
+    "a negative offset": (config("weights", storage_offset={"as_int": -4}), "an invalid shape"),
+    "strides beyond the bytes": (config("weights", strides=[{"as_int": 1 << 20}] * 4), "beyond"),
+    "a symbolic size": (config("weights", sizes=[{"as_expr": {"expr_str": "1"}}]), "no program"),
     "another layout": (config("weights", layout=1), "another layout"),
     "a function of PyTorch": (model("torch.ops.aten.conv2d.default", "torch.hub.load"), "a call of torch.hub.load"),
     "a function of Python": (model("torch.ops.aten.conv2d.default", "_operator.methodcaller"), "a call of _operator"),
@@ -174,37 +176,39 @@ PT2: dict[str, tuple[Change, str]] = {
         "a call of torch.ops.mine",
     ),
     "an attribute of an operator": (model("aten.conv2d.default", "aten.conv2d.__init__"), "a call of"),
-    "an operator's inside": (model("aten.conv2d.default", "aten.conv2d.default._op"), "a call of"),
-    "a key twice": (model('{"graph_module"', '{"graph_module": {}, "graph_module"'), "'graph_module' is repeated"),
+    "an operator's internals": (model("aten.conv2d.default", "aten.conv2d.default._op"), "a call of"),
+    "a repeated key": (model('{"graph_module"', '{"graph_module": {}, "graph_module"'), "'graph_module' is repeated"),
     "another schema": (model('"major": 8', '"major": 9'), "schema 9"),
     "a function as argument": (model('{"as_ints": [1, 1]}', '{"as_operator": "torch.hub.load"}'), "as_operator"),
-    "a name that nothing gives": (model('{"as_tensor": {"name": "p_', '{"as_tensor": {"name": "q_'), ""),
+    "an undefined name": (model('{"as_tensor": {"name": "p_', '{"as_tensor": {"name": "q_'), ""),
 }
 
 
 @pytest.mark.parametrize(("change", "found"), PT2.values(), ids=PT2)
-def test_ways_to_run_code_in_a_pt2(
-    change: Change, found: str, good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
+def test_code_injection_into_pt2_is_rejected(
+    change: Change, found: str, good: dict[str, Path], working_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = rebuilt(good["pt2"], here / "b.pt2", change)
+    file = rebuilt(good["pt2"], working_folder / "b.pt2", change)
     assert found in rejection(file, capfd)
 
 
-def test_an_entry_twice_is_rejected(good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_archive_entry_is_rejected(
+    good: dict[str, Path], working_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for kind, name in (("pt2", "models/model.json"), ("torchscript", "data.pkl")):
-        file = here / f"b.{kind}"
+        file = working_folder / f"b.{kind}"
         file.write_bytes(good[kind].read_bytes())
         with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr(f"archive/{name}", saved())
+            archive.writestr(f"archive/{name}", malicious_pickle())
         assert f"holds archive/{name} twice" in rejection(file, capfd)
 
 
-def test_what_else_a_pt2_says_is_not_looked_at(good: dict[str, Path], here: Path) -> None:
+def test_unused_pt2_entries_are_never_evaluated(good: dict[str, Path], working_folder: Path) -> None:
     """Samples, guards, formulas and descriptions are code to PyTorch; they stay what they are here: bytes."""
     ran = f"__import__('os').mkdir('{RAN}')"
 
     def change(entries: Entries) -> None:
-        entries["archive/data/sample_inputs/model.pt"] = saved()
+        entries["archive/data/sample_inputs/model.pt"] = malicious_pickle()
         tree = json.loads(entries["archive/models/model.json"])
         tree["guards_code"] = [ran]
         tree["range_constraints"] = {ran: {"min_val": 0, "max_val": 1}}
@@ -217,7 +221,7 @@ def test_what_else_a_pt2_says_is_not_looked_at(good: dict[str, Path], here: Path
                 call["signature"]["in_spec"] = ran
         entries["archive/models/model.json"] = json.dumps(tree).encode()
 
-    file = rebuilt(good["pt2"], here / "b.pt2", change)
+    file = rebuilt(good["pt2"], working_folder / "b.pt2", change)
     images = torch.rand(1, 3, 64, 96)
     assert torch.equal(open_runtime(file)[0].forward(images)[0], open_runtime(good["pt2"])[0].forward(images)[0])
     assert RAN not in names()
@@ -231,15 +235,15 @@ def names_in_code(entries: Entries) -> None:
     entries["archive/models/model.json"] = text.replace(f'"{name}"', json.dumps(evil)).encode()
 
 
-def test_names_of_values_are_no_code(good: dict[str, Path], here: Path) -> None:
-    file = rebuilt(good["pt2"], here / "b.pt2", names_in_code)
+def test_value_names_in_pt2_are_not_executed(good: dict[str, Path], working_folder: Path) -> None:
+    file = rebuilt(good["pt2"], working_folder / "b.pt2", names_in_code)
     open_runtime(file)[0].forward(torch.rand(1, 3, 64, 96))
     assert RAN not in names()
 
 
 @pytest.mark.parametrize("sizes", [["x"], [1.5, 3, 64, 64], [True, 3, 64, 64], [], [1, 3], [1 << 27, 3, 64, 64]])
-def test_inputs_that_are_no_images(
-    sizes: list[Any], good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
+def test_pt2_with_invalid_input_shape_is_rejected(
+    sizes: list[Any], good: dict[str, Path], working_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def change(entries: Entries) -> None:
         tree = json.loads(entries["archive/models/model.json"])
@@ -248,10 +252,10 @@ def test_inputs_that_are_no_images(
         graph["tensor_values"][name]["sizes"] = [{"as_int": one} for one in sizes]
         entries["archive/models/model.json"] = json.dumps(tree).encode()
 
-    assert "b.pt2: " in rejection(rebuilt(good["pt2"], here / "b.pt2", change), capfd)
+    assert "b.pt2: " in rejection(rebuilt(good["pt2"], working_folder / "b.pt2", change), capfd)
 
 
-def test_lengths_are_computed_with_numbers_only() -> None:
+def test_size_operators_accept_numbers_only() -> None:
     """Python's operators would also repeat a list, or format a text of any length."""
     for name, given in (("mul", ([0], 10**12)), ("mod", ("%1000000000000d", 1)), ("add", ("a", "b"))):
         with pytest.raises(TypeError, match="something else than numbers"):
@@ -259,8 +263,8 @@ def test_lengths_are_computed_with_numbers_only() -> None:
     assert operators.resolve("_operator.mul")(6, 7) == 42  # type: ignore[misc]
 
 
-def test_torchscript_needs_trust(
-    good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_torchscript_requires_trust(
+    good: dict[str, Path], working_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch runs whatever it holds, so that without it PyTorch does not even see the file."""
     with monkeypatch.context() as patch:

@@ -112,16 +112,16 @@ class TestFiles:
         assert report.rows()[0][3] == "drop 0.0000 [-0.0196, 0.0196] of 0.005"
         assert len(content["layers"]) == LAYERS
         assert (tmp_path / "m.xml.int8.md").read_text().count("| float |") == 1
-        self._card_and_answers(out, weights)
+        self._check_metadata_and_outputs(out, weights)
 
     def test_onnxruntime(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
         out = tmp_path / "m.onnx"
         quantize(weights, tiny_coco, out, backend="onnxruntime", images=5, max_drop=1)
         assert kinds_of_convolutions(out) == [onnx.TensorProto.INT8] * LAYERS
-        self._card_and_answers(out, weights)
+        self._check_metadata_and_outputs(out, weights)
 
     @staticmethod
-    def _card_and_answers(out: Path, weights: Path) -> None:
+    def _check_metadata_and_outputs(out: Path, weights: Path) -> None:
         metadata = read_metadata(out)
         assert (metadata.kind, metadata.precision, metadata.recipe.data.names) == ("raw", "int8", ("blue", "red"))
         image = np.random.default_rng(1).integers(0, 256, (96, 96, 3)).astype(np.uint8)
@@ -134,7 +134,7 @@ class TestFiles:
             gap = float((one - other).square().mean().sqrt() / one.std())
             assert 0 < gap < 0.2  # 13 layers of 8 bits; without calibration it is 1 and more
 
-    def test_a_classifier(self, tmp_path: Path) -> None:
+    def test_classifier(self, tmp_path: Path) -> None:
         data = class_folder.write(tmp_path / "data", {"train": 2, "val": 2})
         chosen = recipe.load(class_folder.RECIPE, class_folder.SMALL).with_names(sorted(class_folder.COLORS))
         torch.manual_seed(0)
@@ -148,7 +148,7 @@ class TestFiles:
         assert kinds_of_convolutions(out) == [onnx.TensorProto.INT8] * layers
 
 
-class Falling:
+class FakeFiles:
     """Replaces the files: that many layers must stay float until AP does not drop."""
 
     int8 = Path("int8")
@@ -166,22 +166,22 @@ class Falling:
 
 class TestSearch:
     @pytest.mark.parametrize(("needed", "tried"), [(0, [0]), (1, [0, 1]), (3, [0, 1, 2, 4])])
-    def test_the_first_layers_stay_float_until_it_is_enough(self, needed: int, tried: list[int]) -> None:
-        work = Falling(needed)
+    def test_number_of_float_layers_doubles_until_the_drop_is_met(self, needed: int, tried: list[int]) -> None:
+        work = FakeFiles(needed)
         trials, difference = int8._search(work, None, 0.005, list("abcdefg"))  # type: ignore[arg-type]
         assert work.kept == [list("abcdefg")[:count] for count in tried]
         assert [trial.floats for trial in trials] == [tuple(kept) for kept in work.kept]
         assert trials[-1].quality == difference.b == 0.8
 
-    def test_a_limit_just_met_is_met(self) -> None:
-        assert len(int8._search(Falling(9), None, 0.0052, list("ab"))[0]) == 1  # type: ignore[arg-type]
+    def test_drop_just_below_the_limit_is_accepted(self) -> None:
+        assert len(int8._search(FakeFiles(9), None, 0.0052, list("ab"))[0]) == 1  # type: ignore[arg-type]
 
-    def test_a_network_without_layers(self) -> None:
+    def test_network_without_layers_is_an_error(self) -> None:
         with pytest.raises(InputError, match="0 of 0 layers in float"):
-            int8._search(Falling(9), None, 0.005, [])  # type: ignore[arg-type]
+            int8._search(FakeFiles(9), None, 0.005, [])  # type: ignore[arg-type]
 
-    def test_a_limit_that_cannot_be_met(self) -> None:
-        work = Falling(9)
+    def test_unreachable_limit_is_an_error(self) -> None:
+        work = FakeFiles(9)
         with pytest.raises(
             InputError, match=r"found 0.005; 0.7949 is further below 0.8000, even with 4 of 8 layers in"
         ):
@@ -189,7 +189,7 @@ class TestSearch:
         assert [len(kept) for kept in work.kept] == [0, 1, 2, 4]
 
 
-class Two(nn.Module):
+class TwoConvolutions(nn.Module):
     """A convolution of 1 x 1 that scales, and one that adds up channels."""
 
     raw_names = ("sum", "map")
@@ -210,9 +210,9 @@ class Two(nn.Module):
 class TestSensitivity:
     IMAGES = (torch.tensor([[-0.6, 0.1], [0.3, 1.0]]).view(1, 2, 1, 2),)
 
-    def test_by_hand(self) -> None:
+    def test_sensitivity_by_hand(self) -> None:
         """Inputs from -0.6 to 1 in 255 steps. The weights of `scale` are whole steps, of `sum` 0.4 becomes 0."""
-        found = {one.layer: one.change for one in sensitivity.sensitivity(Two(), self.IMAGES)}
+        found = {one.layer: one.change for one in sensitivity.sensitivity(TwoConvolutions(), self.IMAGES)}
         assert found.keys() == {"scale", "sum"}  # not the one that nothing reaches
         x = np.array([[-0.6, 0.1], [0.3, 1.0]])
         w, v = np.array([1.0, 127.3]), np.array([127.0, 0.4])
@@ -231,8 +231,8 @@ class TestSensitivity:
         assert found["scale"] == pytest.approx(np.mean(of_scale), rel=1e-4)
         assert found["sum"] == pytest.approx(np.mean(of_sum), rel=1e-4)
 
-    def test_the_network_is_left_as_it_was(self) -> None:
-        model = Two().train()
+    def test_network_is_not_modified(self) -> None:
+        model = TwoConvolutions().train()
         before = [one.clone() for one in model.state_dict().values()]
         sensitivity.sensitivity(model, self.IMAGES)
         assert model.training
@@ -240,7 +240,7 @@ class TestSensitivity:
         assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_networks_are_timed_in_turns() -> None:
+def test_networks_are_timed_alternately() -> None:
     calls: list[str] = []
     ms = side_by_side([lambda _: calls.append("a"), lambda _: calls.append("b")], [torch.zeros(1)], rounds=4)  # type: ignore[arg-type,func-returns-value]
     assert len(ms) == 2
@@ -258,7 +258,7 @@ class TestBadInput:
         assert_rejected("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
         assert_rejected(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
 
-    def test_before_the_work(
+    def test_errors_are_reported_before_export(
         self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An unwritable output and a missing NNCF are reported before anything is exported or measured."""
@@ -270,7 +270,9 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"^quantize: nncf is not installed"):
             quantize(weights, tiny_coco, tmp_path / "m.xml")
 
-    def test_a_detector_of_two_stages(self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_stage_detector_is_rejected(
+        self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         chosen = recipe.load("faster_rcnn_r50_dcn_coco_standard")
         model = nn.Identity()
         model.two_stage = models.module("faster_rcnn").FasterRCNN.two_stage
@@ -278,7 +280,7 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"^w: quantize takes YOLO and classifiers, found Faster R-CNN; .*--half$"):
             quantize("w", tiny_coco, tmp_path / "m.xml")
 
-    def test_no_images_to_calibrate_on(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_missing_calibration_split_is_an_error(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"no split 'train'; it holds val$"):
             quantize(weights, self._copy(tiny_coco, tmp_path, "val"), tmp_path / "m.xml")
         assert not list(tmp_path.glob("m.*"))
@@ -292,20 +294,20 @@ class TestBadInput:
             (folder / "data" / "annotations" / f"{split}.json").write_text(json.dumps(labels))
         return folder / "data"
 
-    def test_nothing_to_find(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_validation_without_objects_is_an_error(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
         folder = self._copy(tiny_coco, tmp_path, "train", "val", annotations=[])
         with pytest.raises(InputError, match=r"split val holds no object, needed some to measure AP on"):
             quantize(weights, folder, tmp_path / "m.xml", images=1)
 
     @pytest.mark.parametrize(("module", "backend"), [("nncf", "onnxruntime"), ("openvino", "openvino")])
-    def test_an_extra_that_is_absent(
+    def test_missing_extra_is_an_error(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, backend: str
     ) -> None:
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(InputError, match=r"is not installed.*; pip install 'boxwright\[openvino"):
             int8_files.write_int8(backend, tmp_path / "a.onnx", tmp_path / "b", "", [], [])
 
-    def test_on_the_command_line(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def test_command_line(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as stopped:
             cli.main(["quantize", str(tmp_path / "none.safetensors"), "--data", str(tmp_path)])
         assert stopped.value.code == 2

@@ -62,16 +62,16 @@ PAIRS = [(name, words) for name, text in NAMES.items() for words in commands(tex
 
 
 @pytest.mark.parametrize(("page", "words"), PAIRS, ids=[f"{page}: {' '.join(words)}" for page, words in PAIRS])
-def test_every_command_shown_exists(page: str, words: list[str]) -> None:
+def test_commands_on_pages_exist(page: str, words: list[str]) -> None:
     assert fault(words) == ""
 
 
-def test_the_readme_shows_the_main_commands() -> None:
+def test_readme_shows_the_main_commands() -> None:
     shown = {words[0] for page, words in PAIRS if page == "README.md"}
     assert {"train", "evaluate", "predict", "import", "data", "list", "show"} <= shown
 
 
-def test_the_check_itself_sees_what_is_missing() -> None:
+def test_missing_commands_and_options_are_detected() -> None:
     assert fault(["trian", "demo"]) == "command trian"
     assert fault(["data", "check", "DIR", "--color"]) == "--color"
     assert fault(["predict", "w", "x.jpg", "--threshold", "0.3"]) == ""
@@ -81,7 +81,7 @@ def test_the_check_itself_sees_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_recipe_and_link_named_exists(page: Path) -> None:
+def test_recipes_links_and_paths_on_pages_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / target).exists(), target
@@ -94,7 +94,7 @@ def test_every_recipe_and_link_named_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_commands_at_the_head_of_recipes_exist(file: Path) -> None:
+def test_commands_in_recipe_headers_exist(file: Path) -> None:
     lines = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     shown = [shlex.split(line)[1:] for line in lines if line.startswith("boxwright ")]
     assert shown
@@ -102,13 +102,13 @@ def test_commands_at_the_head_of_recipes_exist(file: Path) -> None:
         assert fault(words) == ""
 
 
-def test_make_targets_named_exist() -> None:
+def test_make_targets_on_pages_exist() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for target in set(re.findall(r"\bmake ([a-z]+)\b(?=`|\n)", text)):
         assert re.search(rf"^{target}:", MAKEFILE, re.M), target
 
 
-def test_ci_runs_what_the_readme_says() -> None:
+def test_ci_and_readme_run_the_same_targets() -> None:
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "\nmake demo\nmake test\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -148,14 +148,14 @@ def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytes
     assert boxwright.Recipe.load("runs/again/recipe.yaml").train.epochs == 3
 
 
-def test_readme_metadata_and_help_describe_the_same() -> None:
+def test_description_is_equal_in_readme_metadata_and_help() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"# boxwright {project['description']} " in words
     assert app.info.help == project["description"]
 
 
-def test_every_test_file_is_in_the_table_of_packages_once() -> None:
+def test_every_test_file_is_listed_once_in_extending_md() -> None:
     _, _, table = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").partition("\n| --- | --- |\n")
     rows = re.findall(r"^\| (.*) \| ([a-z0-9_, ]+) \|$", table, re.M)
     packages = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in rows)))
@@ -165,21 +165,21 @@ def test_every_test_file_is_in_the_table_of_packages_once() -> None:
     assert listed == sorted(file.stem.removeprefix("test_") for file in (ROOT / "tests").glob("test_*.py"))
 
 
-def test_the_readme_fits_on_a_few_screens() -> None:
+def test_readme_has_fewer_than_150_lines() -> None:
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") < 150
 
 
-def test_extras_on_the_page_are_those_of_doctor() -> None:
+def test_extras_in_first_steps_match_doctor() -> None:
     text = (ROOT / "docs" / "first_steps.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M)) == NEEDED_FOR
 
 
-def test_the_table_of_systems_is_that_of_the_recipes() -> None:
+def test_readme_table_matches_the_recipes() -> None:
     """`make table` writes it."""
     assert runpy.run_path(str(ROOT / "docs" / "recipes_table.py"))["table"]() in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_make_help_lists_every_target_that_is_named() -> None:
+def test_make_help_lists_every_phony_target() -> None:
     command = ["make", "--no-print-directory", "help"]  # it would say where it is where another make runs the tests
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     listed = {line.split()[0] for line in done.stdout.splitlines()}

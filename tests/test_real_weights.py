@@ -36,7 +36,7 @@ def darknets_partners(found, reference, threshold):
 
 
 @pytest.mark.parametrize(("kind", "darknets"), [("standard", "default"), ("greedy", "greedynms")])
-def test_kinds_of_nms_are_darknets(kind, darknets):
+def test_nms_kinds_match_darknet(kind, darknets):
     changes = LATER_CFG | {"predict.nms.kind": kind, "data.canvas.fit": "stretch"}
     predictor = bw.load(WEIGHTS, recipe="yolov3_tiny_coco_416_darknet", overrides=changes)
     variants = json.loads((DARKNET / "real" / "nms_variants.json").read_text())
@@ -52,7 +52,7 @@ def test_kinds_of_nms_are_darknets(kind, darknets):
     ("file", "changes"), [("yolov3-tiny_detections.json", {}), ("yolov3-tiny_detections_mask_012.json", LATER_CFG)]
 )
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-def test_detections_are_darknets(fit, file, changes):
+def test_detections_match_darknet(fit, file, changes):
     overrides = changes | {"data.canvas.fit": fit}
     predictor = bw.load(WEIGHTS, recipe="yolov3_tiny_coco_416_darknet", overrides=overrides)
     cases = 0

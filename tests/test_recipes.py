@@ -23,13 +23,13 @@ def rejection(overrides, name=SOME):
     return str(caught.value).removeprefix(f"recipe {name}: ")
 
 
-def test_all_are_found():
+def test_all_recipe_files_are_listed():
     assert {f"{name}.yaml" for name in NAMES} == {file.name for file in FOLDER.glob("*.yaml")}
     assert SOME in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped(name):
+def test_shipped_recipe_has_summary_and_command(name):
     loaded = recipe.load(name)
     assert loaded.name == name
     assert loaded.summary == recipe.summaries()[name]
@@ -42,7 +42,7 @@ def test_shipped(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_builds_and_schedules(name):
+def test_shipped_recipe_builds_model_and_schedule(name):
     loaded = recipe.load(name)
     if loaded.model.name == "faster_rcnn":
         loaded = recipe.load(name, {"model.rpn.test_proposals": 10})
@@ -62,7 +62,7 @@ def test_shipped_builds_and_schedules(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_survives_being_written(name, tmp_path):
+def test_shipped_recipe_yaml_round_trip(name, tmp_path):
     loaded = recipe.load(name)
     assert recipe.from_tree(loaded.tree(), "memory") == loaded
     path = tmp_path / "recipe.yaml"
@@ -71,7 +71,7 @@ def test_shipped_survives_being_written(name, tmp_path):
     assert type(recipe.load(path).model) is type(loaded.model)
 
 
-def test_training_canvas_is_as_large_as_the_largest_step():
+def test_training_canvas_is_the_largest_multi_scale_size():
     zoo = recipe.load("yolov3_coco_416")
     assert (training_canvas(zoo).size, zoo.data.canvas.size) == ((608, 608), (416, 416))
     assert training_canvas(recipe.load("yolov3_640_coco")).size == (640, 640)
@@ -79,7 +79,7 @@ def test_training_canvas_is_as_large_as_the_largest_step():
     assert training_canvas(recipe.load("yolov3_coco_416", mixed)).size == (352, 416)
 
 
-def test_positives_are_among_the_samples():
+def test_max_positives_above_samples_is_an_error():
     output = rejection({"model.roi.samples": 100}, "faster_rcnn_r50_dcn_coco")
     assert output == "model.roi: max_positives is 128, of only 100 samples"
 
@@ -110,7 +110,7 @@ def test_with_names_and_overrides():
 
 
 @pytest.mark.parametrize("name", ["no", "on", "2024-01-01", "1e3", "010", "null", "a: b", "наука"])
-def test_unusual_class_names_survive(name, tmp_path):
+def test_unusual_class_names_yaml_round_trip(name, tmp_path):
     ours = recipe.load(SOME).with_names([name, "x"])
     (tmp_path / "r.yaml").write_text(ours.to_yaml(), encoding="utf-8")
     assert recipe.load(tmp_path / "r.yaml").data.names == (name, "x")
@@ -137,7 +137,7 @@ def test_unusual_class_names_survive(name, tmp_path):
         ("data=3", "data: needed a mapping of keys to values (found 3)"),
     ],
 )  # fmt: skip
-def test_one_line_for_each_mistake(word, expected):
+def test_message_of_each_invalid_override(word, expected):
     assert rejection([word]) == expected
 
 
@@ -154,24 +154,24 @@ def test_one_line_for_each_mistake(word, expected):
         ("evaluate.threshold=2", ["evaluate.threshold", "found 2"]),
     ],
 )
-def test_other_mistakes(word, parts):
+def test_message_parts_of_invalid_overrides(word, parts):
     message = rejection([word])
     assert all(part in message for part in parts), message
 
 
-def test_unknown_recipes():
+def test_unknown_recipes_are_rejected():
     assert rejection((), "yolov3_640").startswith("there is no recipe 'yolov3_640'; did you mean 'yolov3_640_coco'?")
     assert rejection((), "qqq").startswith("there is no recipe 'qqq'; `boxwright list` shows them.")
     assert rejection((), "absent.yaml").startswith("absent.yaml: cannot be read")
 
 
 @pytest.mark.parametrize("tree", [[], 3, None, {}, {"model": None}, {"model": {"classes": 3}}])
-def test_trees_that_are_no_recipe(tree):
+def test_invalid_trees_are_rejected(tree):
     with pytest.raises(InputError, match=r"^metadata: "):
         recipe.from_tree(tree, "metadata")
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_own_recipe_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nmodel: {name: yolov3_640, classes: 2}\ndata: {names: [no, yes]}\n")
     assert recipe.load(path).data.names == ("no", "yes")
@@ -185,6 +185,6 @@ def test_yaml_is_dumped_from_plain_values():
     assert config.override(recipe.load(SOME).tree(), {}) == recipe.load(SOME).tree()
 
 
-def test_greedy_nms_counts_no_pixels() -> None:
+def test_greedy_nms_with_plus_one_is_an_error() -> None:
     with pytest.raises(InputError, match="plus_one counts pixels"):
         recipe.load("yolov4_coco_608", {"evaluate.nms.kind": "greedy"})

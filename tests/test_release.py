@@ -28,13 +28,13 @@ def tree(file: str | Path) -> Any:
     return yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
 
 
-def test_one_version() -> None:
+def test_version_is_consistent() -> None:
     assert tree("CITATION.cff")["version"] == boxwright.__version__
     assert re.search(rf"^## \[{re.escape(boxwright.__version__)}\] - ", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert tomllib.loads(PROJECT)["project"]["dynamic"] == ["version"]  # version.py is the one place
 
 
-def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+def test_changelog_follows_keep_a_changelog() -> None:
     headings = re.findall(r"^##+ .*$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     version = r"## \[(Unreleased|\d+\.\d+\.\d+)\]( - (unreleased|\d{4}-\d\d-\d\d))?"
     kind = r"### (Added|Changed|Deprecated|Removed|Fixed|Security)"
@@ -42,7 +42,7 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
     assert headings[0].startswith("## [")
 
 
-def test_citation_names_what_is_needed() -> None:
+def test_citation_has_required_fields() -> None:
     """Fields that the schema of CFF 1.2 requires, and the license of the package."""
     citation = tree("CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
@@ -50,7 +50,7 @@ def test_citation_names_what_is_needed() -> None:
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_workflows_run_targets_and_commands_that_exist(file: Path) -> None:
+def test_targets_and_commands_in_workflows_exist(file: Path) -> None:
     from test_readme import fault
 
     workflow = tree(file)
@@ -64,14 +64,14 @@ def test_workflows_run_targets_and_commands_that_exist(file: Path) -> None:
     assert all(re.search(r"@[a-z/]*v\d+$", step["uses"]) for step in steps if "uses" in step)
 
 
-def test_the_matrix_covers_the_python_versions_of_the_package() -> None:
+def test_ci_matrix_covers_supported_python_versions() -> None:
     matrix = tree(WORKFLOWS[-1])["jobs"]["fast"]["strategy"]["matrix"]
     lowest, end = map(int, re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', PROJECT).groups())  # type: ignore[union-attr]
     assert matrix["python"] == [f"3.{minor}" for minor in range(lowest, end)]
     assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
 
 
-def test_templates_and_settings_can_be_read() -> None:
+def test_issue_templates_and_tool_settings_are_valid() -> None:
     for file in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         content = tree(file)
         assert file.name == "config.yml" or {"name", "description", "body"} <= set(content), file.name
@@ -85,7 +85,7 @@ def test_templates_and_settings_can_be_read() -> None:
     assert re.search(rf"^{re.escape(container['postCreateCommand'].split()[1])}:", MAKEFILE, re.M)
 
 
-def test_licenses_of_every_extra_are_checked_but_those_that_the_pages_name() -> None:
+def test_license_check_covers_all_extras_except_documented_ones() -> None:
     (extras,) = re.findall(r"^EXTRAS := (.*)$", MAKEFILE, re.M)
     project = set(tomllib.loads(PROJECT)["project"]["optional-dependencies"])
     assert project - set(extras.split()) == {"test", "dev", "docs", "mindspore"}
@@ -93,7 +93,7 @@ def test_licenses_of_every_extra_are_checked_but_those_that_the_pages_name() -> 
 
 
 @pytest.mark.parametrize("program", ["actionlint", "hadolint"])
-def test_linters_find_nothing(program: str) -> None:
+def test_linters_report_nothing(program: str) -> None:
     linter = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
     if linter is None:
         pytest.skip(f"needs {program}")
@@ -119,11 +119,11 @@ def test_linters_find_nothing(program: str) -> None:
         ("LGPL-2.1-only AND GPL-2.0-only", True),
     ],
 )
-def test_which_licenses_are_rejected(text: str, strong: bool) -> None:
+def test_strong_copyleft_licenses_are_detected(text: str, strong: bool) -> None:
     assert LICENSES["is_strong"](text) == strong
 
 
-def test_the_list_has_everything_that_is_needed_and_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_license_list_is_complete_and_reports_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """A core of two packages, one through the other; an extra with one under the GPL, one without a license, and one
     that is not installed."""
     needed = {

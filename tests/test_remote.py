@@ -38,13 +38,13 @@ from object_store import OBS_ENDPOINT, SECRET, Store
         (Path("s3://bucket/a"), ("s3", "bucket", "a")),  # of which Path makes s3:/bucket/a
     ],
 )
-def test_addresses(text: str | Path, parts: tuple[str, str, str]) -> None:
+def test_valid_addresses_are_parsed(text: str | Path, parts: tuple[str, str, str]) -> None:
     assert is_remote(text)
     found = parse(text)
     assert (found.scheme, found.bucket, found.key) == parts
 
 
-def test_question_marks() -> None:
+def test_query_is_hidden_except_in_object_keys() -> None:
     """The query of a web address may be secret; in an object store `?` is a character of a key, or a wildcard."""
     for text, shown in (
         ("s3://bucket/set-?.zip", "s3://bucket/set-?.zip"),
@@ -57,7 +57,7 @@ def test_question_marks() -> None:
 
 
 @pytest.mark.parametrize("path", ["data", "/s3/x", "s3", "C:/x", "C://x", "./s3:/b", "x/s3://b", "s3:"])
-def test_other_paths_stay(path: str) -> None:
+def test_local_paths_are_not_remote(path: str) -> None:
     assert not is_remote(path)
     assert local_path(path) == Path(path)
 
@@ -65,21 +65,21 @@ def test_other_paths_stay(path: str) -> None:
 @pytest.mark.parametrize(
     "text", ["s3://user:pw@bucket/x", "s3://a b/x", "obs://evil.test#/x", "https://:8000/x", "s3:///x"]
 )
-def test_faulty_addresses(text: str) -> None:
+def test_invalid_addresses_are_rejected(text: str) -> None:
     with pytest.raises(InputError, match="not a valid address") as raised:
         parse(text)
     assert "pw" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["gcs://bucket/a", "S4://bucket/a", "oss://me:secret@bucket/a", "file:///tmp/a"])
-def test_addresses_of_another_kind_are_no_local_names(text: str) -> None:
+def test_unknown_schemes_are_rejected(text: str) -> None:
     for use in (local_path, local_data, lambda path: local_output(path).__enter__(), local_input):
         with pytest.raises(InputError, match=r":// is not known, needed s3://, gs://, .* or a local path") as raised:
             use(text)
         assert "secret" not in str(raised.value)
 
 
-def test_nothing_secret_in_messages() -> None:
+def test_messages_contain_no_secrets() -> None:
     whole = "https://user:pass@host/a.zip?X-Amz-Signature=abcdef&x=1"
     assert str(parse(whole)) == "https://host/a.zip"
     assert printable(f"{whole}: is missing, s3://bucket/a?b.jpg is there") == (
@@ -91,7 +91,7 @@ def test_nothing_secret_in_messages() -> None:
     assert address.public("data/set?x=1") == "data/set?x=1"
 
 
-def test_profiles_of_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -126,7 +126,7 @@ def test_profiles_of_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         credentials.s3("b")
 
 
-def test_obs_has_the_bucket_in_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_obs_endpoint_has_the_bucket_in_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OBS_ACCESS_KEY_ID", "A")
     monkeypatch.delenv("OBS_ENDPOINT", raising=False)
     monkeypatch.setenv("OBS_SECRET_ACCESS_KEY", "B")
@@ -141,7 +141,9 @@ def test_obs_has_the_bucket_in_its_host(monkeypatch: pytest.MonkeyPatch) -> None
     assert credentials.obs("b")[0]["endpoint"] == "https://b.obs.cn-north-4.myhuaweicloud.com"
 
 
-def test_other_vendors_from_their_variables(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_google_and_azure_credentials_from_the_environment(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Stores are opened and requested; the server checks no signatures."""
     account = {"gcs_base_url": store.url, "disable_oauth": True, "client_email": "", "private_key": "",
                "private_key_id": ""}  # fmt: skip
@@ -157,7 +159,7 @@ def test_other_vendors_from_their_variables(store: Store, monkeypatch: pytest.Mo
     assert [path for _, path, _ in store.requests] == ["b/x", "mine/b/x"]
 
 
-def test_azure_in_other_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_azure_connection_strings_of_other_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connection strings as the portals of Azure China and of Azure show them, and with keys in lower case."""
     for text, endpoint in (
         ("DefaultEndpointsProtocol=https;AccountName=mine;AccountKey=QQ==;EndpointSuffix=core.chinacloudapi.cn",
@@ -172,20 +174,20 @@ def test_azure_in_other_clouds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert credentials.az() == {}
 
 
-def test_azure_without_an_account(store: Store) -> None:
+def test_azure_without_account_is_an_error(store: Store) -> None:
     with pytest.raises(InputError, match="no credentials found; set AZURE_STORAGE_ACCOUNT_NAME and"):
         local_path("az://b/x")
 
 
 @pytest.mark.parametrize("endpoint", ["minio:9000", "https//host", "http://a b", "http://me:secret@ho st"])
-def test_endpoints_that_are_no_addresses(store: Store, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_endpoints_are_rejected(store: Store, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(InputError, match=r"^AWS_ENDPOINT_URL: found '.*', needed such as https://host:9000") as raised:
         local_path("s3://bucket/x")
     assert "secret" not in str(raised.value)
 
 
-def test_a_file_of_credentials_that_is_missing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_file_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none/key.json")
     with pytest.raises(InputError, match="check GOOGLE_APPLICATION_CREDENTIALS"):
         local_path("gs://b/x")
@@ -211,7 +213,7 @@ def test_obs_rejects_the_bucket_in_the_path(store: Store, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_every_third_request_fails(store: Store, reset: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_requests_are_retried(store: Store, reset: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stores.RETRIES["backoff"], "init_backoff", stores.timedelta(seconds=0.01))
     contents = {f"{number}.bin": os.urandom(1000) for number in range(8)}
     for name, content in contents.items():
@@ -228,7 +230,7 @@ def test_every_third_request_fails(store: Store, reset: bool, monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fail_every", [0, 3])
-def test_a_large_object_in_parts(store: Store, fail_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_object_is_uploaded_in_parts(store: Store, fail_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stores.RETRIES["backoff"], "init_backoff", stores.timedelta(seconds=0.01))
     content = os.urandom(11 << 20)
     store.fail_every, store.reset = fail_every, True
@@ -239,7 +241,7 @@ def test_a_large_object_in_parts(store: Store, fail_every: int, monkeypatch: pyt
     assert files.read_bytes(local_path("s3://bucket/large.bin")) == content
 
 
-def test_one_line_for_each_fault(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_errors_are_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put("bucket/a.bin", bytes(100))
     monkeypatch.setitem(stores.RETRIES, "max_retries", 1)
 
@@ -275,7 +277,7 @@ def test_one_line_for_each_fault(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert message("s3://bucket/a.bin").endswith("pip install 'boxwright[cloud]'")
 
 
-def test_unusual_names(store: Store) -> None:
+def test_unusual_object_names(store: Store) -> None:
     names = ["a b#é%41.txt", "x+y&z.txt", "..dots/n.txt", "under_score-1.txt"]
     for name in names:
         store.put(f"bucket/odd/{name}", name.encode())
@@ -288,7 +290,7 @@ def test_unusual_names(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_a_cache_that_cannot_be_written(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_read_only_cache(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is in it is read."""
     store.put("bucket/set/a.txt", b"abc")
     tree = local_data("s3://bucket/set")
@@ -307,7 +309,7 @@ def test_a_cache_that_cannot_be_written(store: Store, monkeypatch: pytest.Monkey
         local_output("s3://bucket/out").__enter__()
 
 
-def test_objects_that_stand_for_folders(store: Store) -> None:
+def test_folder_placeholder_objects(store: Store) -> None:
     """As the consoles of stores make them."""
     for key in ("set/", "set/in/", "set/in/more/", "set/in/more/a.txt", "set/empty.txt"):
         store.put(f"bucket/{key}", b"abc" if key.endswith("a.txt") else b"")
@@ -325,7 +327,7 @@ def test_objects_that_stand_for_folders(store: Store) -> None:
         out.mkdir()
 
 
-def test_ranges_of_an_object_that_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_changed_during_range_reads_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never some of one version, and some of another."""
     monkeypatch.setattr(members, "RANGED", 1)
     store.put("bucket/a.tif", b"1" * (3 * members.BLOCK))
@@ -338,7 +340,7 @@ def test_ranges_of_an_object_that_changes(store: Store, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
-def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_of_open_files_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The soft limit is raised for them, as for a thousand shards; otherwise the message names the reason."""
     import resource
 
@@ -361,7 +363,7 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
         cache.keep(paths[0])
 
 
-def test_nothing_is_fetched_twice(store: Store) -> None:
+def test_objects_are_fetched_once(store: Store) -> None:
     for number in range(6):
         store.put(f"bucket/set/{number}.bin", bytes(1000))
     found = listing(parse("s3://bucket/set"))
@@ -376,7 +378,7 @@ def test_nothing_is_fetched_twice(store: Store) -> None:
     assert len(store.read()) == 7
 
 
-def test_the_least_recently_used_are_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_evicts_least_recently_used_objects(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.SIZE, "4KB")
     monkeypatch.setattr(cache, "_unchecked", float("inf"))
     monkeypatch.setattr(cache, "_kept", {})
@@ -400,7 +402,7 @@ def test_the_least_recently_used_are_removed(store: Store, monkeypatch: pytest.M
         os.close(handle)
 
 
-def test_an_archive_that_another_process_uses_is_no_other_one(store: Store, tmp_path: Path) -> None:
+def test_archive_in_use_by_another_process_stays_valid(store: Store, tmp_path: Path) -> None:
     """Its index is that of a time of change, which a use must not set."""
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as written:
         written.writestr("a.txt", "abc")
@@ -416,13 +418,13 @@ def test_an_archive_that_another_process_uses_is_no_other_one(store: Store, tmp_
 
 
 @pytest.mark.parametrize(("text", "size"), [("500MB", 5 * 10**8), ("2 tb", 2 * 10**12), ("1000", 1000), ("3kB", 3000)])
-def test_sizes(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_size_is_parsed(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.SIZE, text)
     assert cache.size_limit() == size
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "1.5GB", "5XB"])
-def test_faulty_sizes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_cache_size_is_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.SIZE, text)
     with pytest.raises(InputError, match="needed a size such as 500MB"):
         cache.size_limit()
@@ -439,7 +441,7 @@ def read_all(paths: list[Path]) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_other_processes_fetch(store: Store, method: str) -> None:
+def test_worker_processes_fetch_objects(store: Store, method: str) -> None:
     """Also forked ones, of a process that has used obstore, which does not work in them."""
     for number in range(4):
         store.put(f"bucket/set/{number}.bin", bytes([number]) * 10)
@@ -455,7 +457,7 @@ def test_other_processes_fetch(store: Store, method: str) -> None:
     assert not helper._helpers  # only forked processes have one
 
 
-def test_a_file_of_the_web(store: Store) -> None:
+def test_file_on_a_web_server(store: Store) -> None:
     store.put("bucket/names.txt", b"a\nb\n")
     with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:\d+/bucket/names\.txt: .*access denied") as raised:
         local_path(f"http://user:pw@{store.url[7:]}/bucket/names.txt?sig=hidden")
@@ -483,7 +485,7 @@ class WithoutLength(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_web_server_that_does_not_send_the_size(store: Store) -> None:
+def test_web_server_without_content_length_is_an_error(store: Store) -> None:
     with HTTPServer(("127.0.0.1", 0), WithoutLength) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(InputError, match=r"does not send its size \(Content-Length\); download it"):
@@ -491,7 +493,7 @@ def test_a_web_server_that_does_not_send_the_size(store: Store) -> None:
         server.shutdown()
 
 
-def test_find(store: Store) -> None:
+def test_find_returns_size_and_version(store: Store) -> None:
     store.put("bucket/a/b.txt", b"12345")
     found = find(parse("s3://bucket/a/b.txt"))
     assert found is not None
@@ -499,7 +501,7 @@ def test_find(store: Store) -> None:
     assert find(parse("s3://bucket/a")) is None
 
 
-def test_threads_of_one_process_share_a_fetch(store: Store) -> None:
+def test_threads_share_a_fetch(store: Store) -> None:
     store.put("bucket/one/a.bin", bytes(5000))
     store.latency = 0.1
     (wanted,) = listing(parse("s3://bucket/one"))

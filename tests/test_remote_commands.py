@@ -44,7 +44,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def yolo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A YOLO folder: 6 images to train on and 2 to validate, 32 x 32 px."""
     root, draw = tmp_path_factory.mktemp("made") / "set", np.random.default_rng(1)
     for split, count in (("train", 6), ("val", 2)):
@@ -60,21 +60,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def archive(made: Path) -> bytes:
+def archive(yolo_folder: Path) -> bytes:
     """The same as a ZIP archive."""
-    file = made.parent / "set.zip"
+    file = yolo_folder.parent / "set.zip"
     with zipfile.ZipFile(file, "w") as written:
-        for path in sorted(made.rglob("*")):
+        for path in sorted(yolo_folder.rglob("*")):
             if path.is_file():
-                written.write(path, path.relative_to(made))
+                written.write(path, path.relative_to(yolo_folder))
     return file.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def run(made: Path) -> Path:
+def run(yolo_folder: Path) -> Path:
     """A run on the local folder."""
-    train(made, made.parent / "run")
-    return made.parent / "run"
+    train(yolo_folder, yolo_folder.parent / "run")
+    return yolo_folder.parent / "run"
 
 
 def train(data: Path | str, out: Path | str, **changes: object) -> None:
@@ -124,7 +124,7 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"], indirect=True)
-def test_train_from_an_archive_to_a_run_folder(
+def test_train_from_a_remote_archive_to_a_remote_run(
     store: Store, archive: bytes, run: Path, start_method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("bucket/data/set.zip", archive)
@@ -139,13 +139,23 @@ def test_train_from_an_archive_to_a_run_folder(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_sent_completely_is_an_error(
-    store: Store, made: Path, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def test_incomplete_upload_of_a_run_is_an_error(
+    store: Store, yolo_folder: Path, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
     store.broken = "metrics.json"
     settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    words = ["train", RECIPE, "--data", str(made), "--out", "s3://bucket/run", *settings, "--set", "data.workers=0"]
+    words = [
+        "train",
+        RECIPE,
+        "--data",
+        str(yolo_folder),
+        "--out",
+        "s3://bucket/run",
+        *settings,
+        "--set",
+        "data.workers=0",
+    ]
     error = command(*words, status=2)
     assert error.splitlines()[-1].startswith("boxwright: s3://bucket/run/metrics.json: cannot be written (")
     store.calm()
@@ -154,12 +164,14 @@ def test_a_run_that_is_not_sent_completely_is_an_error(
 
 
 @pytest.mark.slow
-def test_a_folder_is_fetched_once(store: Store, made: Path, run: Path, tmp_path: Path) -> None:
+def test_remote_folder_is_fetched_once(store: Store, yolo_folder: Path, run: Path, tmp_path: Path) -> None:
     """By forked workers, too, and not again by a second run."""
-    store.put_folder("bucket/set", made)
+    store.put_folder("bucket/set", yolo_folder)
     train("s3://bucket/set", "s3://bucket/runs/one", **{"data.workers": 1, "train.epochs": 2})
     data = [path for path in store.read() if path.startswith("bucket/set/")]
-    assert sorted(data) == sorted(f"bucket/set/{file.relative_to(made)}" for file in made.rglob("*") if file.is_file())
+    assert sorted(data) == sorted(
+        f"bucket/set/{file.relative_to(yolo_folder)}" for file in yolo_folder.rglob("*") if file.is_file()
+    )
     assert "s3://bucket/set" in store.get("bucket/runs/one/recipe.yaml").decode()
     store.calm()
     folders.forget()
@@ -169,13 +181,13 @@ def test_a_folder_is_fetched_once(store: Store, made: Path, run: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_worker_fetches_what_was_removed(store: Store, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_refetches_evicted_objects(store: Store, yolo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a cache too small for the set, under fork, where obstore does not work in the worker."""
-    store.put_folder("bucket/set", made)
+    store.put_folder("bucket/set", yolo_folder)
     dataset = open_boxes("s3://bucket/set", "train")
     forget_images(store)
     loader = Loader(dataset, CanvasConfig(size=(32, 32)), 2, workers=1)
-    local = Loader(open_boxes(made, "train"), CanvasConfig(size=(32, 32)), 2)
+    local = Loader(open_boxes(yolo_folder, "train"), CanvasConfig(size=(32, 32)), 2)
     for batch, wanted in zip(loader.epochs(0, 2), local.epochs(0, 2), strict=True):
         assert torch.equal(batch.images, wanted.images)
     loader.close()
@@ -190,9 +202,9 @@ def forget_images(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_latency_is_hidden(store: Store, made: Path) -> None:
+def test_next_batch_is_prefetched(store: Store, yolo_folder: Path) -> None:
     """All of a batch at a time, and the next one before it is needed."""
-    store.put_folder("bucket/set", made)
+    store.put_folder("bucket/set", yolo_folder)
     dataset = open_boxes("s3://bucket/set", "train")
     forget_images(store)
     store.latency = 0.15
@@ -207,8 +219,8 @@ def test_latency_is_hidden(store: Store, made: Path) -> None:
     assert len(list(batches)) == 2
 
 
-def test_labels_are_fetched_at_the_start(store: Store, made: Path) -> None:
-    store.put_folder("bucket/set", made)
+def test_labels_are_prefetched_once(store: Store, yolo_folder: Path) -> None:
+    store.put_folder("bucket/set", yolo_folder)
     store.latency = 0.05
     tree = local_data("s3://bucket/set/data.yaml")
     assert tree.name == "data.yaml"
@@ -220,8 +232,8 @@ def test_labels_are_fetched_at_the_start(store: Store, made: Path) -> None:
     assert [path for path in store.read() if not path.endswith(".png")] == labels
 
 
-def test_data_files_name_remote_folders(store: Store, made: Path, archive: bytes, tmp_path: Path) -> None:
-    store.put_folder("bucket/in/set", made)
+def test_data_yaml_with_remote_folders(store: Store, yolo_folder: Path, archive: bytes, tmp_path: Path) -> None:
+    store.put_folder("bucket/in/set", yolo_folder)
     store.put("bucket/set.zip", archive)
     (tmp_path / "data.yaml").write_text(
         "train: s3://bucket/in/set/images/train\nval: s3://bucket/in/set/images/val\nnames: [box]\n"
@@ -239,15 +251,15 @@ def test_data_files_name_remote_folders(store: Store, made: Path, archive: bytes
     assert not store.requests  # files may not name web servers
 
 
-def test_shards(store: Store, made: Path) -> None:
+def test_sharded_archives(store: Store, yolo_folder: Path) -> None:
     for number, pattern in enumerate(("images/**/*", "labels/**/*")):
-        with zipfile.ZipFile(made.parent / "shard.zip", "w") as written:
-            for path in sorted(made.glob(pattern)):
+        with zipfile.ZipFile(yolo_folder.parent / "shard.zip", "w") as written:
+            for path in sorted(yolo_folder.glob(pattern)):
                 if path.is_file():
-                    written.write(path, path.relative_to(made))
+                    written.write(path, path.relative_to(yolo_folder))
             if number:
-                written.writestr("data.yaml", (made / "data.yaml").read_text())
-        store.put(f"bucket/shards/set-{number:03}.zip", (made.parent / "shard.zip").read_bytes())
+                written.writestr("data.yaml", (yolo_folder / "data.yaml").read_text())
+        store.put(f"bucket/shards/set-{number:03}.zip", (yolo_folder.parent / "shard.zip").read_bytes())
     assert len(open_boxes("s3://bucket/shards", "train")) == 6
     assert len(open_boxes("s3://bucket/shards/set-{000..001}.zip", "val")) == 2
     assert len(open_boxes("s3://bucket/shards/set-*.zip", "train")) == 6
@@ -257,7 +269,7 @@ def test_shards(store: Store, made: Path) -> None:
         open_boxes("s3://bucket/shards/x-*.zip", "train")
 
 
-def test_archives_of_equal_names_and_missing_ones(store: Store) -> None:
+def test_archive_patterns_and_missing_archives(store: Store) -> None:
     """As locally: `*` does not match `/`, and a folder of folders of archives is not a set of archives."""
     for name in ("a", "b"):
         with zipfile.ZipFile(content := io.BytesIO(), "w") as written:
@@ -273,10 +285,10 @@ def test_archives_of_equal_names_and_missing_ones(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_commands_read_and_write(
-    store: Store, made: Path, archive: bytes, run: Path, command: Callable[..., str]
+def test_commands_read_from_and_write_to_the_store(
+    store: Store, yolo_folder: Path, archive: bytes, run: Path, command: Callable[..., str]
 ) -> None:
-    store.put_folder("bucket/set", made)
+    store.put_folder("bucket/set", yolo_folder)
     store.put("bucket/set.zip", archive)
     store.put_folder("bucket/copied", run)  # by another program, so without run.json
     weights = "s3://bucket/copied"
@@ -285,7 +297,7 @@ def test_commands_read_and_write(
     )
     assert "s3://bucket/found" in printed
     found = json.loads(store.get("bucket/found/detections.json"))
-    local = command("predict", str(run), str(made / "images" / "val"), "--out", "found", "--threshold", "0")
+    local = command("predict", str(run), str(yolo_folder / "images" / "val"), "--out", "found", "--threshold", "0")
     wanted = json.loads(Path("found/detections.json").read_text())
     assert local.splitlines()[0] == printed.splitlines()[0]
     assert [row["detections"] for row in found["images"]] == [row["detections"] for row in wanted["images"]]
@@ -299,7 +311,7 @@ def test_commands_read_and_write(
     assert metrics == json.loads((run / "metrics.json").read_text()) | {"data": "s3://bucket/set"}
     command("data", "convert", "s3://bucket/set.zip", "--to", "coco", "-o", "s3://bucket/coco", "--outside")
     copies = [key for key in store.keys("bucket") if key.startswith("coco/") and key.endswith("train/5.png")]
-    assert store.get(f"bucket/{copies[0]}") == (made / "images/train/5.png").read_bytes()
+    assert store.get(f"bucket/{copies[0]}") == (yolo_folder / "images/train/5.png").read_bytes()
     assert "needed a new or empty folder" in command(
         "data", "convert", "s3://bucket/set.zip", "--to", "coco", "-o", "s3://bucket/coco", status=2
     )
@@ -311,10 +323,10 @@ def test_commands_read_and_write(
 
 
 @pytest.mark.slow
-def test_shards_of_a_table(store: Store, made: Path, run: Path, command: Callable[..., str]) -> None:
+def test_remote_table_shards(store: Store, yolo_folder: Path, run: Path, command: Callable[..., str]) -> None:
     """Shards that are in the store already are not predicted again, and merged from there."""
     pytest.importorskip("pyarrow", reason="needs the extra parquet")
-    store.put_folder("bucket/set", made)
+    store.put_folder("bucket/set", yolo_folder)
     table = ("--out", "s3://bucket/table")
     first = [command("predict", str(run), "s3://bucket/set", "--shard", f"{n}/2", *table) for n in (1, 2)]
     again = [command("predict", str(run), "s3://bucket/set", "--shard", f"{n}/2", *table) for n in (1, 2)]
@@ -330,7 +342,7 @@ def test_shards_of_a_table(store: Store, made: Path, run: Path, command: Callabl
 
 
 @pytest.mark.slow
-def test_a_video(store: Store, run: Path, command: Callable[..., str]) -> None:
+def test_remote_video(store: Store, run: Path, command: Callable[..., str]) -> None:
     av = pytest.importorskip("av")
     with av.open("clip.mp4", "w") as written:
         stream = written.add_stream("mpeg4", rate=5)
@@ -347,8 +359,10 @@ def test_a_video(store: Store, run: Path, command: Callable[..., str]) -> None:
     assert store.get("bucket/found/clip.mp4")[4:8] == b"ftyp"
 
 
-def test_results_of_a_command_that_finds_problems(store: Store, made: Path, command: Callable[..., str]) -> None:
-    store.put_folder("bucket/set", made)
+def test_report_is_uploaded_if_data_check_finds_errors(
+    store: Store, yolo_folder: Path, command: Callable[..., str]
+) -> None:
+    store.put_folder("bucket/set", yolo_folder)
     store.put("bucket/set/labels/train/0.txt", b"0 2 2 2 2\n")
     command("data", "check", "s3://bucket/set", "--report", "s3://bucket/report.json", "--cache", "other", status=1)
     assert json.loads(store.get("bucket/report.json"))["errors"] == 1
@@ -367,7 +381,7 @@ def write(uri: str, name: str, fail: bool = False) -> None:
         assert not fail
 
 
-def test_results_that_cannot_be_sent_stay(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_a_failed_upload_are_kept(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
     store.broken = "b.txt"
     reason = r"^s3://bucket/out/b\.txt: cannot be written \(the server answers SlowDown\); the results are in /"
@@ -403,7 +417,7 @@ def killed(uri: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_no_result_replaces_what_is_read(store: Store) -> None:
+def test_outputs_never_replace_inputs(store: Store) -> None:
     store.put("bucket/in/1.jpg", b"x")
     local_path("s3://bucket/in/1.jpg")
     with pytest.raises(InputError, match=r"s3://bucket/in/1\.jpg: is read, and would be replaced"):
@@ -412,7 +426,7 @@ def test_no_result_replaces_what_is_read(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_an_archive_on_a_web_server_is_no_video(
+def test_archive_on_a_web_server_is_read_as_images(
     store: Store, archive: bytes, run: Path, command: Callable[..., str], tmp_path: Path
 ) -> None:
     store.put("bucket/set.zip", archive)
@@ -422,7 +436,7 @@ def test_an_archive_on_a_web_server_is_no_video(
     assert "secret" not in (tmp_path / "found" / "detections.json").read_text()
 
 
-def test_images_of_parquet_files_are_inside(store: Store, command: Callable[..., str], tmp_path: Path) -> None:
+def test_remote_parquet_files_with_embedded_images(store: Store, command: Callable[..., str], tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     encoded = cv2.imencode(".png", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
     row = {"image": {"bytes": encoded, "path": "a.png"}, "objects": {"bbox": [[20, 20, 8, 10]], "category": ["box"]}}
@@ -434,8 +448,8 @@ def test_images_of_parquet_files_are_inside(store: Store, command: Callable[...,
 
 
 @pytest.mark.parametrize("data", ["set", "zips"])
-def test_no_result_lies_in_what_is_read(store: Store, made: Path, archive: bytes, data: str) -> None:
-    store.put_folder("bucket/set", made)
+def test_outputs_inside_an_input_are_rejected(store: Store, yolo_folder: Path, archive: bytes, data: str) -> None:
+    store.put_folder("bucket/set", yolo_folder)
     store.put("bucket/zips/set.zip", archive)
     local_data(f"s3://bucket/{data}")
     with pytest.raises(InputError, match=rf"^s3://bucket/{data}/out: lies in s3://bucket/{data}, which is read"):
@@ -445,7 +459,7 @@ def test_no_result_lies_in_what_is_read(store: Store, made: Path, archive: bytes
     assert not any("/out/" in key or "/run/" in key for key in store.keys("bucket"))
 
 
-def test_a_missing_bucket_is_an_error_before_the_work(store: Store) -> None:
+def test_missing_bucket_is_an_error_before_the_work(store: Store) -> None:
     def work() -> None:
         with local_output("s3://missing/out"):
             pytest.fail("worked for nothing")
@@ -454,7 +468,7 @@ def test_a_missing_bucket_is_an_error_before_the_work(store: Store) -> None:
         work()
 
 
-def test_an_error_before_the_training(store: Store, tmp_path: Path) -> None:
+def test_error_before_training_uploads_nothing(store: Store, tmp_path: Path) -> None:
     """An error is reported, although there is no run folder to upload yet; nothing is uploaded."""
     with pytest.raises(InputError, match=r"^s3://bucket/typo: there is no such object"):
         train("s3://bucket/typo", "s3://bucket/run")
@@ -462,7 +476,9 @@ def test_an_error_before_the_training(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_windows_of_a_scene_are_read_in_ranges(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scene_windows_are_read_by_range_requests(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rasterio = pytest.importorskip("rasterio")
     pixels = np.random.default_rng(3).integers(0, 255, (3, 1024, 1024)).astype(np.uint8)
     profile = {"driver": "GTiff", "height": 1024, "width": 1024, "count": 3, "dtype": "uint8", "tiled": True,
@@ -487,9 +503,11 @@ def test_windows_of_a_scene_are_read_in_ranges(store: Store, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_resumed_elsewhere(store: Store, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_on_another_machine(
+    store: Store, yolo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run stopped after its first epoch is resumed with another, empty cache, and ends bit-identical."""
-    train(made, tmp_path / "whole", **{"train.epochs": 2})
+    train(yolo_folder, tmp_path / "whole", **{"train.epochs": 2})
 
     class StoppedError(Exception):
         """Simulates the loss of a machine."""
@@ -509,13 +527,13 @@ def test_resumed_elsewhere(store: Store, made: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(boxwright.engine.train, "evaluate_epoch", evaluated)
     with pytest.raises(StoppedError):
-        train(made, "s3://bucket/run", **{"train.epochs": 2, "train.save_every": 1})
+        train(yolo_folder, "s3://bucket/run", **{"train.epochs": 2, "train.save_every": 1})
     monkeypatch.undo()
     store_environment(store, monkeypatch, tmp_path / "elsewhere")
     with pytest.raises(InputError, match="holds a run already"):
-        train(made, "s3://bucket/run", **{"train.epochs": 2})
+        train(yolo_folder, "s3://bucket/run", **{"train.epochs": 2})
     boxwright.train(
-        RECIPE, made, "s3://bucket/run", resume=True,
+        RECIPE, yolo_folder, "s3://bucket/run", resume=True,
         overrides=SMALL | {"data.workers": 0, "train.epochs": 2, "train.save_every": 1},
     )  # fmt: skip
     for name in ("last",):

@@ -36,7 +36,7 @@ def found(store: Store, name: str = "last") -> set[str]:
     return {store.get(each.uri.removeprefix("s3://")).decode() for each in members.values()}
 
 
-def test_checkpoints_replace_each_other(store: Store, tmp_path: Path) -> None:
+def test_new_checkpoints_replace_earlier_ones(store: Store, tmp_path: Path) -> None:
     with remote_run(RUN, resume=False) as upload:
         for number in range(3):
             save(upload, "last", f"{number}")
@@ -56,7 +56,7 @@ def test_checkpoints_replace_each_other(store: Store, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache" / "runs").rglob("*.pt"))
 
 
-def test_readers_find_a_run_by_its_names(store: Store) -> None:
+def test_checkpoints_are_found_by_the_run_address(store: Store) -> None:
     with remote_run(RUN, resume=False) as upload:
         save(upload, "last", "new")
         save(upload, "best", "good")
@@ -75,7 +75,7 @@ def test_readers_find_a_run_by_its_names(store: Store) -> None:
 
 
 @pytest.mark.parametrize("broken", ["state.pt", "run.json", "model.safetensors"])
-def test_a_failed_upload_leaves_the_last_complete_checkpoint(
+def test_failed_upload_keeps_the_last_complete_checkpoint(
     store: Store, broken: str, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
@@ -95,7 +95,7 @@ def test_a_failed_upload_leaves_the_last_complete_checkpoint(
         assert found(store, "best") == {"other"}
 
 
-def test_what_was_not_sent_is_resumed_here(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_uses_local_checkpoint_that_was_not_uploaded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
 
     def interrupted() -> None:
@@ -116,7 +116,7 @@ def test_what_was_not_sent_is_resumed_here(store: Store, monkeypatch: pytest.Mon
     assert found(store) == {"new"}
 
 
-def test_a_run_of_which_nothing_was_sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_of_a_run_without_any_upload(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
 
     def unsent() -> None:
@@ -137,9 +137,7 @@ def test_a_run_of_which_nothing_was_sent(store: Store, monkeypatch: pytest.Monke
     assert found(store) == {"kept"}
 
 
-def test_resumed_elsewhere_after_another_machine_went_on(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_ignores_an_outdated_local_copy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy that is left in the cache is older then, and not used."""
 
     def killed(resume: bool, content: str) -> None:
@@ -161,7 +159,7 @@ def test_resumed_elsewhere_after_another_machine_went_on(
     assert found(store) == {"elsewhere"}
 
 
-def test_a_response_that_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_response_after_an_upload(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run.json` has arrived then, and is not that of another process."""
     monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
     store.put("bucket/runs/one/last-0123456789abcdef/state.pt", b"of a run that was killed")
@@ -180,7 +178,9 @@ def test_a_response_that_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert len([key for key in store.keys("bucket") if key.endswith("state.pt")]) == 1
 
 
-def test_two_trainings_of_one_run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_training_of_one_run_is_an_error(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with remote_run(RUN, resume=False) as first:
         with pytest.raises(InputError, match="is being trained by another process"), remote_run(RUN, resume=False):
             pass
@@ -194,7 +194,7 @@ def test_two_trainings_of_one_run(store: Store, tmp_path: Path, monkeypatch: pyt
     assert found(store) == {"second"}
 
 
-def test_a_checkpoint_is_replaced_while_it_is_listed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_replaced_while_it_is_listed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with remote_run(RUN, resume=False) as upload:
         save(upload, "last", "old")
         upload.finish()
@@ -221,20 +221,20 @@ def test_a_checkpoint_is_replaced_while_it_is_listed(store: Store, monkeypatch: 
         (b'{"checkpoints": {"last": 3}}', "found '3'"),
     ],
 )
-def test_a_faulty_pointer(store: Store, content: bytes, fault: str) -> None:
+def test_invalid_run_json_is_an_error(store: Store, content: bytes, fault: str) -> None:
     store.put("bucket/runs/one/run.json", content)
     with pytest.raises(InputError, match=fault):
         local_path("s3://bucket/runs/one")
 
 
 @pytest.mark.slow
-def test_sending_does_not_wait(store: Store) -> None:
+def test_upload_does_not_block_training(store: Store) -> None:
     """Checkpoints that come faster than they are sent are left out, but not the last one."""
     with remote_run(RUN, resume=False) as upload:
         store.latency = 0.1
         for number in range(6):
             save(upload, "last", f"{number}")
-            assert not found_early(upload)
+            assert not has_backlog(upload)
         upload.finish()
     store.latency = 0.0
     assert found(store) == {"5"}
@@ -242,11 +242,11 @@ def test_sending_does_not_wait(store: Store) -> None:
     assert len(sent) < 6
 
 
-def found_early(upload: RunUpload) -> bool:
+def has_backlog(upload: RunUpload) -> bool:
     return len(list((upload.path.parent / "linked").iterdir())) > 2
 
 
 @pytest.mark.parametrize("address", ["s3://bucket", "https://host/run"])
-def test_places_for_no_run(store: Store, address: str) -> None:
+def test_invalid_run_addresses_are_rejected(store: Store, address: str) -> None:
     with pytest.raises(InputError, match="a run cannot be stored there"), remote_run(parse(address), resume=False):
         pass

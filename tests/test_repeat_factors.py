@@ -27,13 +27,13 @@ def pairs(classes: list[list[int]]) -> tuple[Any, Any]:
     return tuple(np.array(found, dtype=np.int64).reshape(-1, 2).T)
 
 
-def test_the_factors_by_hand() -> None:
+def test_repeat_factors_by_hand() -> None:
     assert repeat_factors(*pairs(CLASSES), 10, 0.4).tolist() == [1, 1, 1, 1, 1, 1, 1, 1, 2, 1]
     factors = repeat_factors(*pairs(CLASSES), 10, 0.9)  # of the classes: 1, 1.5, 3
     assert factors == pytest.approx([1, 1, 1.5, 1.5, 1.5, 1.5, 1, 1, 3, 1], rel=1e-12)
 
 
-def test_the_factors_are_those_of_the_formula() -> None:
+def test_repeat_factors_match_the_formula_of_lvis() -> None:
     """The paper's, image by image: f(c), r(c) = max(1, sqrt(t / f(c))), r(i) = max of r(c) for c in i."""
     draw = np.random.default_rng(2)
     shares = draw.uniform(0.001, 0.3, 40)
@@ -46,19 +46,19 @@ def test_the_factors_are_those_of_the_formula() -> None:
     assert repeat_factors(*pairs(classes), 500, threshold) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_no_labels_and_no_threshold() -> None:
+def test_without_labels_or_threshold() -> None:
     assert repeat_factors(*pairs([[], []]), 2, 0.5).tolist() == [1, 1]
     assert visit_weights(*pairs(CLASSES), 10, 0, None) is None
 
 
-def test_weights_of_sets_are_multiplied_in() -> None:
+def test_weights_of_sets_multiply_repeat_factors() -> None:
     sets = (Member("a", range(8), 2.0), Member("b", range(2), 0.5))
     weights = visit_weights(*pairs(CLASSES), 10, 0.4, Members(sets, np.arange(10)))
     assert weights is not None
     assert weights.tolist() == [2] * 8 + [1, 0.5]
 
 
-def test_an_epoch_visits_images_as_often_as_their_factors() -> None:
+def test_epoch_visits_match_repeat_factors() -> None:
     """By hand, threshold 0.9: four images of factor 1.5 are visited 6 times in all, and each epoch draws other two."""
     visits = Visits(repeat_factors(*pairs(CLASSES), 10, 0.9))
     assert len(visits) == 5 + 6 + 3
@@ -68,7 +68,7 @@ def test_an_epoch_visits_images_as_often_as_their_factors() -> None:
     assert all(10 <= sum(counts[image] - 1 for counts in epochs) <= 30 for image in (2, 3, 4, 5))  # 20 +- 3 sigma
 
 
-def test_loaders_of_both_tasks(tiny_coco: Path, tmp_path: Path) -> None:
+def test_loaders_of_detection_and_classification(tiny_coco: Path, tmp_path: Path) -> None:
     """Crowd regions are not objects; classifiers count the images of a class."""
     resolved = recipe.load("demo", SMALL | {"train.repeat_threshold": 1.0})
     task, dataset = tasks.of(resolved), open_boxes(tiny_coco, "train")
@@ -87,7 +87,9 @@ def test_loaders_of_both_tasks(tiny_coco: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_ends_equal(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_ends_bit_identical(
+    tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = SMALL | {"train.repeat_threshold": 1.0, "train.save_every": 1, "train.epochs": 2}
     whole = train.train("demo", tiny_coco, tmp_path / "whole", overrides=overrides)
     assert lines(whole)[-1]["step"] > 2 * 12 // 2

@@ -35,7 +35,7 @@ def torchvision_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_stages_equal_torchvisions(referee: ModuleType) -> None:
+def test_stages_match_torchvision(referee: ModuleType) -> None:
     import torchvision
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def test_stages_equal_torchvisions(referee: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152])
-def test_plans_are_torchvisions(depth: int, referee: ModuleType) -> None:
+def test_parameter_shapes_match_torchvision(depth: int, referee: ModuleType) -> None:
     import torchvision
 
     with torch.device("meta"):
@@ -61,7 +61,7 @@ def test_plans_are_torchvisions(depth: int, referee: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_padding_of_the_max_pool() -> None:
+def test_max_pool_padding() -> None:
     """The stem passes every second cell on and the stages are skipped, so that the pool alone decides. Cells are
     numbered: the largest of a window is its last one."""
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_padding_of_the_max_pool() -> None:
             torch.testing.assert_close(c2[0, 5], torch.tensor(last) / (1 + 1e-5) ** 0.5)
 
 
-def test_deformable_layers_stand_in_the_last_three_stages() -> None:
+def test_deformable_layers_are_in_the_last_three_stages() -> None:
     for depth, blocks in BLOCKS.items():
         with torch.device("meta"):
             net = ResNet(depth, deform="standard", padding="symmetric")  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def test_deformable_layers_stand_in_the_last_three_stages() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_it_starts_as_torchvisions(referee: ModuleType) -> None:
+def test_initialization_matches_torchvision(referee: ModuleType) -> None:
     """Deviation of every convolution, which is drawn from a normal distribution (bound: five standard errors)."""
     import torchvision
 
@@ -106,7 +106,7 @@ def test_it_starts_as_torchvisions(referee: ModuleType) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(24, 40), (25, 33)])
-def test_pyramid_equals_torchvisions(size: tuple[int, int], referee: ModuleType) -> None:
+def test_fpn_matches_torchvision(size: tuple[int, int], referee: ModuleType) -> None:
     torch.manual_seed(0)
     channels = (8, 16, 24, 32)
     more = referee.feature_pyramid_network.LastLevelMaxPool()

@@ -32,18 +32,18 @@ STEPS = 4 * 3
 
 
 @pytest.mark.slow
-def test_killed_three_times_in_one_run(tiny_coco, tmp_path):
-    left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"
-    run(tiny_coco, left_alone, CHANGES)
+def test_run_killed_three_times_ends_bit_identical(tiny_coco, tmp_path):
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    run(tiny_coco, uninterrupted, CHANGES)
     moments = sorted(random.sample(range(1, STEPS), 3))
     run_and_kill(tiny_coco, killed, CHANGES, moments)
-    assert_equal(killed, left_alone, moments)
+    assert_equal(killed, uninterrupted, moments)
 
 
 @pytest.mark.slow
-def test_killed_with_all_that_chooses_images_and_the_end(tiny_coco, tmp_path, monkeypatch):
+def test_killed_run_with_repeats_background_and_early_stopping(tiny_coco, tmp_path, monkeypatch):
     """Repeated images, images without objects, and a run whose number of epochs is measured and not reached."""
-    left_alone, killed, background = (tmp_path / name for name in ("left_alone", "killed", "background"))
+    uninterrupted, killed, background = (tmp_path / name for name in ("uninterrupted", "killed", "background"))
     background.mkdir()
     for number in range(5):
         cv2.imwrite(str(background / f"{number}.png"), np.full((96, 96, 3), 40 * number, np.uint8))
@@ -64,8 +64,8 @@ def test_killed_with_all_that_chooses_images_and_the_end(tiny_coco, tmp_path, mo
 
     epochs = recipe.load(killed / "recipe.yaml").train.epochs
     monkeypatch.setattr(time_budget, "fitting_epochs", lambda *measured: epochs)
-    run(tiny_coco, left_alone, changes)
-    assert_equal(killed, left_alone, moments)
+    run(tiny_coco, uninterrupted, changes)
+    assert_equal(killed, uninterrupted, moments)
     evaluated = [line["epoch"] for line in lines(killed) if "AP" in line]
     assert evaluated == [0, 1, 2, 3, 4], "train.patience ends the run after four evaluations without a better network"
     assert epochs > 5
@@ -91,11 +91,11 @@ def run_and_kill(data, killed, changes, moments):
         process.wait()
 
 
-def assert_equal(killed, left_alone, moments):
+def assert_equal(killed, uninterrupted, moments):
     for name in ("last", "best"):
-        expected, found = tensors(left_alone / name), tensors(killed / name)
+        expected, found = tensors(uninterrupted / name), tensors(killed / name)
         assert expected.keys() == found.keys()
         different = [key for key in expected if not expected[key].equal(found[key])]
         assert not different, f"killed at {moments}: {name} differs in {different[:5]}"
-    assert lines(killed) == lines(left_alone), f"killed at {moments}"
+    assert lines(killed) == lines(uninterrupted), f"killed at {moments}"
     assert not list(killed.glob("*.boxwright-*"))

@@ -34,7 +34,9 @@ def made_boxes(count: int = 40) -> tuple[Tensor, Tensor]:
     return boxes, torch.randint(0, 4, (2, count), generator=generator)
 
 
-def by_kernel(ops: ModuleType, maps: Sequence[Tensor], boxes: Tensor, level: Tensor, aligned: bool) -> Tensor:
+def torchvision_roi_align(
+    ops: ModuleType, maps: Sequence[Tensor], boxes: Tensor, level: Tensor, aligned: bool
+) -> Tensor:
     every = [ops.roi_align(one, list(boxes), 7, 1 / stride, 2, aligned)
              for one, stride in zip(maps, STRIDES, strict=True)]  # fmt: skip
     chosen = torch.stack(every)[level.flatten(), torch.arange(level.numel())]
@@ -46,7 +48,7 @@ def largest(values: Tensor) -> float:
 
 
 @pytest.mark.parametrize("stride", [4, 8])
-def test_zoo_numbers(stride: int) -> None:
+def test_matches_the_zoo(stride: int) -> None:
     oracle = np.load(ORACLES / "faster_rcnn_dcn" / "components.npz")
     maps, rows, wanted = (torch.from_numpy(oracle[f"roi.{key}"]) for key in ("feature", "rois", f"out.stride{stride}"))
     image, boxes = rows[:, 0].long(), rows[None, :, 1:].expand(2, -1, -1)
@@ -57,11 +59,11 @@ def test_zoo_numbers(stride: int) -> None:
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_torchvisions_kernel(aligned: bool, last: bool, referee: ModuleType) -> None:
+def test_matches_torchvision(aligned: bool, last: bool, referee: ModuleType) -> None:
     maps, (boxes, level) = made_maps(), made_boxes()
     given = [one.contiguous(memory_format=torch.channels_last) for one in maps] if last else maps
     found = roi_align(given, boxes, level, STRIDES, aligned=aligned, plus_one=False)
-    wanted = by_kernel(referee, maps, boxes, level, aligned)
+    wanted = torchvision_roi_align(referee, maps, boxes, level, aligned)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * largest(wanted))
     probe = torch.randn_like(wanted)
     gradients = [torch.autograd.grad((one * probe).sum(), maps) for one in (found, wanted)]
@@ -71,15 +73,15 @@ def test_torchvisions_kernel(aligned: bool, last: bool, referee: ModuleType) -> 
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_maps_of_one_pixel(aligned: bool, referee: ModuleType) -> None:
+def test_one_pixel_maps_match_torchvision(aligned: bool, referee: ModuleType) -> None:
     maps, (boxes, level) = made_maps(32, 32), made_boxes()
     found = roi_align(maps, boxes, level, STRIDES, aligned=aligned, plus_one=False)
-    torch.testing.assert_close(found, by_kernel(referee, maps, boxes, level, aligned), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, torchvision_roi_align(referee, maps, boxes, level, aligned), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_on_a_ramp_every_bin_is_the_position_of_its_center(aligned: bool, plus_one: bool) -> None:
+def test_bins_of_a_ramp_equal_their_center_positions(aligned: bool, plus_one: bool) -> None:
     rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     ramp = torch.stack((rows, columns))[None]
     boxes = torch.tensor([[[16.0, 24, 72, 38], [33, 17, 33.5, 17.25]]])
@@ -95,7 +97,7 @@ def test_on_a_ramp_every_bin_is_the_position_of_its_center(aligned: bool, plus_o
 
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_padding_is_finite_and_no_box_is_no_row(aligned: bool, plus_one: bool) -> None:
+def test_zero_boxes_are_finite_and_no_boxes_give_no_rows(aligned: bool, plus_one: bool) -> None:
     maps = made_maps()
     nothing = torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.int64)
     found = roi_align(maps, *nothing, STRIDES, aligned=aligned, plus_one=plus_one)
@@ -107,7 +109,7 @@ def test_padding_is_finite_and_no_box_is_no_row(aligned: bool, plus_one: bool) -
     none.sum().backward()
 
 
-def test_boxes_that_are_no_numbers_stay_within_memory() -> None:
+def test_nan_and_infinite_boxes_stay_in_bounds() -> None:
     boxes, level = made_boxes(3)
     for wrong in (float("nan"), float("inf"), -1e30):
         assert roi_align(
@@ -115,7 +117,7 @@ def test_boxes_that_are_no_numbers_stay_within_memory() -> None:
         ).numel()
 
 
-def test_gradients_are_those_of_small_differences() -> None:
+def test_gradients_match_finite_differences() -> None:
     maps = [torch.randn(2, 1, size, size + 1, dtype=torch.float64).requires_grad_() for size in (4, 2)]
     boxes, level = torch.tensor([[[1.0, 2, 11, 13]], [[3, 1, 20, 9]]]).double(), torch.tensor([[0], [1]])
     call = lambda *given: roi_align(given, boxes, level, (4, 8), aligned=True, plus_one=False)  # noqa: E731
@@ -130,7 +132,7 @@ def test_boxes_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_maps_of_half_precision(dtype: torch.dtype) -> None:
+def test_half_precision_maps(dtype: torch.dtype) -> None:
     maps, (boxes, level) = made_maps(), made_boxes()
     wanted = roi_align(maps, boxes, level, STRIDES, aligned=True, plus_one=False)
     found = roi_align([one.type(dtype) for one in maps], boxes, level, STRIDES, aligned=True, plus_one=False)
@@ -139,14 +141,14 @@ def test_maps_of_half_precision(dtype: torch.dtype) -> None:
     found.float().sum().backward()
 
 
-def test_no_number_goes_to_or_from_the_host() -> None:
+def test_no_host_synchronization() -> None:
     maps, (boxes, level) = made_maps(), made_boxes()
     with NoNumbersFromTheHost():
         roi_align(maps, boxes, level, STRIDES, aligned=False, plus_one=True).sum().backward()
 
 
 @pytest.mark.slow
-def test_an_export_has_the_operator_of_its_format_or_is_equal() -> None:
+def test_export_with_and_without_the_custom_operator() -> None:
     class Part(nn.Module):
         def forward(self, *given: Any) -> Tensor:
             return roi_align(given[:4], given[4], given[5], STRIDES, aligned=True, plus_one=False)

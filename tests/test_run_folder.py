@@ -49,8 +49,8 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
 
 
-class TestOneAtATime:
-    def test_a_second_process_is_rejected(self, tiny_coco: Path, tmp_path: Path) -> None:
+class TestLock:
+    def test_second_process_is_rejected(self, tiny_coco: Path, tmp_path: Path) -> None:
         out = tmp_path / "run"
         process = start(tiny_coco, out, {"train.epochs": 10_000, "data.workers": 1})
         try:
@@ -72,7 +72,7 @@ class TestOneAtATime:
             run(tiny_coco, out, resume=True)
         process.communicate()
 
-    def test_before_there_is_a_checkpoint(self, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_second_process_is_rejected_before_the_first_checkpoint(self, tiny_coco: Path, tmp_path: Path) -> None:
         """Two runs that start at once: the second finds no run, only the lock."""
         out, alone = tmp_path / "run", SimpleNamespace(is_main_process=True)
         reading, writing = os.pipe()
@@ -88,12 +88,12 @@ class TestOneAtATime:
         os.kill(child, 9)
         os.waitpid(child, 0)
 
-    def test_what_was_stopped_at_once_leaves_nothing(self, tmp_path: Path) -> None:
+    def test_failed_start_leaves_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="there is no such folder"):
             run(tmp_path / "nowhere", tmp_path / "runs" / "run")
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_second_thread_is_rejected(self, tmp_path: Path) -> None:
+    def test_second_thread_is_rejected(self, tmp_path: Path) -> None:
         """To one process a POSIX lock is always free, and any handle that it closes ends it."""
         out, found = tmp_path / "run", []
 
@@ -119,7 +119,7 @@ class TestOneAtATime:
             pass
 
     @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "folder", "other"])
-    def test_a_lock_file_of_others_stays(self, tmp_path: Path, kind: str) -> None:
+    def test_foreign_lock_file_is_kept(self, tmp_path: Path, kind: str) -> None:
         lock, other = tmp_path / "run" / ".lock", tmp_path / "other"
         lock.parent.mkdir()
         if kind == "fifo":
@@ -141,13 +141,13 @@ class TestOneAtATime:
         assert kind != "link" or not other.read_bytes()
         assert kind != "other" or lock.read_text() == "mine"
 
-    def test_a_lock_file_of_a_killed_training_is_used_again(self, tmp_path: Path) -> None:
+    def test_lock_file_of_a_killed_training_is_reused(self, tmp_path: Path) -> None:
         (tmp_path / ".lock").write_text("process 1 on a-host-with-a-long-name")
         with run_folder._locked(tmp_path):
             assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
             assert "long-name" not in (tmp_path / ".lock").read_text()
 
-    def test_a_file_system_without_locks_is_logged(
+    def test_file_system_without_locks_is_logged(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         import fcntl
@@ -160,8 +160,8 @@ class TestOneAtATime:
             assert "no locks on this system or file system" in capsys.readouterr().err
 
 
-class TestWhatIsTheUsers:
-    def test_a_recipe_is_not_written_over(self, tmp_path: Path) -> None:
+class TestUserFiles:
+    def test_recipe_is_not_overwritten(self, tmp_path: Path) -> None:
         """By its own name and by a link's; rejected before the data set is opened."""
         file, text = tmp_path / "mine" / "recipe.yaml", "# mine\n" + recipes.load("demo").to_yaml()
         file.parent.mkdir()
@@ -175,7 +175,7 @@ class TestWhatIsTheUsers:
         with pytest.raises(InputError, match="there is no run to resume"):
             training.train(str(file), tmp_path / "nowhere", file.parent, resume=True)
 
-    def test_folders_beside_checkpoints_stay(self, tmp_path: Path) -> None:
+    def test_other_folders_beside_checkpoints_are_kept(self, tmp_path: Path) -> None:
         mine = {"best.old", "last.new", "last.old", "epoch-mine.old", "epoch-1.old", "epoch-0001.old", "best.mine"}
         mine |= {"epoch-mine.boxwright-old", "epoch-1.boxwright-new"}
         for name in mine:
@@ -191,7 +191,7 @@ class TestWhatIsTheUsers:
         assert found == mine | {"last", "best", "epoch-0007", "epoch-12345"}
         assert all((tmp_path / name / "notes").exists() for name in mine)
 
-    def test_an_empty_name_is_no_folder(
+    def test_empty_out_is_an_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -265,13 +265,15 @@ class TestResume:
             (other_validation_image, "val"),
         ],
     )
-    def test_rejects_other_images(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
+    def test_rejects_changed_images_or_labels(
+        self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str
+    ) -> None:
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         change(data)
         with pytest.raises(InputError, match=f"the {split} images or labels have changed since"):
             run(data, copy, resume=True)
 
-    def test_a_data_set_may_be_moved(self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_data_set_may_be_moved(self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A run of two epochs, killed after the first, continues with a copy of its data set in another folder."""
         save, out, two_epochs = Checkpointer.save_epoch, tmp_path / "run", {"train.epochs": 2}
 
@@ -292,16 +294,16 @@ class TestResume:
         assert steps == list(range(7, 13)), "12 images in batches of 2: six steps per epoch"
 
     @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.nms.iou": 0.4}])
-    def test_rejects_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
+    def test_rejects_changed_evaluation_settings(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
         with pytest.raises(InputError, match=next(iter(change))):
             run(tiny_coco, copy, ONE | change, resume=True)
 
     @pytest.mark.parametrize("words", [{"weights": "x.safetensors"}, {"transfer": True}])
-    def test_rejects_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
+    def test_rejects_weights_and_transfer(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="--resume continues with the run's own weights; leave --weights"):
             run(tiny_coco, copy, resume=True, **words)
 
-    def test_another_number_of_threads_is_logged(
+    def test_changed_number_of_threads_is_logged(
         self, copy: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         threads = torch.get_num_threads()
@@ -315,7 +317,7 @@ class TestResume:
         assert "threads" not in capsys.readouterr().err, "no checkpoint was made since"
 
     @pytest.mark.parametrize("line", [b"12\n", b'{"step": "1"}\n', b"\xff\xfe\n", b"null\n", b'{"step": 1, "epoch"\n'])
-    def test_a_damaged_log_is_one_line(self, copy: Path, tiny_coco: Path, line: bytes) -> None:
+    def test_damaged_log_is_a_one_line_error(self, copy: Path, tiny_coco: Path, line: bytes) -> None:
         log = copy / "log.jsonl"
         log.write_bytes(log.read_bytes() + line)
         kept = log.read_bytes()
@@ -323,7 +325,7 @@ class TestResume:
             run(tiny_coco, copy, resume=True)
         assert log.read_bytes() == kept
 
-    def test_a_line_that_a_kill_cut_short_is_dropped(self, copy: Path, tiny_coco: Path) -> None:
+    def test_truncated_last_log_line_is_dropped(self, copy: Path, tiny_coco: Path) -> None:
         before = lines(copy)
         with (copy / "log.jsonl").open("ab") as file:
             file.write(b'{"step": 7, "ep')
@@ -344,7 +346,7 @@ class TestResume:
             lambda values: values["optimizer"]["param_groups"].reverse(),
         ],
     )
-    def test_a_state_of_something_else_is_one_line(self, copy: Path, tiny_coco: Path, damage: Any) -> None:
+    def test_invalid_training_state_is_a_one_line_error(self, copy: Path, tiny_coco: Path, damage: Any) -> None:
         file = copy / "last" / "state.pt"
         values = torch.load(file, weights_only=True)
         damage(values)
@@ -354,7 +356,7 @@ class TestResume:
 
 
 @pytest.mark.parametrize("kind", ["sample", "content"])
-def test_what_of_a_image_counts(tmp_path: Path, kind: Kind) -> None:
+def test_fingerprint_kinds_of_image_files(tmp_path: Path, kind: Kind) -> None:
     """One byte is changed, so that name and size stay."""
     file, places = tmp_path / "a.bmp", {0, 4095, 6000, 8000, 11_999}
     file.write_bytes(bytes(12_000))
@@ -398,7 +400,7 @@ def checkpointer_of(run: Path, network: nn.Module, **changes: Any) -> Checkpoint
     return Checkpointer(run, recipe, network, None, optimizer, alone)
 
 
-def test_short_epochs_are_not_all_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_of_short_epochs_are_throttled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving takes 3 s and an epoch 10: of 100 s one is saved, and the last."""
     clock, saved = [0.0], []
 
@@ -455,7 +457,7 @@ def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monke
 
 
 class TestFullDisk:
-    def test_any_file_of_a_training(self, finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_any_file_is_a_one_line_error_and_resumable(self, finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
         """The disk is full at another file each time; the run can be resumed when there is space again."""
         sizes = sorted({path.stat().st_size for path in finished.rglob("*") if path.is_file()})
         out, messages = tmp_path / "run", set()
@@ -472,7 +474,7 @@ class TestFullDisk:
         assert all(expected[name].equal(found[name]) for name in expected)
 
     @pytest.mark.parametrize("name", ["log.jsonl", "events"])
-    def test_the_log_and_the_curves(self, tiny_coco: Path, tmp_path: Path, name: str) -> None:
+    def test_log_and_event_files(self, tiny_coco: Path, tmp_path: Path, name: str) -> None:
         """TensorBoard's own writer would raise this in a thread."""
         from boxwright.engine.log import TrainLogger
         from boxwright.engine.trackers import Trackers
@@ -493,7 +495,7 @@ class TestFullDisk:
         trackers.close()
 
 
-def test_a_run_folder_that_is_deleted_is_one_line(tiny_coco: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_deleted_run_folder_is_a_one_line_error(tiny_coco: Path, tmp_path: Path, monkeypatch: Any) -> None:
     real = training.evaluate_epoch
 
     def deleted(*args: Any) -> None:
@@ -517,7 +519,7 @@ def test_curves_are_read_by_tensorboard(tmp_path: Path) -> None:
     assert found[1][1].session_log.status == 1, "START: earlier points from here on do not count"
 
 
-def test_an_evaluation_does_not_write_over_what_it_reads(finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
+def test_evaluation_does_not_overwrite_its_inputs(finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
     from boxwright.formats import open_dataset
 
     data = shutil.copytree(tiny_coco, tmp_path / "data")

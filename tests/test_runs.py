@@ -51,13 +51,13 @@ def test_done_and_stopped_runs(tmp_path: Path) -> None:
     assert lines[2].endswith("train.seed=5")
 
 
-def test_an_epoch_is_done_with_its_evaluation(tmp_path: Path) -> None:
+def test_epoch_counts_after_its_evaluation(tmp_path: Path) -> None:
     write(tmp_path / "a", log='{"step": 10, "epoch": 0, "lr": 0.1, "total": 2.0, "terms": {}}\n', train__epochs=1)
     (run,) = list_runs(tmp_path).runs
     assert (run.epochs, run.planned, run.state) == (0, 1, "stopped")
 
 
-def test_a_run_without_validation_is_done_with_its_curves(tmp_path: Path) -> None:
+def test_run_without_validation_is_done_when_curves_exist(tmp_path: Path) -> None:
     log = '{"step": 3, "epoch": 1, "lr": 0.1, "total": 2.0, "terms": {}}\n'
     folder = write(tmp_path / "a", log=log, train__epochs="auto")
     (run,) = list_runs(tmp_path).runs
@@ -67,12 +67,12 @@ def test_a_run_without_validation_is_done_with_its_curves(tmp_path: Path) -> Non
     assert (run.epochs, run.planned, run.state) == (2, 2, "done")
 
 
-def test_an_undefined_metric_is_none(tmp_path: Path) -> None:
+def test_undefined_metric_is_empty(tmp_path: Path) -> None:
     write(tmp_path / "a", log='{"step": 3, "epoch": 1, "AP": -1.0, "AP50": -1.0}\n')
     assert list_runs(tmp_path).runs[0].cells()[3] == ""
 
 
-def test_a_run_of_a_classifier(tmp_path: Path) -> None:
+def test_classifier_run(tmp_path: Path) -> None:
     write(tmp_path / "a", {"summary": {"top1": 0.9, "top5": 1.0}})
     assert list_runs(tmp_path / "a").runs[0].cells()[3] == "top-1 0.900"
 
@@ -91,7 +91,7 @@ def test_a_run_of_a_classifier(tmp_path: Path) -> None:
         ("metrics.json", b'{"summary": {"AP": "much"}}', "found no AP"),
     ],
 )
-def test_a_broken_run_is_a_row(tmp_path: Path, file: str, content: bytes, reason: str) -> None:
+def test_broken_run_is_listed_with_its_reason(tmp_path: Path, file: str, content: bytes, reason: str) -> None:
     write(tmp_path / "good", {"summary": {"AP": 0.5}, "intervals": {"summary": 4}})
     (write(tmp_path / "bad") / file).write_bytes(content)
     bad, good = list_runs(tmp_path).runs
@@ -100,7 +100,7 @@ def test_a_broken_run_is_a_row(tmp_path: Path, file: str, content: bytes, reason
     assert (good.state, good.interval) == ("done", None)
 
 
-def test_a_recipe_of_other_values_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_invalid_recipe_is_listed_without_validation(tmp_path: Path) -> None:
     """It is not checked, so that a run of another version is listed, and imports nothing."""
     folder = write(tmp_path / "a")
     (folder / "recipe.yaml").write_text(
@@ -111,7 +111,7 @@ def test_a_recipe_of_other_values_is_shown_as_it_is(tmp_path: Path) -> None:
     assert "2/?" in str(list_runs(tmp_path))
 
 
-def test_a_folder_that_is_locked_is_running(tmp_path: Path) -> None:
+def test_run_with_a_locked_folder_is_running(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", {"summary": {"AP": 0.5}})
     code = (
         "import fcntl, sys\nfile = open(sys.argv[1], 'w')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
@@ -126,7 +126,7 @@ def test_a_folder_that_is_locked_is_running(tmp_path: Path) -> None:
     assert list_runs(tmp_path).runs[0].state == "done"
 
 
-def test_strange_names_and_links(tmp_path: Path) -> None:
+def test_control_characters_and_links(tmp_path: Path) -> None:
     write(tmp_path / "a\x1b[31m", {"summary": {"AP": 0.5}}, summary="x")
     (tmp_path / "link").symlink_to(tmp_path / "a\x1b[31m")
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -134,14 +134,14 @@ def test_strange_names_and_links(tmp_path: Path) -> None:
     assert "\x1b" not in str(list_runs(tmp_path))
 
 
-def test_no_run_at_all(tmp_path: Path) -> None:
+def test_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no run"):
         list_runs(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         list_runs(tmp_path / "absent")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "runs" / "a", {"summary": {"AP": 0.5}})
     with pytest.raises(SystemExit) as status:
         main(["runs", str(tmp_path / "runs"), "--out", str(tmp_path / "runs.json")])

@@ -34,7 +34,7 @@ SHAPES = {"stride32": (24, 2, 2), "stride16": (24, 4, 4)}  # 3 anchors of 4 edge
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "R-onnx"
 
 
-def plan(**changes: Any) -> Recipe:
+def small_recipe(**changes: Any) -> Recipe:
     small = {"data.canvas.size": [SIDE, SIDE], "model.width": 0.03, "data.workers": 0, "model.classes": 3}
     return load("demo", small | changes).with_names(("a", "b", "c"))
 
@@ -45,7 +45,7 @@ def model(
     recipe: Recipe | None = None,
     names: Any = tuple(SHAPES),
 ) -> Any:
-    """Images in, as many zeros as said out, with a metadata that says `names`."""
+    """Images in, as many zeros as said out, with metadata that list `names`."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["one"], keepdims=0),
@@ -64,7 +64,7 @@ def model(
         weights,
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    metadata = Metadata(recipe or plan(), "raw", "float32", names, "", "1")
+    metadata = Metadata(recipe or small_recipe(), "raw", "float32", names, "", "1")
     helper.set_model_props(made, {KEY: metadata.to_text()})
     return made
 
@@ -74,16 +74,16 @@ def saved(made: Any, folder: Path) -> Path:
     return folder / "a.onnx"
 
 
-def looked(file: Path, runtime: str) -> str:
-    """What is said of the file by the time it has looked at an image."""
-    with pytest.raises(InputError) as refused:
+def error_message(file: Path, runtime: str) -> str:
+    """The error of opening the file and predicting on an image."""
+    with pytest.raises(InputError) as rejected:
         bw.load(file, backend=runtime)([np.zeros((SIDE, SIDE, 3), np.uint8)])
-    assert str(refused.value).isprintable()
-    return str(refused.value)
+    assert str(rejected.value).isprintable()
+    return str(rejected.value)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_outputs_as_the_metadata_says(runtime: str, tmp_path: Path) -> None:
+def test_outputs_that_match_the_metadata(runtime: str, tmp_path: Path) -> None:
     loaded = bw.load(saved(model(), tmp_path), backend=runtime)
     assert isinstance(loaded, Predictor)
     loaded([np.zeros((SIDE, SIDE, 3), np.uint8)])
@@ -102,21 +102,21 @@ def test_outputs_as_the_metadata_says(runtime: str, tmp_path: Path) -> None:
         (lambda: model({"stride32": (24, 2, 2), "stride16": (21, 4, 4)}), "stride16 of 1 x 21 x 4 x 4"),
         (lambda: model({"stride32": (24, 4, 4), "stride16": (24, 2, 2)}), "needed 1 x 24 x 2 x 2"),
         (lambda: model({"stride32": (24,), "stride16": (24, 4, 4)}), "stride32 of 1 x 24"),
-        (lambda: model(recipe=plan(**{"model.classes": 2}).with_names(("a", "b"))), "needed 1 x 21 x 2 x 2"),
+        (lambda: model(recipe=small_recipe(**{"model.classes": 2}).with_names(("a", "b"))), "needed 1 x 21 x 2 x 2"),
     ],
     ids=["fewer", "more", "fewer names", "channels", "order", "axes", "classes"],
 )
-def test_outputs_that_the_metadata_does_not_say(made: Any, found: str, runtime: str, tmp_path: Path) -> None:
-    assert found in looked(saved(made(), tmp_path), runtime)
+def test_outputs_that_contradict_the_metadata_are_rejected(made: Any, found: str, runtime: str, tmp_path: Path) -> None:
+    assert found in error_message(saved(made(), tmp_path), runtime)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("batch", [0, 1 << 31, 1 << 40])
-def test_a_batch_that_cannot_be(batch: int, runtime: str, tmp_path: Path) -> None:
-    assert f"takes inputs of {batch} x 3 x 64 x 64" in looked(saved(model(batch=batch), tmp_path), runtime)
+def test_invalid_batch_size_is_rejected(batch: int, runtime: str, tmp_path: Path) -> None:
+    assert f"takes inputs of {batch} x 3 x 64 x 64" in error_message(saved(model(batch=batch), tmp_path), runtime)
 
 
-def test_sizes_of_inputs() -> None:
+def test_check_input_limits() -> None:
     check_input(Path("a"), (None, 3, None, None))
     check_input(Path("a"), (64, 3, 1024, 1024))
     for shape in ((0, 3), (-1, 3), (MAX_NUMEL + 1,), (1 << 20, 1 << 20)):
@@ -158,7 +158,7 @@ def imported(made: Any) -> None:
     made.opset_import.append(onnx.helper.make_opsetid("com.mine", 1))
 
 
-def two_cards(made: Any) -> None:
+def duplicate_metadata(made: Any) -> None:
     made.metadata_props.add(key=KEY, value="{}")
 
 
@@ -169,22 +169,24 @@ OUTSIDE = {
     function: "functions",
     custom: "the operator com.mine.Run",
     imported: "operators of com.mine",
-    two_cards: "2 times",
+    duplicate_metadata: "2 times",
 }
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("change", "found"), OUTSIDE.items(), ids=lambda one: getattr(one, "__name__", ""))
-def test_what_leads_out_of_an_onnx_file(change: Any, found: str, runtime: str, tmp_path: Path) -> None:
+def test_onnx_with_external_data_or_custom_operators_is_rejected(
+    change: Any, found: str, runtime: str, tmp_path: Path
+) -> None:
     np.zeros(1, np.float32).tofile(tmp_path / "w.bin")
     made = model()
     change(made)
-    assert found in looked(saved(made, tmp_path), runtime)
+    assert found in error_message(saved(made, tmp_path), runtime)
     with pytest.raises(InputError, match=found):
         read_metadata(tmp_path / "a.onnx")
 
 
-def test_the_graph_that_was_looked_at_is_the_one_that_runs(tmp_path: Path) -> None:
+def test_checked_graph_is_the_one_that_runs(tmp_path: Path) -> None:
     """What other formats are told by is not handed over: a start of ONNX Runtime's own in a field that ONNX does not
     know, and a tag of OpenVINO's in a text that nobody needs."""
     hidden = b"ORTM" + b"x" * 60
@@ -202,20 +204,20 @@ def test_the_graph_that_was_looked_at_is_the_one_that_runs(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_damaged_bytes_are_one_line(runtime: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_one_line_errors(runtime: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Names of operators, and of tensors, that are not text: the runtimes quote them."""
     whole = model().SerializeToString()
     for old, new in ((b"ReduceMax", b"Redu\xc6\x1b[1m"), (b"images", b"im\xffges"), (b"Expand", b"Exp\n\xfed")):
         (tmp_path / "a.onnx").write_bytes(whole.replace(old, new))
-        looked(tmp_path / "a.onnx", runtime)
+        error_message(tmp_path / "a.onnx", runtime)
     for length in (0, 1, 10, len(whole) // 2, len(whole) - 1):
         (tmp_path / "a.onnx").write_bytes(whole[:length])
-        looked(tmp_path / "a.onnx", runtime)
+        error_message(tmp_path / "a.onnx", runtime)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["batch_0", "one_output_less", "openvino_message_no_utf8"])
-def test_files_that_gave_tracebacks(
+def test_files_that_caused_tracebacks_are_one_line_errors(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if not CASES.is_dir():
@@ -231,33 +233,35 @@ def test_files_that_gave_tracebacks(
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Path:
+def openvino_files(tmp_path: Path) -> Path:
     """The same in OpenVINO's two files."""
     made = openvino.Core().read_model(saved(model(), tmp_path))
-    made.set_rt_info(Metadata(plan(), "raw", "float32", tuple(SHAPES), "", "1").to_text(), [KEY])
+    made.set_rt_info(Metadata(small_recipe(), "raw", "float32", tuple(SHAPES), "", "1").to_text(), [KEY])
     openvino.save_model(made, tmp_path / "a.xml", compress_to_fp16=False)
     return tmp_path / "a.xml"
 
 
-def test_openvino_reads_its_two_files_and_no_other(pair: Path) -> None:
-    open_runtime(pair)
-    weights = pair.with_suffix(".bin")
+def test_openvino_reads_only_its_xml_and_bin_file(openvino_files: Path) -> None:
+    open_runtime(openvino_files)
+    weights = openvino_files.with_suffix(".bin")
     assert weights.stat().st_size > 0
     content = weights.read_bytes()
     weights.write_bytes(b"")
-    assert "a.xml: not a model that OpenVINO can read" in looked(pair, "openvino")
+    assert "a.xml: not a model that OpenVINO can read" in error_message(openvino_files, "openvino")
     weights.unlink()
-    assert "a.bin: cannot be read" in looked(pair, "openvino")
+    assert "a.bin: cannot be read" in error_message(openvino_files, "openvino")
     os.mkfifo(weights)  # would never end
-    assert "a.bin: cannot be read" in looked(pair, "openvino")
+    assert "a.bin: cannot be read" in error_message(openvino_files, "openvino")
     weights.unlink()
     weights.symlink_to("/dev/zero")
-    assert "a.bin: cannot be read" in looked(pair, "openvino")
+    assert "a.bin: cannot be read" in error_message(openvino_files, "openvino")
     weights.unlink()
     weights.write_bytes(content)
-    text = pair.read_text()
-    pair.write_text(text.replace('type="Broadcast"', 'type="Mine"').replace('version="opset', 'version="extension', 3))
-    assert "a.xml: not a model that OpenVINO can read" in looked(pair, "openvino")
+    text = openvino_files.read_text()
+    openvino_files.write_text(
+        text.replace('type="Broadcast"', 'type="Mine"').replace('version="opset', 'version="extension', 3)
+    )
+    assert "a.xml: not a model that OpenVINO can read" in error_message(openvino_files, "openvino")
 
 
 class Failing(Runtime):
@@ -271,7 +275,7 @@ class Failing(Runtime):
         raise self.error
 
 
-def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
+def test_runtime_errors_are_one_line_with_the_file() -> None:
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
     for raised, found in (
         (error, "its message is not text"),
@@ -282,16 +286,18 @@ def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
         with pytest.raises(type(raised)):
             failing.forward(torch.zeros(1, 3, 2, 2))
         failing.source = Path("a.onnx")
-        with pytest.raises(InputError, match=rf"a.onnx: cannot be run on inputs of \(1, 3, 2, 2\).*{found}") as refused:
+        with pytest.raises(
+            InputError, match=rf"a.onnx: cannot be run on inputs of \(1, 3, 2, 2\).*{found}"
+        ) as rejected:
             failing.forward(torch.zeros(1, 3, 2, 2))
-        assert str(refused.value).isprintable()
+        assert str(rejected.value).isprintable()
     assert first_line(RuntimeError("\x1b[2Ja\rb")).isprintable()
 
 
-def test_a_message_of_openvino_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undecodable_openvino_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Core:
         def read_model(self, content: bytes) -> Any:
             return b"\xc6".decode()
 
     monkeypatch.setattr(openvino_target, "core", Core)
-    assert "its message is not text; the file is damaged" in looked(saved(model(), tmp_path), "openvino")
+    assert "its message is not text; the file is damaged" in error_message(saved(model(), tmp_path), "openvino")

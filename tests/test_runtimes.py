@@ -41,7 +41,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_target_is_one_file(added: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_target_is_added_by_one_file(added: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is listed, exported to, compared, opened and run, and nothing else names it."""
     assert added in runtimes.names()
     chosen = load("demo", small_run.SMALL | {"data.names": ["car", "truck", "tank"]})
@@ -67,13 +67,13 @@ def test_a_target_is_one_file(added: str, tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err == f"boxwright: --backend: found 'tensorrt', {needed}\n"
 
 
-def test_without_its_file_there_is_no_target(tmp_path: Path) -> None:
+def test_target_is_unknown_without_its_file(tmp_path: Path) -> None:
     assert "added_target" not in runtimes.names()
     assert not is_exported("x.added")
 
 
 @pytest.mark.parametrize("name", runtimes.names())
-def test_declarations_of_a_target_fit_together(name: str) -> None:
+def test_target_declarations_are_consistent(name: str) -> None:
     target = runtimes.target(name)
     assert bool(target.write) != (target.write_weights is not None)
     assert bool(target.runtimes) == (target.read_metadata is not None)
@@ -88,7 +88,7 @@ def test_declarations_of_a_target_fit_together(name: str) -> None:
     assert f"boxwright[{target.extra}]" in row or not target.runtimes or not target.extra
 
 
-def test_suffixes_are_those_of_one_target_each() -> None:
+def test_suffixes_are_unique() -> None:
     suffixes = [target.suffix for target in runtimes.targets().values()]
     assert len(set(suffixes)) == len(suffixes)
 

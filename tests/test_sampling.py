@@ -32,7 +32,7 @@ def zoo() -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-def test_anchors_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+def test_anchors_match_the_zoo(zoo: dict[str, Tensor]) -> None:
     base = base_anchors(STRIDES, 8, RATIOS, plus_one=True)
     for level, stride in enumerate(STRIDES):
         assert torch.equal(base[level].double(), zoo[f"anchors.base.{stride}"])
@@ -41,7 +41,7 @@ def test_anchors_of_the_zoo(zoo: dict[str, Tensor]) -> None:
     assert len(anchors(base, shapes, STRIDES)) == 245520
 
 
-def test_anchors_of_torchvision(referee: ModuleType) -> None:
+def test_anchors_match_torchvision(referee: ModuleType) -> None:
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.image_list import ImageList
 
@@ -59,14 +59,14 @@ def test_anchors_of_torchvision(referee: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("name", "stds"), [("unit", ONES), ("rcnn", BOX_STDS)])
-def test_coding_of_the_zoo(zoo: dict[str, Tensor], name: str, stds: Tensor) -> None:
+def test_box_coding_matches_the_zoo(zoo: dict[str, Tensor], name: str, stds: Tensor) -> None:
     encoded = encode(zoo["box.gt"], zoo["box.anchor"], stds, plus_one=True)
     torch.testing.assert_close(encoded, zoo[f"box.encode.{name}"])
     decoded = decode(zoo["box.delta"], zoo["box.anchor"], stds, plus_one=True)
     torch.testing.assert_close(clip(decoded, (192, 320)), zoo[f"box.decode.{name}"])
 
 
-def test_coding_of_torchvision(referee: ModuleType, zoo: dict[str, Tensor]) -> None:
+def test_box_coding_matches_torchvision(referee: ModuleType, zoo: dict[str, Tensor]) -> None:
     from torchvision.models.detection._utils import BoxCoder
 
     for weights in ((1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)):
@@ -80,7 +80,7 @@ def test_coding_of_torchvision(referee: ModuleType, zoo: dict[str, Tensor]) -> N
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
-def test_coding_inverts(zoo: dict[str, Tensor], plus_one: bool) -> None:
+def test_decode_inverts_encode(zoo: dict[str, Tensor], plus_one: bool) -> None:
     deltas = encode(zoo["box.gt"], zoo["box.anchor"], BOX_STDS, plus_one)
     torch.testing.assert_close(
         decode(deltas, zoo["box.anchor"], BOX_STDS, plus_one), zoo["box.gt"], rtol=1e-5, atol=1e-3
@@ -89,7 +89,7 @@ def test_coding_inverts(zoo: dict[str, Tensor], plus_one: bool) -> None:
     assert encode(nothing, nothing, ONES, plus_one).isfinite().all()
 
 
-def test_iou_and_nms_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+def test_iou_and_nms_match_the_zoo(zoo: dict[str, Tensor]) -> None:
     overlap = pairwise_iou(zoo["box.gt"], zoo["box.anchor"], plus_one=True)
     torch.testing.assert_close(overlap, zoo["box.iou_gt_by_anchor"])
     for threshold in (0.5, 0.7):
@@ -99,7 +99,7 @@ def test_iou_and_nms_of_the_zoo(zoo: dict[str, Tensor]) -> None:
         assert torch.equal(kept, zoo[f"nms.{threshold}.keep"])
 
 
-def test_levels_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+def test_fpn_levels_match_the_zoo(zoo: dict[str, Tensor]) -> None:
     ours, theirs = level_of(zoo["roi.level.rois"][:, 1:], 4, plus_one=True), zoo["roi.level"][:, 0].long()
     # One box is 448 px wide to the last bit, where the levels meet and MindSpore's logarithm of 8.000001 falls short.
     (border,) = (ours != theirs).nonzero()[:, 0].tolist()
@@ -107,7 +107,7 @@ def test_levels_of_the_zoo(zoo: dict[str, Tensor]) -> None:
     assert (ours[border], theirs[border]) == (3, 2)
 
 
-def test_levels_of_torchvision(referee: ModuleType) -> None:
+def test_fpn_levels_match_torchvision(referee: ModuleType) -> None:
     from torchvision.ops.poolers import LevelMapper
 
     corner = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 100
@@ -143,7 +143,9 @@ def prefetch_map(count: int) -> Tensor:
     return torch.arange(count, 0, -1.0)[None]
 
 
-def test_zoo_counts_anchors_inside_only(zoo: dict[str, Tensor], network: FasterRCNN, training: tuple) -> None:
+def test_zoo_samples_only_anchors_inside_the_image(
+    zoo: dict[str, Tensor], network: FasterRCNN, training: tuple
+) -> None:
     boxes = torch.cat((zoo["box.anchor"], zoo["box.gt"] - 20))
     _, batch = training
     # all that counts is negative, since nothing is there
@@ -154,7 +156,7 @@ def test_zoo_counts_anchors_inside_only(zoo: dict[str, Tensor], network: FasterR
     assert torch.equal(sampled, zoo["box.valid_192x320"])
 
 
-def test_an_anchor_may_extend_beyond_the_canvas_by_the_allowed_border(training: tuple) -> None:
+def test_allowed_border_of_anchors(training: tuple) -> None:
     _, batch = training  # 320 x 192 px
     grid = torch.tensor([[0.0, 0, 319, 191], [-8, 0, 20, 20], [0, -9, 20, 20], [300, 0, 327, 20], [0, 180, 20, 200]])
     for border, usable in ((None, [0, 1, 2, 3, 4]), (0, [0]), (8, [0, 1, 3]), (8.5, [0, 1, 3]), (9, [0, 1, 2, 3, 4])):
@@ -178,7 +180,7 @@ def dense(targets: Targets, values: Tensor, count: int) -> np.ndarray:
     return full.numpy()
 
 
-def test_rpn_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
+def test_rpn_targets_match_the_zoo(network: FasterRCNN, training: tuple) -> None:
     oracle, batch = training
     grid = anchors(base_anchors(STRIDES, 8, RATIOS, True), [(48, 80), (24, 40), (12, 20), (6, 10), (3, 5)], STRIDES)
     targets = network.rpn_targets(batch, grid, prefetch_map(len(grid)))
@@ -194,7 +196,7 @@ def test_rpn_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
     np.testing.assert_allclose(deltas, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_roi_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
+def test_roi_targets_match_the_zoo(network: FasterRCNN, training: tuple) -> None:
     oracle, batch = training
     found = Proposals(*(torch.from_numpy(oracle[f"rcnn.{key}"])[None] for key in ("proposals", "proposal_mask")))
     targets = network.roi_targets(batch, found, prefetch_map(2008))
@@ -234,14 +236,14 @@ def test_match_by_hand() -> None:
     assert matched(candidates, objects, minimum=0.41).positive.tolist() == [[True, False, False, False, False]]
 
 
-def test_match_gives_a_box_to_the_last_that_claims_it() -> None:
+def test_match_of_an_anchor_best_for_two_objects_is_the_last() -> None:
     """Both objects have no better candidate; the first overlaps it more."""
     found = matched(boxes_of((0, 0, 10, 10), (50, 0, 60, 10)), boxes_of((0, 0, 10, 9), (0, 0, 10, 5)))
     assert found.positive.tolist() == [[True, False]]
     assert found.matched_gt_idx[0, 0] == 1
 
 
-def test_match_leaves_crowd_regions_alone() -> None:
+def test_match_ignores_crowd_regions() -> None:
     candidates = boxes_of((0, 0, 10, 10), (0, 0, 40, 10), (70, 0, 80, 10))
     found = matched(candidates, boxes_of((0, 0, 20, 20)), [True])
     assert not found.positive.any()
@@ -250,7 +252,7 @@ def test_match_leaves_crowd_regions_alone() -> None:
     assert found.negative.all()
 
 
-def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_match_in_chunks_gives_equal_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many objects are processed in chunks, which must not affect the result."""
     generator = torch.Generator().manual_seed(0)
     low = torch.rand(2, 300, 2, generator=generator) * 100
@@ -263,7 +265,7 @@ def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 20 < whole.positive.sum() < 380
 
 
-def test_sample() -> None:
+def test_sample_by_hand() -> None:
     wanted = torch.tensor([[True, False, True, True], [False, False, False, True], [False] * 4])
     priority = torch.tensor([[0.1, 0.9, 0.0, 0.5]]).expand(3, -1)
     found = sample(wanted, priority, 2)
@@ -281,7 +283,7 @@ def test_sample_balanced() -> None:
     assert not positive.gather(1, found[1].idx)[found[1].sampled].any()
 
 
-def test_priorities() -> None:
+def test_priorities_are_uniform_and_independent() -> None:
     keys = torch.tensor([0, 1, 2, 2**32 - 1])
     values = priorities(keys, 20000)
     assert values.min() >= 0
@@ -310,7 +312,7 @@ def test_proposals_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("rounds", "at_once"), [(0, 2**26), (0, 1), (31, 2**26)])
-def test_nms_of_an_accelerator_equals_that_of_a_cpu(rounds: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nms_for_accelerators_equals_cpu_nms(rounds: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpn, "MAX_PAIRS_PER_CHUNK", at_once)
     draw, counts = torch.Generator().manual_seed(0), [150, 7, 90]
     corner = torch.rand(3, sum(counts), 2, generator=draw) * 60
@@ -321,7 +323,7 @@ def test_nms_of_an_accelerator_equals_that_of_a_cpu(rounds: int, at_once: int, m
     assert torch.equal(kept_at_once(boxes, counts, 0.3, rounds), wanted)
 
 
-def test_few_rounds_keep_nothing_wrong() -> None:
+def test_nms_with_few_rounds_keeps_a_correct_subset() -> None:
     """Each box drops the next of ten, and three rounds see no further than three links: what they keep is right, as
     after any odd number."""
     assert rpn.TRAIN_NMS_ITERATIONS % 2 == 1
@@ -331,7 +333,7 @@ def test_few_rounds_keep_nothing_wrong() -> None:
         assert kept_at_once(chain, [10], 0.45, rounds)[0].nonzero()[:, 0].tolist() == kept
 
 
-def test_proposals_end_where_each_image_does() -> None:
+def test_proposals_are_clipped_to_each_image() -> None:
     """The second image is 9 px wide: of two anchors one is cut, the other, beside it, becomes a line and goes. In the
     zoo a line is a pixel wide and stays."""
     grid = torch.tensor([[0.0, 0, 10, 10], [12, 0, 20, 10]])

@@ -81,7 +81,7 @@ def task2(folder):
 
 
 @pytest.mark.slow
-def test_whole_scenes_worked_by_hand(sets, tmp_path):
+def test_whole_scene_metrics_by_hand(sets, tmp_path):
     """Red: found (0.9), one without label (0.9 * 0.95), found across a seam (0.9 * 0.91), and a third is not there.
 
     So precision is 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3, and the difficult one counts nowhere. Green: found, in one
@@ -101,7 +101,7 @@ def test_whole_scenes_worked_by_hand(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_task2_files_hold_each_object_once_in_scene_px(sets, tmp_path):
+def test_task2_files_list_each_object_once_in_scene_px(sets, tmp_path):
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
     whole.evaluate(predictor(), tiles, dota, tmp_path / "out")
     found = task2(tmp_path / "out")
@@ -119,7 +119,7 @@ def test_task2_files_hold_each_object_once_in_scene_px(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_kit_counts_the_last_px_once(sets, tmp_path):
+def test_dota_metrics_are_independent_of_plus_one(sets, tmp_path):
     """A recipe that adds the last px for COCO's numbers changes neither the kit's nor what its server gets."""
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
     plain = whole.evaluate(predictor(), tiles, dota, tmp_path / "plain")
@@ -130,7 +130,7 @@ def test_the_kit_counts_the_last_px_once(sets, tmp_path):
     assert task2(tmp_path / "added") == task2(tmp_path / "plain")
 
 
-def test_tiles_by_themselves_are_scored_as_ever(sets, tmp_path):
+def test_tile_metrics_equal_plain_evaluate(sets, tmp_path):
     """COCO's numbers are those of `evaluate` without scenes, and the table of the scenes follows them."""
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
     alone = evaluate_dataset(predictor(), tiles)
@@ -143,7 +143,7 @@ def test_tiles_by_themselves_are_scored_as_ever(sets, tmp_path):
     assert "not searched" not in "\n".join(lines)
 
 
-def test_what_no_tile_shows_is_reported(sets):
+def test_area_without_tiles_is_reported(sets):
     """Without the tiles of P0002 and those at the right of P0001: its columns from 224 on, of 300, are not searched."""
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
     left = [i for i, one in enumerate(placements(tiles)) if one.scene == "P0001" and one.window.x + SIDE < 300]
@@ -154,7 +154,7 @@ def test_what_no_tile_shows_is_reported(sets):
     assert "scenes without any tile: 1" in str(result)
 
 
-def test_a_tile_of_another_scale_lies_where_it_was_cut():
+def test_boxes_of_a_scaled_tile_are_mapped_to_the_scene():
     """At half size: 100 px from the left and 40 px from the top of the scene, of 60 x 50 px there."""
     places = [Placement("a", (300, 300), Window(100, 40, 120, 100), 0.5)]
     found = [Detections(torch.tensor([[10.0, 5.0, 30.0, 25.0]]), torch.tensor([0.5]), torch.tensor([0]))]
@@ -163,7 +163,7 @@ def test_a_tile_of_another_scale_lies_where_it_was_cut():
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.3), (0.7,), (0.35,)])
-def test_placements_are_the_windows_that_were_cut(tmp_path, scales):
+def test_placements_match_the_cut_windows(tmp_path, scales):
     """Also where the sides of a tile were rounded: 0.35 of 101 px are 35 px, which are 0.35 of 100."""
     (tmp_path / "dota/val/images").mkdir(parents=True)
     (tmp_path / "dota/val/labelTxt").mkdir()
@@ -176,7 +176,7 @@ def test_placements_are_the_windows_that_were_cut(tmp_path, scales):
     assert {(one.scene, one.scene_size) for one in found} == {("a", (83, 101))}
 
 
-def test_covered_px_counted_one_by_one():
+def test_union_area_matches_pixel_counting():
     draw = np.random.default_rng(3)
     for _ in range(20):
         windows = [Window(*draw.integers(0, 30, 2).tolist(), *draw.integers(1, 20, 2).tolist()) for _ in range(6)]
@@ -189,7 +189,7 @@ def test_covered_px_counted_one_by_one():
 # --- invalid input
 
 
-def test_names_are_compared_in_one_go():
+def test_speed_with_50_000_scenes():
     """50,000 scenes; counting each name among all takes minutes."""
     names = [f"scene{index}" for index in range(50_000)]
     start = time.process_time()
@@ -238,7 +238,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_tiles_that_fit_no_scene(what, sets, tmp_path):
+def test_tiles_that_match_no_scene_are_rejected(what, sets, tmp_path):
     change, message = BAD[what]
     with pytest.raises(InputError, match=message):
         whole.evaluate(
@@ -247,13 +247,13 @@ def test_tiles_that_fit_no_scene(what, sets, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_scenes_in_place_of_tiles(sets):
+def test_scenes_in_place_of_tiles_are_rejected(sets):
     dota = open_dataset(sets / "dota", "val")
     with pytest.raises(InputError, match="labels are dota, needed the COCO JSON of `boxwright data tile`"):
         whole.evaluate(predictor(), dota, dota)
 
 
-def test_names_that_task2_files_cannot_hold(sets, tmp_path):
+def test_class_names_with_spaces_are_rejected_for_task2(sets, tmp_path):
     dota = open_dataset(sets / "dota", "val")
     with pytest.raises(InputError, match="'a b': Task2 files hold no name with white space"):
         whole._check_names(dota, ["a", "a b"])

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from boxwright.datatools import scenes
 
 
-def test_a_scene_depends_on_seed_and_index_only() -> None:
+def test_scene_depends_only_on_seed_and_index() -> None:
     first = scenes.render(3, 7, 96)
     np.random.default_rng(0).random(5)
     scenes.render(3, 8, 96)
@@ -25,13 +25,13 @@ def test_a_scene_depends_on_seed_and_index_only() -> None:
 
 
 @pytest.mark.slow
-def test_another_process_renders_the_same_scene() -> None:
+def test_rendering_is_deterministic_across_processes() -> None:
     code = "import zlib; from boxwright.datatools import scenes; print(zlib.crc32(scenes.render(1, 2, 96).image))"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
 
 
-def test_boxes_lie_in_the_image_and_all_kinds_occur() -> None:
+def test_boxes_are_inside_the_image_and_all_classes_occur() -> None:
     rendered = [scenes.render(0, index, 256) for index in range(12)]
     boxes = np.concatenate([scene.boxes for scene in rendered])
     assert (boxes >= 0).all()
@@ -43,11 +43,11 @@ def test_boxes_lie_in_the_image_and_all_kinds_occur() -> None:
 
 @pytest.mark.parametrize("kind", ["car", "truck"])
 @pytest.mark.parametrize("angle", [0.0, 0.7, 2.1])
-def test_a_vehicle_is_painted_inside_its_outline_and_up_to_it(kind: str, angle: float) -> None:
+def test_vehicle_pixels_match_its_outline(kind: str, angle: float) -> None:
     _assert_painted_to_outline(scenes._vehicle(np.random.default_rng(1), kind, np.array([48.0, 50.0]), angle))
 
 
-def test_tanks_are_painted_up_to_their_outline() -> None:
+def test_tank_pixels_match_their_outline() -> None:
     rng = np.random.default_rng(2)
     for tank in scenes._tanks(rng, 96):
         shift = 48 - tank.outline.mean(axis=0)
@@ -83,7 +83,7 @@ def test_trees_may_occlude_an_object_but_not_its_center() -> None:
     assert hidden > 5
 
 
-def test_write_gives_a_coco_data_set(tmp_path: Path) -> None:
+def test_written_data_set_is_valid_coco(tmp_path: Path) -> None:
     folder = scenes.write_dataset(tmp_path / "deep" / "data", train=3, val=2, size=96, seed=1)
     seen = set()
     for split, count in (("train", 3), ("val", 2)):
@@ -103,7 +103,7 @@ def test_write_gives_a_coco_data_set(tmp_path: Path) -> None:
     assert [file.name for file in folder.parent.iterdir()] == ["data"]
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = scenes.render
 
     def stops(seed: int, index: int, size: int = 256) -> scenes.RenderedScene:
@@ -117,7 +117,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ids_are_unique_over_both_files(tmp_path: Path) -> None:
+def test_image_ids_are_unique_across_splits(tmp_path: Path) -> None:
     folder = scenes.write_dataset(tmp_path / "data", train=2, val=2, size=128)
     trees = [json.loads((folder / "annotations" / f"{split}.json").read_text()) for split in ("train", "val")]
     ids = [image["id"] for tree in trees for image in tree["images"]]

@@ -23,14 +23,14 @@ def oracle(system: str, case: str) -> tuple[np.ndarray, dict]:
         return file[case], json.loads(str(file["meta"])).get(case, {})
 
 
-def plan(steps_per_epoch: int, epochs: int, momentum: float = 0.9, **schedule) -> Schedule:
+def make_schedule(steps_per_epoch: int, epochs: int, momentum: float = 0.9, **schedule) -> Schedule:
     return learning_rates(ScheduleConfig(**schedule), steps_per_epoch, epochs, momentum)
 
 
 @pytest.mark.parametrize(("system", "case"), ZOO)
-def test_zoo(system, case):
+def test_schedules_match_the_zoo(system, case):
     expected, meta = oracle(system, case)
-    ours = plan(
+    ours = make_schedule(
         meta["steps_per_epoch"],
         meta["max_epoch"],
         kind=KINDS[meta["lr_scheduler"]],
@@ -46,7 +46,7 @@ def test_zoo(system, case):
     np.testing.assert_array_equal(ours.momentum, np.full(len(expected), 0.9))
 
 
-def test_the_published_log_of_yolov4_on_aerial_tiles():
+def test_yolov4_dota_schedule_matches_its_published_log():
     """The rates it prints at the end of epochs 1 to 4, steps counted from 0, 378 per epoch (4 decimals are exact)."""
     published = {377: 0.003, 755: 0.006, 1133: 0.009, 1511: 0.012}
     train = recipe.load("yolov4_dota_608").train
@@ -66,19 +66,21 @@ def test_the_published_log_of_yolov4_on_aerial_tiles():
         ("every", "step"),
     ],
 )
-def test_tiny_darknet(case, kind):
+def test_tiny_darknet_schedules_match_the_zoo(case, kind):
     expected, meta = oracle("tinydarknet", case)
     falls = meta.get("lr_epochs") or [meta.get("epoch_size") or 1]
     keys = {"lr_gamma": "gamma", "eta_min": "eta_min", "T_max": "T_max", "warmup_epochs": "warmup_epochs"}
     given = {ours: meta[theirs] for ours, theirs in keys.items() if theirs in meta}
-    ours = plan(meta["steps_per_epoch"], meta["max_epoch"], kind=kind, lr=meta["lr"], lr_epochs=tuple(falls), **given)
+    ours = make_schedule(
+        meta["steps_per_epoch"], meta["max_epoch"], kind=kind, lr=meta["lr"], lr_epochs=tuple(falls), **given
+    )
     np.testing.assert_allclose(ours.weight_lr, expected, rtol=2e-7)
 
 
 @pytest.mark.parametrize("run", ["a", "b"])
-def test_mindyolo(run):
+def test_schedule_matches_mindyolo(run):
     meta = oracle("mindyolo_yolov3", f"{run}.weight")[1]
-    ours = plan(
+    ours = make_schedule(
         meta["steps_per_epoch"],
         meta["epochs"],
         momentum=0.937,
@@ -99,7 +101,7 @@ def test_mindyolo(run):
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
-def test_zoo_by_step(case):
+def test_per_step_schedules_match_the_zoo(case):
     """Faster R-CNN's table is one epoch longer than the training, which never reaches its end."""
     expected = oracle("faster_rcnn_dcn", case)[0]
     with np.load(ORACLES / "faster_rcnn_dcn.npz") as file:
@@ -111,33 +113,33 @@ def test_zoo_by_step(case):
         "warmup_from": meta["warmup_ratio"],
     }
     for epochs, beyond in ((meta["epoch_size"], 1), (meta["epoch_size"] + 1, 0)):
-        ours = plan(meta["steps_per_epoch"], epochs, T_beyond=beyond, **settings)
+        ours = make_schedule(meta["steps_per_epoch"], epochs, T_beyond=beyond, **settings)
         assert len(ours.weight_lr) == epochs * meta["steps_per_epoch"]
         np.testing.assert_allclose(ours.weight_lr, expected[: len(ours.weight_lr)], rtol=2e-7)
         np.testing.assert_array_equal(ours.bias_lr, ours.weight_lr)
 
 
-def test_by_step_by_hand():
+def test_per_step_schedules_by_hand():
     """Two steps of warm-up, then four steps of the line or of the cosine from 1 to 0.2 within two epochs of two."""
     settings = {"lr": 1.0, "eta_min": 0.2, "T_max": 2, "by_step": True, "warmup_min_steps": 2}
-    line = plan(2, 4, kind="linear", warmup_from=0.5, **settings).weight_lr
+    line = make_schedule(2, 4, kind="linear", warmup_from=0.5, **settings).weight_lr
     assert line == pytest.approx([0.5, 0.75, 1, 0.8, 0.6, 0.4, 0.2, 0.2])
-    curve = plan(2, 4, kind="cosine", **settings).weight_lr
+    curve = make_schedule(2, 4, kind="cosine", **settings).weight_lr
     half = 0.8 * (1 + 0.5**0.5) / 2  # a quarter of the way to pi
     assert curve == pytest.approx([0.5, 1, 1, 0.2 + half, 0.6, 1 - half, 0.2, 1 - half])
-    falling = plan(2, 4, kind="multistep", lr_epochs=(2,), **settings).weight_lr
+    falling = make_schedule(2, 4, kind="multistep", lr_epochs=(2,), **settings).weight_lr
     assert falling == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])
 
 
 def test_linear_and_constant_by_hand():
-    assert plan(2, 4, kind="linear", lr=1.0, eta_min=0.2).weight_lr == pytest.approx(
+    assert make_schedule(2, 4, kind="linear", lr=1.0, eta_min=0.2).weight_lr == pytest.approx(
         [1, 1, 0.8, 0.8, 0.6, 0.6, 0.4, 0.4]
     )
-    assert plan(1, 4, kind="linear", lr=1.0, T_max=2).weight_lr == pytest.approx([1, 0.5, 0, 0])
-    assert plan(2, 2, kind="constant", lr=0.5).weight_lr.tolist() == [0.5] * 4
+    assert make_schedule(1, 4, kind="linear", lr=1.0, T_max=2).weight_lr == pytest.approx([1, 0.5, 0, 0])
+    assert make_schedule(2, 2, kind="constant", lr=0.5).weight_lr.tolist() == [0.5] * 4
 
 
-def test_darknets_rates_by_its_loop():
+def test_darknet_schedules_match_its_loop():
     """burn_in with a power, then unequal scales at iterations, as AlexeyAB's get_current_rate goes through them."""
     burn_in, power, steps, scales, rate = 5, 4, (8, 9, 13), (0.1, 10, 0.5), 0.3
     expected = []
@@ -151,15 +153,15 @@ def test_darknets_rates_by_its_loop():
                     now *= scale
         expected.append(now)
     settings = {"warmup_min_steps": burn_in, "warmup_from": 0.0, "warmup_power": power}
-    ours = plan(4, 5, kind="multistep", lr=rate, lr_steps=steps, lr_gamma=scales, **settings)
+    ours = make_schedule(4, 5, kind="multistep", lr=rate, lr_steps=steps, lr_gamma=scales, **settings)
     np.testing.assert_allclose(ours.weight_lr, expected, rtol=1e-12)
-    step = plan(4, 5, kind="step", lr=rate, lr_steps=(6,), lr_gamma=0.2).weight_lr
+    step = make_schedule(4, 5, kind="step", lr=rate, lr_steps=(6,), lr_gamma=0.2).weight_lr
     np.testing.assert_allclose(step, [rate * 0.2 ** (iteration // 6) for iteration in range(20)], rtol=1e-12)
-    poly = plan(4, 5, kind="linear", lr=rate, by_step=True, linear_power=4).weight_lr
+    poly = make_schedule(4, 5, kind="linear", lr=rate, by_step=True, linear_power=4).weight_lr
     np.testing.assert_allclose(poly, [rate * (1 - iteration / 20) ** 4 for iteration in range(20)], rtol=1e-12)
 
 
-def test_darknets_other_policies_by_its_loop():
+def test_darknet_exp_sigmoid_and_sgdr_match_its_loop():
     """exp, sigmoid and sgdr with restarts, after a burn-in; AlexeyAB's program starts a cycle behind its end."""
     warmup = {"warmup_min_steps": 3, "warmup_from": 0.0, "warmup_power": 4, "lr": 0.3, "by_step": True}
     expected = {"exponential": [], "sigmoid": [], "cosine": []}
@@ -177,19 +179,21 @@ def test_darknets_other_policies_by_its_loop():
     }
     for kind, own in keys.items():
         rates = np.where(np.arange(24) < 3, 0.3 * (np.arange(24) / 3) ** 4, expected[kind])
-        np.testing.assert_allclose(plan(6, 4, kind=kind, **own, **warmup).weight_lr, rates, rtol=1e-12)
-    assert plan(1, 3, kind="sigmoid", lr=1.0, lr_gamma=1000, lr_steps=(1,)).weight_lr == pytest.approx([1, 0.5, 0])
+        np.testing.assert_allclose(make_schedule(6, 4, kind=kind, **own, **warmup).weight_lr, rates, rtol=1e-12)
+    assert make_schedule(1, 3, kind="sigmoid", lr=1.0, lr_gamma=1000, lr_steps=(1,)).weight_lr == pytest.approx(
+        [1, 0.5, 0]
+    )
 
 
-def test_powers_of_the_other_warmups():
-    assert plan(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_power=2).weight_lr.tolist() == [
+def test_warmup_power_of_other_warmup_kinds():
+    assert make_schedule(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_power=2).weight_lr.tolist() == [
         (1 / 4) ** 2, (2 / 4) ** 2, (3 / 4) ** 2, 1.0,
     ]  # fmt: skip
-    ours = plan(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0, warmup_power=2)
+    ours = make_schedule(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0, warmup_power=2)
     assert ours.weight_lr.tolist() == [0, 1 / 16, 4 / 16, 9 / 16]
 
 
-def test_epochs_of_steps():
+def test_epochs_from_min_steps():
     """10 steps at 4 per epoch take 3 epochs; an evaluation every 5 steps is one every 2 epochs."""
     config = TrainConfig(epochs="auto", min_steps=10, evaluate_min_steps=5).in_epochs(4)
     assert (config.epochs, config.evaluate_every) == (3, 2)
@@ -206,14 +210,14 @@ def test_epochs_are_a_number_or_auto(epochs):
 
 
 def test_warmup_longer_than_the_training():
-    assert plan(1, 2, kind="constant", lr=1.0, warmup_min_steps=4).weight_lr.tolist() == [0.25, 0.5]
-    ours = plan(1, 2, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0)
+    assert make_schedule(1, 2, kind="constant", lr=1.0, warmup_min_steps=4).weight_lr.tolist() == [0.25, 0.5]
+    ours = make_schedule(1, 2, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0)
     assert ours.weight_lr.tolist() == [0, 0.25]
     assert ours.bias_lr.tolist() == [2, 1.75]
 
 
-def test_momentum_without_a_warmup_is_the_optimizers():
-    assert plan(1, 2, kind="constant", warmup_bias_lr=0.1, warmup_momentum=0.5).momentum.tolist() == [0.9, 0.9]
+def test_momentum_without_warmup_is_that_of_the_optimizer():
+    assert make_schedule(1, 2, kind="constant", warmup_bias_lr=0.1, warmup_momentum=0.5).momentum.tolist() == [0.9, 0.9]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +236,6 @@ def test_momentum_without_a_warmup_is_the_optimizers():
         ({"warmup_from": 0.1, "warmup_bias_lr": 0.1}, "belong to different warm-ups"),
     ],
 )
-def test_schedules_that_make_no_sense(changes, words):
+def test_invalid_schedules_are_rejected(changes, words):
     with pytest.raises(InputError, match=words):
         validate(ScheduleConfig, changes, "train.schedule")

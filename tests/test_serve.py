@@ -65,7 +65,7 @@ def rows(answer: Answer) -> list[tuple[str, list[float]]]:
     return [(row["name"], row["box"]) for row in answer[1]["detections"]]
 
 
-def test_an_image_as_the_body(server: ServerProcess) -> None:
+def test_image_as_request_body(server: ServerProcess) -> None:
     status, answer, headers = ask(server, "POST", "/predict", encoded(RED))
     assert status == 200
     assert headers["content-type"] == "application/json"
@@ -75,21 +75,21 @@ def test_an_image_as_the_body(server: ServerProcess) -> None:
     assert answer == {"model": "shapes", "height": 64, "width": 64}
 
 
-def test_an_image_in_a_form(server: ServerProcess) -> None:
+def test_image_in_multipart_form(server: ServerProcess) -> None:
     body, kind = form(('; name="note"', b"hello"), ('; name="file"; filename="a.png"\r\nX: y', encoded(RED_AND_BLUE)))
     for content_type in (kind, kind.replace("multipart", "Multipart")):
         found = rows(ask(server, "POST", "/predict", body, content_type=content_type))
         assert sorted(found) == [("blue", [40, 8, 60, 16]), ("red", [10, 20, 30, 40])]
 
 
-def test_arguments_in_the_query(server: ServerProcess) -> None:
+def test_query_arguments(server: ServerProcess) -> None:
     image = encoded(RED_AND_BLUE)
     assert [name for name, _ in rows(ask(server, "POST", "/predict?class=blue&model=shapes", image))] == ["blue"]
     assert len(rows(ask(server, "POST", "/predict?class=blue&class=red&threshold=0.89", image))) == 2
     assert rows(ask(server, "POST", "/predict?threshold=0.95", image)) == []
 
 
-def test_drawing(server: ServerProcess) -> None:
+def test_draw_returns_a_jpeg(server: ServerProcess) -> None:
     status, content, headers = ask(server, "POST", "/predict?draw=1", encoded(RED))
     assert (status, headers["content-type"]) == (200, "image/jpeg")
     drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
@@ -168,7 +168,7 @@ HEADERS = "".join(f"\r\nX-{number}: y" for number in range(100))
         ("/metrics", b"", "", 405, "Method Not Allowed"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_invalid_requests_are_one_line_errors(
     path: str, body: bytes, kind: str, status: int, line: str, server: ServerProcess
 ) -> None:
     found, answer, _ = ask(server, "POST", path, body, content_type=kind)
@@ -180,12 +180,12 @@ def test_what_is_wrong_is_one_line(
     assert rows(ask(server, "POST", "/predict", encoded(RED))) == [("red", [10, 20, 30, 40])], "and it goes on"
 
 
-def test_a_compressed_body_is_rejected(server: ServerProcess) -> None:
+def test_compressed_body_is_rejected(server: ServerProcess) -> None:
     status, answer, _ = ask(server, "POST", "/predict", zlib.compress(encoded(RED)), content_encoding="deflate")
     assert (status, answer["error"][:17]) == (415, "content-encoding:")
 
 
-def test_a_gigabyte_is_not_read(server: ServerProcess) -> None:
+def test_oversized_body_is_not_read(server: ServerProcess) -> None:
     """Declared, it is rejected before any of it is sent; in chunks, as soon as it is over the limit."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
@@ -273,7 +273,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ({"inputs": [tensor(shape=[65, 1, 1, 3], data=[0] * 195)]}, "found 65 images, needed at most 64"),
     ],
 )
-def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: ServerProcess) -> None:
+def test_infer_with_invalid_tensor_is_a_one_line_error(tree: Any, line: str, server: ServerProcess) -> None:
     body = tree if isinstance(tree, str | bytes) else json.dumps(tree)
     status, answer, _ = ask(server, "POST", "/v2/models/shapes/infer", body)
     assert status == (413 if "images, needed at most" in line else 400)
@@ -283,7 +283,7 @@ def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: Ser
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", ["-1", "5000", "nine", "", "0" * 5000])
-def test_infer_with_a_wrong_length_of_the_header(length: str, server: ServerProcess) -> None:
+def test_infer_with_invalid_header_length_is_an_error(length: str, server: ServerProcess) -> None:
     status, answer, _ = ask(
         server, "POST", "/v2/models/shapes/infer", b"{}", **{"inference_header_content_length": length}
     )
@@ -359,12 +359,12 @@ def test_metrics(server: ServerProcess) -> None:
         assert buckets[-1] == after[f'boxwright_{name}_count{{model="shapes"}}']
 
 
-def test_it_says_that_only_this_machine_is_served(server: ServerProcess) -> None:
+def test_startup_message_names_local_access(server: ServerProcess) -> None:
     assert server.lines[0].startswith("serving shapes on http://127.0.0.1:")
     assert "(this machine only" in server.lines[0]
 
 
-def test_head_is_get_without_the_body(server: ServerProcess) -> None:
+def test_head_equals_get_without_body(server: ServerProcess) -> None:
     for path, status in (("/v2/health/ready", 200), ("/metrics", 200), ("/predict", 405)):
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
             connection.request("HEAD", path)
@@ -373,7 +373,7 @@ def test_head_is_get_without_the_body(server: ServerProcess) -> None:
             assert int(response.headers["content-length"]) > 0
 
 
-def test_infer_with_null_for_what_is_not_given(server: ServerProcess) -> None:
+def test_infer_accepts_null_for_optional_fields(server: ServerProcess) -> None:
     """As clients write it that make JSON of objects."""
     given = {"inputs": [tensor(parameters=None)], "outputs": [{"name": "scores", "parameters": None}]}
     status, answer, _ = ask(

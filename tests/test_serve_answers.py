@@ -65,7 +65,7 @@ def rows_of_predict(weights: Path, image: Path, out: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_responses_equal_those_of_the_command_line(weights: Path, images: list[Path], tmp_path: Path) -> None:
+def test_responses_equal_the_predict_command(weights: Path, images: list[Path], tmp_path: Path) -> None:
     wanted = [rows_of_predict(weights, image, tmp_path / image.stem) for image in images]
     assert all(wanted)
     assert len({json.dumps(rows) for rows in wanted}) == len(images), "answers depend on the image"
@@ -93,7 +93,7 @@ def test_responses_equal_those_of_the_command_line(weights: Path, images: list[P
 @pytest.mark.runtimes
 @needs_runtimes
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_responses_in_batches(backend: str, onnx_file: Path, images: list[Path]) -> None:
+def test_batched_responses_equal_single_predictions(backend: str, onnx_file: Path, images: list[Path]) -> None:
     """All at once, in batches of several images and in streams."""
     alone = load(onnx_file, device="cpu", backend=backend)
     wanted = [alone(image, THRESHOLD) for image in images]
@@ -117,7 +117,7 @@ def test_responses_in_batches(backend: str, onnx_file: Path, images: list[Path])
     assert measured.batch_images.lines("x", "m")[0].endswith(" 0"), "no batch of one"
 
 
-def test_a_name_that_triton_cannot_read(tmp_path: Path) -> None:
+def test_invalid_triton_model_name_is_an_error(tmp_path: Path) -> None:
     """It would end the text of the configuration."""
     with pytest.raises(InputError, match="found the model name 'my \"run', needed letters, digits"):
         export_model(tmp_path / 'my "run.safetensors', "triton", tmp_path / "models")
@@ -126,7 +126,7 @@ def test_a_name_that_triton_cannot_read(tmp_path: Path) -> None:
 
 @pytest.mark.runtimes
 @needs_runtimes
-def test_a_repository_for_triton(weights: Path, images: list[Path], tmp_path: Path) -> None:
+def test_triton_model_repository(weights: Path, images: list[Path], tmp_path: Path) -> None:
     """The configuration is valid by Triton's definition, and matches the file."""
     pytest.importorskip("tritonclient.grpc", reason="needs tritonclient and grpcio")
     import onnxruntime

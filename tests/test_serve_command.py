@@ -37,7 +37,7 @@ from boxwright.serve.request_error import RequestError  # noqa: E402
         ([], None, "Missing argument"),
     ],
 )
-def test_wrong_arguments_are_one_line(
+def test_invalid_arguments_are_one_line_errors(
     arguments: list[str],
     token: str | None,
     line: str,
@@ -69,7 +69,7 @@ def test_help_does_not_import_the_server() -> None:
     assert "127.0.0.1" in done.stdout, "the default"
 
 
-def test_an_address_in_use() -> None:
+def test_address_in_use_is_an_error() -> None:
     with connections.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(InputError, match=rf"host 127.0.0.1, port {port}: cannot listen there \(Address already"):
@@ -78,7 +78,7 @@ def test_an_address_in_use() -> None:
         connections.listen("no.such.host.invalid", 0)
 
 
-def test_responses_are_not_held_back() -> None:
+def test_nagle_algorithm_is_disabled() -> None:
     """asyncio disables Nagle's algorithm only for sockets that are declared as TCP."""
     with connections.listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
@@ -94,20 +94,20 @@ def test_responses_are_not_held_back() -> None:
         ("192.0.2.1", "k", "other machines too, with the token"),
     ],
 )
-def test_it_says_who_can_send_requests(host: str, token: str | None, line: str) -> None:
+def test_startup_message_says_who_can_send_requests(host: str, token: str | None, line: str) -> None:
     assert run._reach(host, token).startswith(line)
 
 
-def test_a_model_that_is_not_ready() -> None:
+def test_requests_to_a_model_that_is_not_ready_are_rejected() -> None:
     models: Any = {"a": SimpleNamespace(ready=False), "b": SimpleNamespace(ready=True)}
     assert chosen(models, "b").ready
     for name, status in (("a", 503), ("c", 404), (None, 400)):
-        with pytest.raises(RequestError) as refused:
+        with pytest.raises(RequestError) as rejected:
             chosen(models, name)
-        assert refused.value.status == status
+        assert rejected.value.status == status
 
 
-def test_a_model_that_cannot_be_run_stops_the_server() -> None:
+def test_failing_model_stops_the_server() -> None:
     class Broken(Model):
         def __init__(self) -> None:
             self.name = "broken"
@@ -124,7 +124,7 @@ def test_a_model_that_cannot_be_run_stops_the_server() -> None:
     assert faults == ["broken: cannot be run (an operator is missing)"]
 
 
-class Sent:
+class FakeRequest:
     """A request whose body arrives in these chunks."""
 
     headers: dict[str, str] = {}  # noqa: RUF012
@@ -144,11 +144,11 @@ def test_malformed_forms_are_not_logged(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
-def test_all_bodies_together_are_bounded() -> None:
+def test_total_size_of_bodies_is_bounded() -> None:
     bodies = Bodies(100)
 
     async def read(*chunks: bytes) -> int:
-        request: Any = Sent(*chunks)
+        request: Any = FakeRequest(*chunks)
         async with bodies.read(request, asyncio.get_running_loop().time() + 60) as body:
             return len(body)
 
@@ -156,15 +156,15 @@ def test_all_bodies_together_are_bounded() -> None:
         """The status of a body of 100 bytes while `count` others are in memory."""
         if not count:
             return await read(bytes(60), bytes(40))
-        request: Any = Sent(bytes(100))
+        request: Any = FakeRequest(bytes(100))
         async with bodies.read(request, asyncio.get_running_loop().time() + 60):
             return await hold(count - 1)
 
     assert asyncio.run(hold(TOTAL - 1)) == 100
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(RequestError) as rejected:
         asyncio.run(hold(TOTAL))
-    assert refused.value.status == 503
-    with pytest.raises(RequestError) as refused:
+    assert rejected.value.status == 503
+    with pytest.raises(RequestError) as rejected:
         asyncio.run(read(bytes(60), bytes(41)))
-    assert refused.value.status == 413
+    assert rejected.value.status == 413
     assert asyncio.run(hold(TOTAL - 1)) == 100, "all is forgotten"

@@ -40,7 +40,7 @@ def waiting(server: ServerProcess) -> float:
 
 
 @pytest.mark.slow
-def test_surplus_is_rejected_at_once_and_the_rest_served(slow: ServerProcess) -> None:
+def test_requests_beyond_the_queue_are_rejected_at_once(slow: ServerProcess) -> None:
     def one(_: int) -> tuple[Answer, float]:
         start = time.monotonic()
         return ask(slow, "POST", "/predict", encoded(RED)), time.monotonic() - start
@@ -59,7 +59,7 @@ def test_surplus_is_rejected_at_once_and_the_rest_served(slow: ServerProcess) ->
 
 
 @pytest.mark.slow
-def test_rejected_requests_leave_nothing_in_memory(slow: ServerProcess) -> None:
+def test_rejected_requests_leak_no_memory(slow: ServerProcess) -> None:
     body = encoded(RED) + bytes(1_000_000)
 
     def send(rejections: int) -> None:
@@ -82,7 +82,7 @@ def test_rejected_requests_leave_nothing_in_memory(slow: ServerProcess) -> None:
 
 
 @pytest.mark.slow
-def test_slow_clients_are_disconnected_while_others_are_served(slow: ServerProcess) -> None:
+def test_slow_clients_are_disconnected_without_blocking_requests(slow: ServerProcess) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     with contextlib.ExitStack() as stack:
 
@@ -116,7 +116,7 @@ def test_slow_clients_are_disconnected_while_others_are_served(slow: ServerProce
 
 
 @pytest.mark.slow
-def test_token() -> None:
+def test_token_is_required() -> None:
     with running(stand_in(token=TOKEN)) as server:
         for headers in ({}, {"authorization": "Bearer k3"}, {"authorization": "Basic k3y"}, {"authorization": TOKEN}):
             for method, path in (("POST", "/predict"), ("GET", "/metrics"), ("GET", "/v2"), ("GET", "/nothing")):
@@ -130,7 +130,7 @@ def test_token() -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_under_load_finishes_accepted_requests() -> None:
+def test_stop_under_load_finishes_accepted_requests() -> None:
     """And a request that comes just after the signal, on a connection that was idle."""
     with running(stand_in(delay=DELAY, queue=64, linger_seconds=10)) as server, ThreadPoolExecutor(8) as pool:
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
@@ -150,7 +150,7 @@ def test_a_stop_under_load_finishes_accepted_requests() -> None:
         assert server.lines[-1] == "stopped; all accepted requests were answered\n"
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
+def test_second_signal_stops_the_server_at_once() -> None:
     """Without running what waits, and without a traceback for each request."""
     with running(stand_in(delay=1.0, max_batch=1)) as server, ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(ask, server, "POST", "/predict", encoded(RED)) for _ in range(8)]
@@ -178,7 +178,7 @@ def is_listening(port: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_slow_head_of_a_later_request(slow: ServerProcess) -> None:
+def test_slow_header_of_a_later_request_closes_the_connection(slow: ServerProcess) -> None:
     """Between requests a connection may be idle for longer than a head may take."""
     with socket.create_connection(("127.0.0.1", slow.port), timeout=PATIENCE) as connection:
         for _ in range(2):

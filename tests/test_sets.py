@@ -50,7 +50,7 @@ def image(file: Path, level: int) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the sets `a` (COCO: train, val) and `b` (YOLO: train), which is the working folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "annotations").mkdir(parents=True)
@@ -90,7 +90,7 @@ def line_of(error: "pytest.ExceptionInfo[InputError]") -> str:
     return line
 
 
-def test_classes_are_matched_by_name(here: Path) -> None:
+def test_classes_are_matched_by_name(working_folder: Path) -> None:
     """Labels of `a` are car, lorry, sign; those of `b` truck, car."""
     dataset = open_boxes(["a", "b"], "train")
     assert dataset.names == ("car", "lorry", "sign", "truck")
@@ -115,7 +115,7 @@ def test_classes_are_matched_by_name(here: Path) -> None:
     assert open_boxes(["b", "a"], "train").names == ("truck", "car", "lorry", "sign")
 
 
-def test_a_part_of_the_images_keeps_its_sets(here: Path) -> None:
+def test_subset_keeps_its_sets(working_folder: Path) -> None:
     dataset = open_boxes(["a", "b"], "train").subset([3, 0])
     assert dataset.members is not None
     assert [dataset.own_id(index) for index in range(2)] == [2, 4]
@@ -125,9 +125,9 @@ def test_a_part_of_the_images_keeps_its_sets(here: Path) -> None:
     ]
 
 
-def test_a_yaml_lists_sets_and_maps_their_classes(here: Path) -> None:
+def test_yaml_with_sets_and_class_maps(working_folder: Path) -> None:
     """Rename, merge and drop; paths are relative to the file."""
-    (here / "lists").mkdir()
+    (working_folder / "lists").mkdir()
     write_yaml(
         "lists/both.yaml",
         "sets:",
@@ -145,7 +145,7 @@ def test_a_yaml_lists_sets_and_maps_their_classes(here: Path) -> None:
     assert splits("lists/both.yaml") == ["train", "val"]
 
 
-def test_two_classes_become_one(here: Path) -> None:
+def test_classes_are_merged_by_class_map(working_folder: Path) -> None:
     write_yaml("one.yaml", "sets: [a, b]", "class_map: {lorry: vehicle, car: vehicle, truck: vehicle}")
     dataset = open_boxes("one.yaml", "train")
     assert dataset.names == ("vehicle", "sign")
@@ -153,7 +153,7 @@ def test_two_classes_become_one(here: Path) -> None:
     assert not check(dataset).errors  # two classes with one name in a set are one class
 
 
-def test_the_class_map_of_a_single_set(here: Path) -> None:
+def test_class_map_of_a_single_set(working_folder: Path) -> None:
     """All names are read at once, so that two can change places; `ignore` leaves a region of any class."""
     file = write_yaml("single.yaml", "path: a", "class_map: {car: lorry, lorry: car, sign: ignore}")
     dataset = open_boxes(file, "train")
@@ -166,13 +166,13 @@ def test_the_class_map_of_a_single_set(here: Path) -> None:
     assert [finding.text for finding in check(dataset).notes if finding.kind == "class_map"] == list(dataset.notes)
 
 
-def test_a_class_may_be_called_drop(here: Path) -> None:
+def test_class_named_drop(working_folder: Path) -> None:
     """Only a value is a word, and only of a class that the mapping names."""
     write_yaml("single.yaml", "path: b", "names: [drop, car]", "class_map: {car: ignore}")
     assert open_boxes("single.yaml", "train").names == ("drop",)
 
 
-def test_missing_classes_and_splits_are_noted(here: Path) -> None:
+def test_missing_classes_and_splits_are_noted(working_folder: Path) -> None:
     train, val = (open_boxes(["a", "b"], split) for split in ("train", "val"))
     assert train.notes == (
         "a: has no class truck (train); its images were not searched for them",
@@ -186,7 +186,7 @@ def test_missing_classes_and_splits_are_noted(here: Path) -> None:
     assert len(val) == 1
 
 
-def test_nobody_looked_for_the_classes_that_a_set_lacks(here: Path) -> None:
+def test_classes_missing_in_a_set_are_unlabeled_in_its_images(working_folder: Path) -> None:
     """By hand: car, lorry, sign, truck in two images of `a`, then of `b`."""
     in_a, in_b = [True, True, True, False], [True, False, False, True]
     dataset = open_boxes(["a", "b"], "train")
@@ -217,7 +217,7 @@ def test_nobody_looked_for_the_classes_that_a_set_lacks(here: Path) -> None:
         (("train: a",), "x.yaml: train: unknown key"),
     ],
 )
-def test_errors_name_the_set_and_what_to_do(here: Path, lines: tuple[str, ...], message: str) -> None:
+def test_errors_name_the_set_and_a_remedy(working_folder: Path, lines: tuple[str, ...], message: str) -> None:
     write_yaml("x.yaml", "sets: [a, b]", *lines)
     with pytest.raises(InputError) as error:
         open_boxes("x.yaml", "train")
@@ -235,17 +235,17 @@ def test_errors_name_the_set_and_what_to_do(here: Path, lines: tuple[str, ...], 
         ("{weight: 2}", "x.yaml: sets.1.path: missing"),
     ],
 )
-def test_errors_of_an_entry(here: Path, entry: str, message: str) -> None:
+def test_errors_of_a_set_entry(working_folder: Path, entry: str, message: str) -> None:
     write_yaml("x.yaml", "sets:", "  - a", f"  - {entry}")
     with pytest.raises(InputError) as error:
         open_boxes("x.yaml", "train")
     assert line_of(error).startswith(message)
 
 
-def test_no_set_has_the_split_and_sets_of_two_kinds(here: Path) -> None:
+def test_missing_split_and_mixed_kinds_of_sets_are_errors(working_folder: Path) -> None:
     with pytest.raises(InputError, match=r"^a: no split 'test'; it holds train, val$"):
         open_boxes(["a", "b"], "test")
-    write_classes(here / "c", {"train": 1})
+    write_classes(working_folder / "c", {"train": 1})
     with pytest.raises(InputError, match=r"^a has boxes, c images with one class each; needed sets of one kind$"):
         open_dataset(["a", "b", "c"], "train")
     write_yaml("both.yaml", "sets: [a, b]")
@@ -253,27 +253,29 @@ def test_no_set_has_the_split_and_sets_of_two_kinds(here: Path) -> None:
         open_boxes(["both.yaml", "b"], "train")
 
 
-def test_a_class_of_another_split_is_no_mistake(here: Path) -> None:
+def test_class_map_may_name_a_class_of_another_split(working_folder: Path) -> None:
     """A mapping names a class that only one split of a set has."""
-    tree = json.loads((here / "a" / "annotations" / "val.json").read_text())
+    tree = json.loads((working_folder / "a" / "annotations" / "val.json").read_text())
     tree["categories"] = tree["categories"][:1]
-    (here / "a" / "annotations" / "val.json").write_text(json.dumps(tree))
+    (working_folder / "a" / "annotations" / "val.json").write_text(json.dumps(tree))
     write_yaml("x.yaml", "sets: [{path: a, class_map: {lorry: truck}}, b]", "class_map: {sign: drop}")
     assert open_boxes("x.yaml", "val").names == ("car", "truck")
 
 
-def spoil(here: Path) -> None:
+def add_faults(working_folder: Path) -> None:
     """A box without area in `a`, an unknown class and an empty box in `b`, and an image that is missing."""
-    tree = json.loads((here / "a" / "annotations" / "train.json").read_text())
+    tree = json.loads((working_folder / "a" / "annotations" / "train.json").read_text())
     tree["annotations"][2]["bbox"] = [20, 10, 0, 10]
     tree["annotations"].append({"id": 9, "image_id": 77, "category_id": 5, "bbox": [1, 1, 2, 2], "area": 4})
-    (here / "a" / "annotations" / "train.json").write_text(json.dumps(tree))
-    (here / "b" / "labels" / "train" / "3.txt").write_text("7 0.5 0.5 0.5 0.5\n0 0.5 0.5 0 0.5\n0 0.5 0.5 0.5 0.5\n")
-    (here / "a" / "train" / "2.png").unlink()
+    (working_folder / "a" / "annotations" / "train.json").write_text(json.dumps(tree))
+    (working_folder / "b" / "labels" / "train" / "3.txt").write_text(
+        "7 0.5 0.5 0.5 0.5\n0 0.5 0.5 0 0.5\n0 0.5 0.5 0.5 0.5\n"
+    )
+    (working_folder / "a" / "train" / "2.png").unlink()
 
 
-def test_findings_are_those_of_each_set(here: Path) -> None:
-    spoil(here)
+def test_findings_equal_those_of_the_single_sets(working_folder: Path) -> None:
+    add_faults(working_folder)
     whole = check(open_boxes(["a", "b"], "train"))
     each = [finding for name in ("a", "b") for finding in check(open_boxes(name, "train")).errors]
     assert len(each) == 5
@@ -281,8 +283,8 @@ def test_findings_are_those_of_each_set(here: Path) -> None:
     assert whole.checked == {"train": (4, 8), "train of a": (2, 3), "train of b": (2, 5)}
 
 
-def test_faulty_labels_are_left_out_of_the_right_set(here: Path) -> None:
-    spoil(here)
+def test_faulty_labels_are_left_out_of_their_set(working_folder: Path) -> None:
+    add_faults(working_folder)
     dataset = open_boxes(["a", "b"], "train")
     kept = skip_bad(dataset, check(dataset))
     assert [Path(kept.path(index)).as_posix() for index in range(len(kept))] == [
@@ -294,12 +296,12 @@ def test_faulty_labels_are_left_out_of_the_right_set(here: Path) -> None:
     assert "lorry" not in {name for labels in found(kept) for name, _ in labels}
 
 
-def test_an_image_in_two_sets_is_noted(here: Path) -> None:
+def test_image_in_two_sets_is_noted(working_folder: Path) -> None:
     notes = [finding for finding in check(open_boxes(["a", "b", "a"], "train")).notes if finding.kind == "image_twice"]
     assert [(finding.index, finding.text) for finding in notes] == [(4, "is also in a"), (5, "is also in a")]
 
 
-def test_the_command_checks_a_list(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_of_a_yaml_with_sets(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_yaml("x.yaml", "sets: [a, {path: b, class_map: {truck: lorry}}]")
     with pytest.raises(SystemExit) as leaving:
         cli.main(["data", "check", "x.yaml"])
@@ -314,7 +316,7 @@ def visited(loader: EpochLoader[Any], epoch: int, skip: int = 0) -> list[int]:
     return [int(frame.image_id) for batch in loader.epoch(epoch, skip) for frame in batch.frames]
 
 
-def test_weights_say_how_often_an_epoch_visits_images(here: Path) -> None:
+def test_weights_determine_visits_per_epoch(working_folder: Path) -> None:
     """Images 1 and 2 twice each, one of 3 and 4 in half of the epochs."""
     write_yaml("x.yaml", "sets: [{path: a, weight: 2}, {path: b, weight: 0.5}]")
     dataset = open_boxes("x.yaml", "train")
@@ -332,7 +334,7 @@ def test_weights_say_how_often_an_epoch_visits_images(here: Path) -> None:
     assert visited(loader, 7, skip=2) == epochs[7][2:]  # as after a resume
 
 
-def test_visits_of_two_processes_are_those_of_one(here: Path) -> None:
+def test_visits_of_two_processes_equal_a_single_process(working_folder: Path) -> None:
     dataset = open_boxes(["a", "b"], "train")
     weights = np.array([1.5, 1.5, 1.5, 1.5])
     words: dict[str, Any] = {"canvas": CanvasConfig(size=(32, 32)), "seed": 1, "weights": weights}
@@ -357,7 +359,7 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_training_on_several_sets(here: Path, log: list[str]) -> None:
+def test_training_on_several_sets(working_folder: Path, log: list[str]) -> None:
     """The run stores all roots; it resumes with the same sets only."""
     run = bw.train("demo", ["a", "b"], "run", overrides=SMALL)
     resolved = recipe.load(run / "recipe.yaml")
@@ -377,7 +379,7 @@ def test_training_on_several_sets(here: Path, log: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_take_several_sets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_and_evaluate_accept_several_sets(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     sets = ["--data", "a", "--data", "b"]
     for arguments in (
@@ -445,16 +447,16 @@ def pycocotools_summary(sets: list[dict[str, Any]], results: list[list[dict[str,
 
 
 @pytest.mark.slow
-def test_evaluation_is_that_of_the_concatenation(here: Path) -> None:
+def test_evaluation_matches_pycocotools_on_concatenated_sets(working_folder: Path) -> None:
     """pycocotools on the joined JSONs, with detections of each set written by a run over it alone."""
-    write_colored(here / "one", COLORED[0], ("red", "green"), moved=0)
-    write_colored(here / "two", COLORED[1], ("blue", "red"), moved=9)
+    write_colored(working_folder / "one", COLORED[0], ("red", "green"), moved=0)
+    write_colored(working_folder / "two", COLORED[1], ("blue", "red"), moved=9)
     predictor = rectangles_predictor()
     trees, rows, alone = [], [], []
     for name in ("one", "two"):
         alone.append(bw.evaluate(predictor, name, out=f"out_{name}"))
-        trees.append(json.loads((here / name / "annotations" / "val.json").read_text()))
-        rows.append(json.loads((here / f"out_{name}" / "detections.json").read_text()))
+        trees.append(json.loads((working_folder / name / "annotations" / "val.json").read_text()))
+        rows.append(json.loads((working_folder / f"out_{name}" / "detections.json").read_text()))
     metrics = bw.evaluate(predictor, ["one", "two"], out="out")
     assert list(metrics.summary.values()) == pytest.approx(pycocotools_summary(trees, rows), abs=1e-6)
     assert 0.1 < metrics.summary["AP"] < 0.95
@@ -462,25 +464,25 @@ def test_evaluation_is_that_of_the_concatenation(here: Path) -> None:
         ("one", alone[0].summary), ("two", alone[1].summary)
     ]  # fmt: skip
     assert f"two: {alone[1].headline} (2 images)" in str(metrics).splitlines()
-    written = json.loads((here / "out" / "metrics.json").read_text())
+    written = json.loads((working_folder / "out" / "metrics.json").read_text())
     assert [(row["data"], row["images"]) for row in written["sets"]] == [("one", 3), ("two", 2)]
-    files = {row["file"] for row in json.loads((here / "out" / "detections.json").read_text())}
+    files = {row["file"] for row in json.loads((working_folder / "out" / "detections.json").read_text())}
     assert "two/val/1.png" in files
 
 
-def test_evaluation_names_the_set_with_an_unknown_class(here: Path) -> None:
-    write_colored(here / "one", COLORED[0], ("red", "green"), moved=0)
+def test_evaluation_names_the_set_with_an_unknown_class(working_folder: Path) -> None:
+    write_colored(working_folder / "one", COLORED[0], ("red", "green"), moved=0)
     with pytest.raises(InputError, match=r"^a: the model lacks 3 of the data set's"):
         bw.evaluate(rectangles_predictor(), ["one", "a"])
 
 
-def test_evaluation_without_class_names(here: Path) -> None:
-    write_colored(here / "one", COLORED[0], ("red", "green"), moved=0)
+def test_evaluation_without_class_names(working_folder: Path) -> None:
+    write_colored(working_folder / "one", COLORED[0], ("red", "green"), moved=0)
     with pytest.raises(InputError, match=r"compared by name, recipe demo has none; give them by --names"):
         bw.evaluate(rectangles_predictor(data__names=[]), "one")
 
 
-def test_merged_sets_are_written_as_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_merge_writes_one_set(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names that both sets have start with their set's; boxes, classes and areas stay."""
     arguments = ["data", "merge", "a", "b", "-o", "new", "--class-map", "lorry=truck", "--class-map", "sign=drop"]
     with pytest.raises(SystemExit) as leaving:
@@ -514,7 +516,7 @@ def test_merged_sets_are_written_as_one(here: Path, capsys: pytest.CaptureFixtur
     assert len(open_boxes("new", "val")) == 1
 
 
-def test_a_file_beside_other_sets_is_the_split_of_its_name(tiny_coco: Path) -> None:
+def test_label_file_among_sets_is_the_split_of_its_name(tiny_coco: Path) -> None:
     """Alone it serves as any split; here its images would be in both."""
     labels = tiny_coco / "annotations"
     sets = [labels / "train.json", labels / "val.json"]
@@ -524,7 +526,7 @@ def test_a_file_beside_other_sets_is_the_split_of_its_name(tiny_coco: Path) -> N
         bw.open_dataset([sets[0], sets[0]], "val")
 
 
-def test_sets_are_divided(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_split_of_several_sets(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`data split` of a YAML with `sets` counts the images of each set in each part."""
     Path("both.yaml").write_text("sets: [a, b]\n")
     with pytest.raises(SystemExit) as leaving:
@@ -541,14 +543,14 @@ def test_sets_are_divided(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("to", ["coco", "yolo_txt", "line_txt", "voc"])
-def test_every_layout_of_merged_sets_reads_back(here: Path, to: str) -> None:
+def test_merged_sets_round_trip_in_every_layout(working_folder: Path, to: str) -> None:
     whole = open_boxes(["a", "b"], "train")
     convert(["a", "b"], to, "new")
     back = open_boxes("new", "train")
     assert sorted(map(str, found(back))) == sorted(map(str, found(whole)))
 
 
-def test_a_list_and_a_mapped_set_are_converted(here: Path) -> None:
+def test_conversion_of_sets_with_class_maps(working_folder: Path) -> None:
     write_yaml("x.yaml", "sets: [a, {path: b, class_map: {truck: lorry, car: drop}}]")
     convert("x.yaml", "voc", "list")
     assert sum(len(labels) for labels in found(open_boxes("list", "train"))) == 4
@@ -557,7 +559,7 @@ def test_a_list_and_a_mapped_set_are_converted(here: Path) -> None:
     assert sorted(found(open_boxes("mapped", "train"))) == [[], [], [("car", CAR_A)], [("car", SIGN_A)]]
 
 
-def test_extra_keys_of_merged_sets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extra_keys_of_merged_sets(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Outlines and keys of classes stay; licenses that differ go, with the images' ids of them."""
     for number, name in enumerate(("c", "d")):
         tree = json.loads(json.dumps(TRAIN_COCO))
@@ -565,10 +567,10 @@ def test_extra_keys_of_merged_sets(here: Path, capsys: pytest.CaptureFixture[str
         tree["images"][0]["license"] = 1
         tree["annotations"][1]["segmentation"] = [[5, 5, 9, 5, 9, 9, 5, 9 - number]]
         tree["categories"][0]["supercategory"] = f"vehicle {number}"
-        (here / name / "annotations").mkdir(parents=True)
-        (here / name / "annotations" / "train.json").write_text(json.dumps(tree))
+        (working_folder / name / "annotations").mkdir(parents=True)
+        (working_folder / name / "annotations" / "train.json").write_text(json.dumps(tree))
         for entry in tree["images"]:
-            image(here / name / "train" / entry["file_name"], 3 * number)
+            image(working_folder / name / "train" / entry["file_name"], 3 * number)
     report = convert(["c", "d"], "coco", "new")
     assert "left out, since the sets differ in it: licenses, license of images" in report
     tree = json.loads(Path("new/annotations/train.json").read_text())
@@ -580,14 +582,14 @@ def test_extra_keys_of_merged_sets(here: Path, capsys: pytest.CaptureFixture[str
     assert [entry.get("supercategory") for entry in tree["categories"]] == ["vehicle 0", None, None]
 
 
-def test_extra_keys_follow_their_labels_and_classes(here: Path) -> None:
+def test_extra_keys_follow_their_labels_and_classes(working_folder: Path) -> None:
     """Of labels that stay where others of the file are left out: in COCO, VOC and DOTA."""
     tree = json.loads(json.dumps(TRAIN_COCO))
     for annotation in tree["annotations"]:
         annotation["pose"] = f"pose {annotation['id']}"
     for category in tree["categories"]:
         category["supercategory"] = f"over {category['name']}"
-    (here / "a" / "annotations" / "train.json").write_text(json.dumps(tree))
+    (working_folder / "a" / "annotations" / "train.json").write_text(json.dumps(tree))
     convert("a", "voc", "v")
     write_yaml("coco.yaml", "path: a", "class_map: {car: drop}")
     write_yaml("voc.yaml", "path: v", "class_map: {car: drop}")
@@ -602,11 +604,11 @@ def test_extra_keys_follow_their_labels_and_classes(here: Path) -> None:
         ("lorry", "over lorry"),
         ("sign", "over sign"),
     ]
-    (here / "d" / "train" / "labelTxt").mkdir(parents=True)
-    image(here / "d" / "train" / "images" / "1.png", 9)
-    (here / "d" / "classes.txt").write_text("plane\nship\n")
+    (working_folder / "d" / "train" / "labelTxt").mkdir(parents=True)
+    image(working_folder / "d" / "train" / "images" / "1.png", 9)
+    (working_folder / "d" / "classes.txt").write_text("plane\nship\n")
     lines = ["gsd:0.5", "1 1 9 1 9 9 1 9 ship 0", "20 5 30 10 20 15 10 10 plane 2"]
-    (here / "d" / "train" / "labelTxt" / "1.txt").write_text("\n".join(lines))
+    (working_folder / "d" / "train" / "labelTxt" / "1.txt").write_text("\n".join(lines))
     write_yaml("dota.yaml", "path: d", "class_map: {ship: drop}")
     convert("dota.yaml", "coco", "dota")
     (row,) = json.loads(Path("dota/annotations/train.json").read_text())["annotations"]
@@ -614,11 +616,11 @@ def test_extra_keys_follow_their_labels_and_classes(here: Path) -> None:
     assert row["dota_difficult"] == 2
 
 
-def test_images_outside_a_merged_set(here: Path) -> None:
+def test_images_outside_a_merged_set_are_rejected(working_folder: Path) -> None:
     """Each set's images must be in its own folder."""
-    image(here / "elsewhere.png", 1)
-    (here / "b" / "images" / "train" / "3.png").unlink()
-    (here / "b" / "images" / "train" / "3.png").symlink_to(here / "elsewhere.png")
+    image(working_folder / "elsewhere.png", 1)
+    (working_folder / "b" / "images" / "train" / "3.png").unlink()
+    (working_folder / "b" / "images" / "train" / "3.png").symlink_to(working_folder / "elsewhere.png")
     with pytest.raises(InputError, match=r"3.png: lies outside .*/b, like 1 of the 2 images of train; use --outside"):
         convert(["a", "b"], "coco", "new")
     assert not Path("new").exists()
@@ -640,7 +642,9 @@ def test_images_outside_a_merged_set(here: Path) -> None:
         ),
     ],
 )
-def test_errors_of_merging(here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_merging(
+    working_folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as leaving:
         cli.main(["data", "merge", *arguments, "-o", "new"])
     assert leaving.value.code == 2
@@ -648,7 +652,7 @@ def test_errors_of_merging(here: Path, arguments: list[str], message: str, capsy
     assert not Path("new").exists()
 
 
-def test_web_addresses_that_differ_in_their_query() -> None:
+def test_web_addresses_that_differ_only_in_the_query_are_rejected() -> None:
     """Their queries may be secret and are not stored, so both would be read from the second address."""
     roots = ["https://host/set.zip?id=1", "https://me:pw@host/set.zip?id=2"]
     for use in (sets.several, sets.stored):
@@ -658,13 +662,13 @@ def test_web_addresses_that_differ_in_their_query() -> None:
         "https://host/a.zip", "https://host/b.zip"]  # fmt: skip
 
 
-def test_sets_of_classes(here: Path) -> None:
+def test_sets_of_class_folders(working_folder: Path) -> None:
     """Folders of classes are matched by name, mapped and weighted, too."""
-    write_classes(here / "c", {"train": 2, "val": 1})  # blue, green, red
-    write_classes(here / "d", {"train": 1, "val": 1})
-    (here / "d" / "train" / "red").rename(here / "d" / "train" / "black")
-    (here / "d" / "val" / "red").rename(here / "d" / "val" / "black")
-    (here / "d" / "train" / "green" / "0.png").write_bytes(b"no image")
+    write_classes(working_folder / "c", {"train": 2, "val": 1})  # blue, green, red
+    write_classes(working_folder / "d", {"train": 1, "val": 1})
+    (working_folder / "d" / "train" / "red").rename(working_folder / "d" / "train" / "black")
+    (working_folder / "d" / "val" / "red").rename(working_folder / "d" / "val" / "black")
+    (working_folder / "d" / "train" / "green" / "0.png").write_bytes(b"no image")
     write_yaml("x.yaml", "sets: [c, {path: d, weight: 3, class_map: {blue: drop}}]", "class_map: {black: red}")
     dataset = open_dataset("x.yaml", "train")
     assert isinstance(dataset, ClassSet)

@@ -132,7 +132,7 @@ def prepare(case: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("root", COUNTS)
-def test_a_data_set_is_read_to_its_counts(root: str, run: Run, tmp_path: Path) -> None:
+def test_data_set_counts(root: str, run: Run, tmp_path: Path) -> None:
     case = root.split("/")[0]
     shutil.copytree(CASES / case, tmp_path / case)
     counts, expected = COUNTS[root]
@@ -146,9 +146,7 @@ def test_a_data_set_is_read_to_its_counts(root: str, run: Run, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "words", "status", "texts"), COMMANDS, ids=lambda value: str(value)[:60])
-def test_a_command_gives_its_result(
-    case: str, words: str, status: int, texts: list[str], run: Run, tmp_path: Path
-) -> None:
+def test_command_result(case: str, words: str, status: int, texts: list[str], run: Run, tmp_path: Path) -> None:
     prepare(case, tmp_path)
     found, out, err = run(words)
     assert found == status, err
@@ -165,7 +163,7 @@ def test_a_command_gives_its_result(
         "data convert set --to voc -o c", "data tile set -o t --window 64", "data tensors set -o t --recipe demo",
     ],
 )  # fmt: skip
-def test_names_that_are_not_utf_8(words: str, run: Run, tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8(words: str, run: Run, tmp_path: Path) -> None:
     """Each command works, or names the file in one line."""
     prepare("F03", tmp_path)
     if "predict" in words:

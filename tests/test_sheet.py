@@ -32,7 +32,7 @@ def truth(boxes: list[list[float]], labels: list[int]) -> Sample:
                   np.zeros(count, bool), np.ones(count), np.arange(count), np.zeros(count, bool))  # fmt: skip
 
 
-def has(image: np.ndarray, tint: tuple[int, int, int]) -> int:
+def count_pixels(image: np.ndarray, tint: tuple[int, int, int]) -> int:
     return int((image == np.array(tint)).all(axis=2).sum())
 
 
@@ -60,13 +60,13 @@ def test_images_keep_their_aspect_ratio() -> None:
         assert len(columns) / len(rows) == pytest.approx(width / height, rel=0.02)
 
 
-def test_lines_of_large_images_are_drawn_at_the_size_of_the_sheet() -> None:
+def test_lines_are_drawn_after_large_images_are_resized() -> None:
     """Lines that were drawn on 4000 px and then made eight times smaller would have another color."""
     image = np.zeros((4000, 6000, 3), np.uint8)
     panel = sheet.truth_and_prediction(image, truth([[1000, 1000, 5000, 3000]], [0]), found([], []))
     drawn = sheet.draw_sheet([panel])
     sides = 2 * (4000 + 2000) / 6000 * (WIDTH - 2.5 * GAP) / 2  # px of the box on the sheet
-    assert has(drawn, color(0)) > 1.8 * sides, "two px wide"
+    assert count_pixels(drawn, color(0)) > 1.8 * sides, "two px wide"
 
 
 def test_ground_truth_and_prediction_side_by_side() -> None:
@@ -75,8 +75,8 @@ def test_ground_truth_and_prediction_side_by_side() -> None:
     assert [name for name, _ in panel.legend] == ["a", "b"]
     drawn = sheet.draw_sheet([Panel(panel.image, panel.views, panel.captions)])
     left, right = drawn[:, : WIDTH // 2], drawn[:, WIDTH // 2 :]
-    assert (has(left, color(0)) > 100, has(left, color(1))) == (True, 0)
-    assert (has(right, color(0)), has(right, color(1)) > 100) == (0, True)
+    assert (count_pixels(left, color(0)) > 100, count_pixels(left, color(1))) == (True, 0)
+    assert (count_pixels(right, color(0)), count_pixels(right, color(1)) > 100) == (0, True)
 
 
 def test_errors_have_the_colors_of_their_kind() -> None:
@@ -88,15 +88,15 @@ def test_errors_have_the_colors_of_their_kind() -> None:
     assert panel.views[0].texts == ("", "b 0.70, is a", "b 0.50", "b")
     drawn = sheet.draw_sheet([panel])
     for kind in (Kind.CORRECT, Kind.CLASSIFICATION, Kind.BACKGROUND, Kind.MISSED):
-        assert has(drawn, KIND_COLORS[kind]) > 100, kind
-    assert not has(drawn, KIND_COLORS[Kind.LOCALIZATION])
+        assert count_pixels(drawn, KIND_COLORS[kind]) > 100, kind
+    assert not count_pixels(drawn, KIND_COLORS[Kind.LOCALIZATION])
     for guesses in (found([[0, 0, 100, 100]], [0]), found([], [])):
         sheet.draw_sheet([sheet.errors(image, sample, match([sample], [guesses]), ("a", "b"))])
     nothing = truth([], [])
     sheet.draw_sheet([sheet.errors(image, nothing, match([nothing], [found([[0, 0, 9, 9]], [0])]), ("a", "b"))])
 
 
-def test_a_file_is_written_and_that_of_an_earlier_evaluation_goes(tmp_path: Path) -> None:
+def test_write_replaces_or_removes_an_earlier_sheet(tmp_path: Path) -> None:
     file = tmp_path / "sheet.jpg"
     sheet.write([plain(50, 40)], file, [("<img onerror>\n", (1, 2, 3))])
     assert cv2.imread(str(file)).shape[1] == WIDTH
@@ -104,7 +104,7 @@ def test_a_file_is_written_and_that_of_an_earlier_evaluation_goes(tmp_path: Path
     assert not file.exists()
 
 
-def test_images_wait_for_their_sheet_at_a_size_that_it_can_show() -> None:
+def test_large_images_are_downscaled_to_the_sheet() -> None:
     small, factors = sheet.fitted(np.zeros((300, 400, 3), np.uint8))
     assert (small.shape, factors.tolist()) == ((300, 400, 3), [1] * 4)
     large, factors = sheet.fitted(np.zeros((4000, 2800, 3), np.uint8))

@@ -46,7 +46,7 @@ def test_every_key_has_a_description() -> None:
     assert [key for key, _, _, meaning in rows if not meaning] == []
 
 
-def test_keys_of_the_reference_are_those_of_a_recipe() -> None:
+def test_reference_keys_cover_recipes() -> None:
     """With a model of each kind, compared with what `boxwright show` prints."""
     listed: dict[str, set[str]] = {}
     for page, (_, parts) in reference.roots().items():
@@ -60,7 +60,7 @@ def test_keys_of_the_reference_are_those_of_a_recipe() -> None:
             assert any(key == known or key.startswith(f"{known}.") for known in keys), key
 
 
-def test_keys_of_the_reference_name_their_origins() -> None:
+def test_reference_keys_link_published_keys() -> None:
     """Rows of docs/parameters.md, read here by eye."""
     pages = {name: reference.keys_page(*about) for name, about in reference.roots().items()}
     row = next(line for line in pages["train"].splitlines() if line.startswith("| `train.schedule.lr` |"))
@@ -111,7 +111,7 @@ def test_every_public_name_is_on_one_page() -> None:
     assert sorted([*names, "__version__"]) == sorted(boxwright.__all__)
 
 
-def test_types_are_described_in_words() -> None:
+def test_type_descriptions() -> None:
     from boxwright.config import Fraction
     from boxwright.recipe.data import Size
 
@@ -120,7 +120,7 @@ def test_types_are_described_in_words() -> None:
     assert reference.kind(tuple[str, ...]) == "list of text"
 
 
-def test_comments_above_and_behind_a_field_are_its_description() -> None:
+def test_field_comments_are_descriptions() -> None:
     found = reference.descriptions(reference.Recipe.model_fields["data"].annotation)
     assert found["kind"].startswith("a layout: the name of a module")
     assert found["val_fraction"].startswith("this fraction of `train` becomes the split `val`")
@@ -167,7 +167,7 @@ def test_pages_are_short_and_have_one_heading(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_links_and_anchors_exist_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+def test_links_exist_and_no_external_resources_are_loaded(site: Path) -> None:
     texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
     names = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in texts.items()}
     checked = 0
@@ -191,7 +191,7 @@ def test_links_and_anchors_exist_and_nothing_is_loaded_from_elsewhere(site: Path
 
 
 @pytest.mark.slow
-def test_the_reference_names_everything(site: Path) -> None:
+def test_reference_lists_all_options_and_public_names(site: Path) -> None:
     pages = articles(site)
     text = html.unescape(
         re.sub(r"<[^>]+>", "", " ".join(value for name, value in pages.items() if "reference/" in name))
@@ -214,7 +214,7 @@ browser = pytest.fixture(scope="module")(chromium.browser)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(browser: Any, site: Path, scheme: str) -> None:
+def test_pages_fit_a_phone_with_sufficient_contrast(browser: Any, site: Path, scheme: str) -> None:
     context = browser.new_context(viewport=PHONE, color_scheme=scheme)
     page = context.new_page()
     asked: list[str] = []

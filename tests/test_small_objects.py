@@ -24,7 +24,7 @@ def warned(data: Path, name: str, log: list[str], **changes: Any) -> list[str]:
 SMALL_INPUT = {"data.canvas.size": [96, 96]}
 
 
-def test_a_quarter_is_no_line_and_more_is(tmp_path: Path, log: list[str]) -> None:
+def test_warning_above_a_quarter_of_small_boxes(tmp_path: Path, log: list[str]) -> None:
     assert not warned(data_set(tmp_path / "quarter", QUARTER), "demo", log, changes=SMALL_INPUT)
     more = [*QUARTER[1:], (40, 14), (31, 50)]
     assert warned(data_set(tmp_path / "more", more), "demo", log, changes=SMALL_INPUT) == [
@@ -33,7 +33,7 @@ def test_a_quarter_is_no_line_and_more_is(tmp_path: Path, log: list[str]) -> Non
     ]
 
 
-def test_the_advised_size_is_enough(tmp_path: Path, log: list[str]) -> None:
+def test_advised_canvas_size_is_sufficient(tmp_path: Path, log: list[str]) -> None:
     data = data_set(tmp_path / "data", [(10, 20), (12, 30), (18, 18), (40, 40)])
     (line,) = warned(data, "demo", log, changes=SMALL_INPUT)
     log.clear()
@@ -41,7 +41,7 @@ def test_the_advised_size_is_enough(tmp_path: Path, log: list[str]) -> None:
     assert not warned(data, "demo", log, changes={"data.canvas.size": [288, 288]})
 
 
-def test_sides_of_images_that_turn_and_the_next_finer_recipe(tmp_path: Path, log: list[str]) -> None:
+def test_advice_for_short_and_long_side_and_finer_recipe(tmp_path: Path, log: list[str]) -> None:
     """192 x 96 px become 1333 x 667, 0.7 px 4.9, 0.5 px 3.47; 4 / 3.47 = 1.1523 times 800, 1333 and 1344."""
     data = data_set(tmp_path / "data", [(0.7, 30), (0.5, 30)])  # type: ignore[list-item]
     (line,) = warned(data, "faster_rcnn_r50_coco_mmdet", log)
@@ -53,13 +53,15 @@ def test_sides_of_images_that_turn_and_the_next_finer_recipe(tmp_path: Path, log
     assert line.endswith("try `boxwright data tile` or recipe faster_rcnn_r50_dcn_coco_standard")
 
 
-def test_recipes_that_are_advised_have_these_strides() -> None:
+def test_advised_recipes_have_the_stated_strides() -> None:
     for stride, name in small_objects.FINER.items():
         assert without_memory(recipe.load(name).model).finest_stride == stride
     assert without_memory(recipe.load("tiny_darknet_imagenet_224").model).finest_stride is None
 
 
-def test_a_sample_of_headers_is_read(tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_sample_of_image_headers_is_read(
+    tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
     real = anchors.read_headers
     monkeypatch.setattr(anchors, "read_headers", lambda paths: asked.append(len(paths)) or real(paths))
@@ -68,5 +70,5 @@ def test_a_sample_of_headers_is_read(tmp_path: Path, log: list[str], monkeypatch
     assert asked == [1], "of two images"
 
 
-def test_no_boxes(tmp_path: Path, log: list[str]) -> None:
+def test_no_warning_without_boxes(tmp_path: Path, log: list[str]) -> None:
     assert not warned(data_set(tmp_path / "data", []), "demo", log)

@@ -32,7 +32,7 @@ def read(pattern, fps=None, **selection):
         return list(video), video
 
 
-def test_what_is_a_video(tmp_path, monkeypatch):
+def test_is_video(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "7").write_bytes(b"an image without a suffix")
     (tmp_path / "shots.mp4").mkdir()
@@ -42,7 +42,7 @@ def test_what_is_a_video(tmp_path, monkeypatch):
         assert not is_video(source), source
 
 
-def test_numbered_images_are_a_video(tmp_path):
+def test_numbered_images_are_read_as_video(tmp_path):
     boxes = {4: (8, 8, 30, 30), 5: (20, 8, 42, 30), 8: (60, 8, 82, 30), 10: (40, 8, 62, 30)}
     for number, box in boxes.items():
         write(tmp_path / "frames" / f"{number:04d}.png", scene(64, 96, [box], [1]))
@@ -63,11 +63,11 @@ def test_numbered_images_are_a_video(tmp_path):
     assert (tmp_path / "out" / "frames.mp4").is_file()
 
 
-def test_a_number_of_too_many_digits_is_no_pattern():
+def test_pattern_with_too_many_digits_is_not_a_video():
     assert not is_video("%099999999999d.png")
 
 
-def test_of_numbered_images_those_that_cannot_be_read_are_left_out(tmp_path):
+def test_unreadable_numbered_images_are_skipped(tmp_path):
     for number in range(3):
         write(tmp_path / f"{number}.png", scene(64, 96, [], []))
     (tmp_path / "1.png").write_bytes(b"broken")
@@ -129,7 +129,7 @@ def server(tmp_path):
 
 
 @pytest.mark.slow
-def test_images_at_addresses(tmp_path, server, monkeypatch):
+def test_images_at_web_addresses(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     image = scene(64, 96, [(8, 8, 30, 30)], [2])
     write(tmp_path / "www" / "deep" / "a.png", image)
@@ -150,7 +150,7 @@ def test_images_at_addresses(tmp_path, server, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a%00b%1b%0a.png", "b\u00fc cher.png", "..%2f..%2fa.png", 40 * "%E2%82%AC" + ".png"])
-def test_images_at_addresses_with_unusual_names(tmp_path, server, monkeypatch, name):
+def test_web_addresses_with_unusual_names(tmp_path, server, monkeypatch, name):
     """A NUL, control characters, spaces and letters beyond ASCII, folders, and more bytes than a name may have."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "translate_path", lambda *_: str(tmp_path / "a.png"))
@@ -163,7 +163,7 @@ def test_images_at_addresses_with_unusual_names(tmp_path, server, monkeypatch, n
         assert path.parent.parent.name.startswith("boxwright-")
 
 
-def test_a_stream_without_data_is_one_line(monkeypatch):
+def test_stream_without_data_is_a_one_line_error(monkeypatch):
     monkeypatch.setattr(sources, "TIMEOUT", 0.2)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
@@ -173,7 +173,7 @@ def test_a_stream_without_data_is_one_line(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_not_fetched(tmp_path, server, monkeypatch):
+def test_failed_downloads_are_errors(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "MAX_BYTES", 5_000_000)
     write(tmp_path / "www" / "a.png", scene(64, 96, [], []))

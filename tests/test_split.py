@@ -69,7 +69,7 @@ class TestHash:
         notch[0, 1] = 0  # not brighter than the first, and the pixel below is brighter
         assert image_hash.image_hash(notch) == b"\x7f" + b"\xff" * 7 + b"\x40" + b"\0" * 7
 
-    def test_copies_are_near_duplicates_and_others_are_not(self, tmp_path: Path) -> None:
+    def test_edited_copies_are_near_duplicates(self, tmp_path: Path) -> None:
         first = photo(1)
         brighter = np.clip(first * 1.15 + 8, 0, 255).astype(np.uint8)
         half = cv2.resize(first, (64, 48), interpolation=cv2.INTER_AREA)
@@ -82,17 +82,17 @@ class TestHash:
         assert image_hash.near_duplicates(files).tolist() == expected
         assert image_hash.near_duplicates(images).tolist() == expected  # as arrays, in memory
 
-    def test_flat_images_are_equal_only_to_the_same_color(self) -> None:
+    def test_flat_images_match_only_in_equal_color(self) -> None:
         gray, red, noisy = (np.full((40, 40, 3), color, np.uint8) for color in ((90,) * 3, (250, 20, 8), (90,) * 3))
         noisy[20:] += 3
         assert image_hash.near_duplicates([gray, red, noisy, gray.copy()]).tolist() == [0, 1, 2, 0]
 
-    def test_an_unreadable_image_is_alone(self, tmp_path: Path) -> None:
+    def test_unreadable_image_has_no_duplicates(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"nothing")
         files = [str(tmp_path / "a.png"), str(tmp_path / "missing.png"), str(tmp_path / "a.png")]
         assert image_hash.near_duplicates(files).tolist() == [0, 1, 2]
 
-    def test_groups_are_those_of_all_pairs(self) -> None:
+    def test_groups_match_a_search_over_all_pairs(self) -> None:
         """Clusters with chains, against a search over all pairs of hashes."""
         draw = np.random.default_rng(0)
         bits = np.repeat(draw.integers(0, 2, (30, 128)), 10, axis=0)
@@ -109,7 +109,7 @@ class TestHash:
         assert 40 < len(set(expected.tolist())) < 200
         assert image_hash._connect(hashes).tolist() == expected.tolist()
 
-    def test_kept_hashes_are_those_of_the_files_as_they_are(
+    def test_cached_hashes_are_invalidated_by_changed_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(image_hash, "MIN_CACHED", 1)
@@ -161,7 +161,7 @@ class TestGroups:
             ("scene", r"s/p1\.jpg: found no 'scene' in its labels"),
         ],
     )
-    def test_rejects(self, by: str, words: str) -> None:
+    def test_invalid_group_rules_are_rejected(self, by: str, words: str) -> None:
         with pytest.raises(InputError, match=words) as caught:
             keys_of(unread(["s/p1.jpg", "s/x.jpg"]), by)
         assert len(str(caught.value)) <= 200
@@ -195,13 +195,13 @@ class TestStratify:
         assert [self.counts(dataset, split_of, number) for number in range(2)] == [[25, 25, 0], [25, 25, 0]]
         assert all(len(set(split_of[groups == each].tolist())) == 1 for each in range(20))
 
-    def test_a_large_group_comes_first(self) -> None:
+    def test_largest_group_is_assigned_first(self) -> None:
         """Groups of 6, 1, 1, 1, 1 images in halves of 5: in the order of the images, the last would unbalance them."""
         dataset = unread([str(n) for n in range(10)])
         split_of = stratify.stratify(dataset, np.array([0, 1, 2, 3, *[4] * 6]), [0.5, 0.5])
         assert sorted(np.bincount(split_of).tolist()) == [4, 6]
 
-    def test_the_rarest_class_comes_first(self) -> None:
+    def test_rarest_class_is_assigned_first(self) -> None:
         """Five groups have 3, 1, 2, 1, 3 images with a, and 2, 1, 0, 0, 1 with b. Halves of b are the first group and
         those of the others; then halves of a are possible in one way only."""
         labels = [[0], [0, 1], [0], [1], [1], [0], [0], [0], [0], [0], [0, 1], [0]]
@@ -241,12 +241,12 @@ class TestStratify:
         ("", "found ''"),
     ],
 )
-def test_parts_rejects(value: str, words: str) -> None:
+def test_invalid_parts_are_rejected(value: str, words: str) -> None:
     with pytest.raises(InputError, match=f"--parts: .*{words}"):
         parse_parts(value)
 
 
-def test_parts() -> None:
+def test_parts_are_parsed() -> None:
     assert parse_parts("train=0.7, val=0.2,test=.1") == {"train": 0.7, "val": 0.2, "test": 0.1}
 
 
@@ -271,7 +271,7 @@ def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_seed_decides(tmp_path: Path) -> None:
+def test_split_depends_on_the_seed(tmp_path: Path) -> None:
     root = yolo(tmp_path / "from", NAMES)
 
     def validation(seed: int, out: str) -> set[str]:
@@ -330,7 +330,7 @@ def entries(root: Path, names: list[str], key: str) -> list[Any]:
     return sorted(found, key=lambda entry: int(entry["id"]))
 
 
-def test_everything_in_a_coco_file_survives(tmp_path: Path) -> None:
+def test_all_keys_of_a_coco_file_are_kept(tmp_path: Path) -> None:
     """And tiles of a scene stay together by themselves."""
     scenes = ["harbor", "coast", "harbor", "river", "coast", "lake", "river", "harbor"]
     root = coco(tmp_path / "from", "train", scenes)
@@ -342,7 +342,7 @@ def test_everything_in_a_coco_file_survives(tmp_path: Path) -> None:
     assert of_part[0] | of_part[1] == set(scenes)
 
 
-def test_several_splits_are_divided_together_and_others_stay(tmp_path: Path) -> None:
+def test_named_splits_are_divided_together_and_the_rest_is_kept(tmp_path: Path) -> None:
     """train and val number their images and boxes from 1 alike."""
     root = coco(coco(coco(tmp_path / "from", "train", list("abcd")), "val", list("efgh")), "test", list("ij"))
     with pytest.raises(
@@ -364,7 +364,7 @@ def test_several_splits_are_divided_together_and_others_stay(tmp_path: Path) -> 
     assert contents(open_boxes(tmp_path / "to", "test")) == contents(open_boxes(root, "test"))
 
 
-def test_different_classes_are_not_divided_together(tmp_path: Path) -> None:
+def test_splits_with_different_classes_are_rejected(tmp_path: Path) -> None:
     root = coco(coco(tmp_path / "from", "train", list("ab")), "val", list("cd"))
     file = root / "annotations" / "val.json"
     file.write_text(file.read_text().replace("ship", "boat"))
@@ -372,7 +372,7 @@ def test_different_classes_are_not_divided_together(tmp_path: Path) -> None:
         split.split(root, tmp_path / "to", Division(parts=HALVES, splits=["train", "val"]))
 
 
-def test_an_annotation_without_an_image_is_not_dropped(tmp_path: Path) -> None:
+def test_orphan_annotation_is_an_error(tmp_path: Path) -> None:
     root = coco(tmp_path / "from", "train", list("abcd"))
     file = root / "annotations" / "train.json"
     tree = json.loads(file.read_text())
@@ -384,7 +384,7 @@ def test_an_annotation_without_an_image_is_not_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["voc", "dota", "line_txt", "yolo_txt"])
-def test_the_layout_stays(tmp_path: Path, layout: str) -> None:
+def test_layout_is_preserved(tmp_path: Path, layout: str) -> None:
     from boxwright.datatools.convert import convert
 
     coco_root = coco(tmp_path / "coco", "all", list("abcdef"))
@@ -396,7 +396,7 @@ def test_the_layout_stays(tmp_path: Path, layout: str) -> None:
     assert "cannot hold" not in summary
 
 
-def test_lists(tmp_path: Path) -> None:
+def test_image_lists(tmp_path: Path) -> None:
     """Label Studio's folders: all images in one folder."""
     root = tmp_path / "from"
     names = {f"ab12cd3{n}-photo_{n}.png": [0] * n for n in range(4)}
@@ -415,7 +415,7 @@ def test_lists(tmp_path: Path) -> None:
         split.split(coco_root, tmp_path / "x", Division(parts=HALVES), lists=True)
 
 
-def test_lists_lead_to_the_labels(tmp_path: Path) -> None:
+def test_image_lists_find_labels_of_nested_images_folders(tmp_path: Path) -> None:
     """Also of images/images/a.png, whose labels replace the first folder `images`."""
     root = yolo(tmp_path / "from", {f"{letter}.png": [0] for letter in "abcd"})
     for kind in ("images", "labels"):
@@ -429,7 +429,7 @@ def test_lists_lead_to_the_labels(tmp_path: Path) -> None:
     assert sum(len(open_boxes(tmp_path / "to", name).rows) for name in HALVES) == 4
 
 
-def test_too_few_groups(tmp_path: Path) -> None:
+def test_too_few_groups_is_an_error(tmp_path: Path) -> None:
     root = yolo(tmp_path / "from", {f"x_jpg.rf.{n:08x}.jpg": [0] for n in range(5)})
     with pytest.raises(
         InputError, match=r"5 images in 1 group whose images stay together .*, needed 2; see --group"
@@ -458,7 +458,7 @@ def test_several_sets_of_class_folders_are_rejected(tmp_path: Path) -> None:
         split.split(tmp_path / "both.yaml", tmp_path / "to", Division(parts=HALVES))
 
 
-def test_a_class_with_one_image_is_a_folder_everywhere(tmp_path: Path) -> None:
+def test_class_with_one_image_has_a_folder_in_every_split(tmp_path: Path) -> None:
     """Its label is the index of its folder in every split."""
     root = class_folder.write(tmp_path / "from", {"all": 5}) / "all"
     for file in sorted((root / "blue").iterdir())[1:]:

@@ -17,7 +17,9 @@ slow = pytest.mark.slow
 
 
 @slow
-def test_stopped_everywhere_in_one_process(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_at_any_step_resumes_bit_identical(
+    tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A flag that is set again and again, in steps and in evaluations; the same command starts and resumes."""
     changes = SMALL | {"train.batch": 4, "train.epochs": 3, "train.evaluate_every": 1}
     boxwright.train("demo", tiny_coco, tmp_path / "left_alone", overrides=changes)
@@ -39,7 +41,7 @@ def test_stopped_everywhere_in_one_process(tiny_coco: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_before_and_within_a_training(name: str) -> None:
+def test_signal_before_and_during_training(name: str) -> None:
     code = f"""
 import os, signal, subprocess
 from boxwright import interrupt
@@ -61,7 +63,7 @@ print("it went on")
     assert done.stderr == f"boxwright: stopped by {name}; no step was made since the last save\n"
 
 
-def test_sigterm_as_ctrl_c() -> None:
+def test_sigterm_acts_like_ctrl_c() -> None:
     code = """
 import os, signal, sys
 from boxwright import interrupt
@@ -92,7 +94,7 @@ except KeyboardInterrupt:
         (64, 4, 8, 1, (64, 32)),
     ],
 )
-def test_a_step_keeps_its_images(
+def test_images_per_step_are_independent_of_processes(
     batch: int, accumulate: int, processes: int, now: int, expected: tuple[int, int]
 ) -> None:
     config = TrainConfig(batch=batch, accumulate=accumulate, processes=processes)
@@ -102,7 +104,7 @@ def test_a_step_keeps_its_images(
     assert places == list(itertools.product(range(2), range(divided.accumulate * now)))
 
 
-def test_processes_that_cannot_share_a_step() -> None:
+def test_processes_that_do_not_divide_the_batch_are_rejected() -> None:
     message = (
         r"^train\.processes: a step takes 16 images \(batch 8 x 2 processes x accumulate 1\), and 3 processes cannot "
         r"take equal shares; start a number that divides 16, or a new run$"

@@ -34,7 +34,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("name", "words"), NAMES.items(), ids=range(len(NAMES)))
-def test_class_names_that_no_file_can_hold(name: str, words: str) -> None:
+def test_invalid_class_names_are_rejected(name: str, words: str) -> None:
     assert words in config.class_name_fault(name)
     with pytest.raises(InputError, match=words) as caught:
         recipe.load("demo", {"data.names": [name, "b", "c", "d", "e"], "model.classes": 5})
@@ -44,7 +44,7 @@ def test_class_names_that_no_file_can_hold(name: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["car", "x" * 200, "Größe", "自動車", "a\u00a0b", "👩\u200d🚀", "US$", "../a", ""])
-def test_class_names_of_all_scripts(name: str) -> None:
+def test_valid_class_names_of_all_scripts(name: str) -> None:
     assert config.class_name_fault(name) == ""
     assert recipe.load("demo", {"data.names": [name], "model.classes": 1}).data.names == (name,)
 
@@ -52,7 +52,7 @@ def test_class_names_of_all_scripts(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["../outside/production", "/tmp/x", "a/b", "a\\b", ".hidden", "..", "", "-o", "a b", "a\n", "x" * 65, "a\0"]
 )
-def test_recipe_names_are_file_names(name: str, tmp_path: Path) -> None:
+def test_recipe_names_that_are_not_file_names_are_rejected(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name: needed at most 64 letters"):
         recipe.load("demo", {"name": name})
     with pytest.raises(InputError, match=r"m\.safetensors: stored recipe: name: needed"):
@@ -66,7 +66,7 @@ def stored(folder: Path, tree: object, tensors: dict[str, Tensor] | None = None)
     return file
 
 
-def of_a_card(folder: Path, tree: object) -> Path:
+def in_metadata_file(folder: Path, tree: object) -> Path:
     """Darknet weights with a card beside them."""
     card = {"kind": "raw", "precision": "float32", "fingerprint": "", "version": "1", "outputs": [], "recipe": tree}
     file = folder / "m.weights"
@@ -79,8 +79,8 @@ def changed(**changes: object) -> dict[str, Any]:
     return config.override(SMALL.tree(), {key.replace("__", "."): value for key, value in changes.items()})
 
 
-@pytest.mark.parametrize("write", [stored, of_a_card])
-def test_what_is_taken_of_a_stored_recipe(write: Callable[[Path, object], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [stored, in_metadata_file])
+def test_only_safe_keys_of_a_stored_recipe_are_used(write: Callable[[Path, object], Path], tmp_path: Path) -> None:
     theirs = changed(
         data__workers=400, data__cache="/elsewhere", data__root="/elsewhere", data__max_boxes=1, data__kind="voc",
         data__names=["a", "b", "c"], data__canvas__fill=7, train__epochs=9, train__freeze=["network"],
@@ -116,9 +116,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("write", [stored, of_a_card])
+@pytest.mark.parametrize("write", [stored, in_metadata_file])
 @pytest.mark.parametrize(("changes", "words"), BAD.values(), ids=BAD)
-def test_stored_recipes_that_are_rejected(
+def test_invalid_stored_recipes_are_rejected(
     write: Callable[[Path, object], Path], changes: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     file = write(tmp_path, config.override(SMALL.tree(), changes))
@@ -132,14 +132,14 @@ def test_stored_recipes_that_are_rejected(
 @pytest.mark.parametrize(
     "text", ['{"name": ' + "9" * 5000 + "}", "{", "[" * 100_000, '{"name": 1, "name": 2}', "[]", "1"]
 )
-def test_metadata_that_is_no_recipe(text: str, tmp_path: Path) -> None:
+def test_metadata_that_is_not_a_recipe_is_rejected(text: str, tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"recipe": text})
     with pytest.raises(InputError, match=r"m\.safetensors: (the|stored) recipe"):
         loading.recipe_of(tmp_path / "m.safetensors", None)
 
 
 @pytest.mark.parametrize("changes", [{"model.width": 40}, {"model.classes": 30_000, "data.names": []}])
-def test_sizes_agree_with_the_tensors_before_memory_is_taken(
+def test_sizes_are_checked_before_memory_is_allocated(
     changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors, build = yolov3.build(SMALL.model).state_dict(), yolov3.build  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_sizes_agree_with_the_tensors_before_memory_is_taken(
     "name", ["demo", "yolov3_640_coco", "yolov4_tiny_coco_416_darknet", "faster_rcnn_r50_coco_torchvision",
              "tiny_darknet_cifar10", "darknet53_imagenet_256"],
 )  # fmt: skip
-def test_networks_without_memory(name: str) -> None:
+def test_networks_on_the_meta_device(name: str) -> None:
     """Shapes and buffers as those of a network with memory."""
     settings: Any = recipe.load(name).model
     torch.manual_seed(0)
@@ -181,7 +181,7 @@ def test_networks_without_memory(name: str) -> None:
     [("runs/mine", "mine"), ("runs/mine/best", "mine"), ("runs/mine/last/", "mine"), ("runs/v1.0", "v1.0"),
      ("a/x.safetensors", "x"), ("x.conv.74", "x.conv"), (".", "here")],
 )  # fmt: skip
-def test_default_outputs_are_named_after_what_the_user_named(
+def test_default_output_is_named_after_the_source(
     source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here" / "runs/mine/best").mkdir(parents=True)
@@ -191,7 +191,7 @@ def test_default_outputs_are_named_after_what_the_user_named(
     assert export.default_name(source) == name
 
 
-def test_export_leaves_what_a_stored_name_points_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_does_not_overwrite_the_file_of_a_stored_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name in the file is that of another file of the user's."""
     monkeypatch.chdir(tmp_path)
     network = yolov3.build(SMALL.model)  # type: ignore[arg-type]
@@ -215,7 +215,7 @@ def test_export_leaves_what_a_stored_name_points_to(tmp_path: Path, monkeypatch:
         ("a.weights", "darknet", "b.weights", "b.weights.json"),
     ],
 )
-def test_export_leaves_what_it_reads(
+def test_export_does_not_overwrite_its_inputs(
     source: str, to: str, out: str | None, link: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -229,7 +229,7 @@ def test_export_leaves_what_it_reads(
 
 
 @pytest.mark.parametrize("out", ["w.weights", "w.pth", "w", "same.safetensors"])
-def test_import_leaves_what_it_reads(
+def test_import_does_not_overwrite_its_inputs(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

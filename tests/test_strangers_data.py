@@ -56,7 +56,7 @@ def rejection(work: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_a_key_given_twice_is_rejected_by_its_name(tmp_path: Path) -> None:
+def test_repeated_json_key_is_an_error(tmp_path: Path) -> None:
     root = coco(tmp_path / "set")
     labels = root / "annotations/train.json"
     labels.write_text(labels.read_text()[:-1] + ', "annotations": []}')
@@ -65,14 +65,14 @@ def test_a_key_given_twice_is_rejected_by_its_name(tmp_path: Path) -> None:
     assert "key 'annotations' is repeated" in message
 
 
-def test_the_published_pasted_json() -> None:
+def test_shared_json_with_a_repeated_key_is_rejected() -> None:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent")
     assert "key 'annotations' is repeated" in rejection(lambda: check_folder(SHARED / "R-duplicate-keys"))
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> None:
+def test_invalid_class_names_are_rejected_by_all_layouts(tmp_path: Path, name: str) -> None:
     """Of a COCO JSON, a YAML, a list of names, a VOC XML, and a folder of images."""
     message = rejection(lambda: open_dataset(coco(tmp_path / "coco", name=name), "train"))
     assert "train.json categories[0].name: " in message
@@ -96,7 +96,7 @@ def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> Non
 @pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["$5_a_b$", "US$ or CA$", "a_b^c", "\\frac{", "日本語", "naïve"])
-def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
+def test_class_names_are_plotted_literally(tmp_path: Path, name: str) -> None:
     """A `$` starts no formula, and letters that a font lacks are no reason to fail."""
     counts = np.array([[3, 1], [0, 2]])
     plots.confusion_matrix(counts, [name, "b"], [name, "b"], f"title {name}", tmp_path / "matrix.png")
@@ -111,7 +111,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_drawing_a_name_never_fails(name: str) -> None:
+def test_any_class_name_can_be_drawn(name: str) -> None:
     """Also for names that readers reject: weights may contain them."""
     image = np.zeros((200, 300, 3), np.uint8)
     drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [(255, 0, 0)], [name])
@@ -119,7 +119,7 @@ def test_drawing_a_name_never_fails(name: str) -> None:
     assert add_caption(image, (200, 200), [name]).shape[1] == 200
 
 
-def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
+def test_report_replaces_only_an_earlier_report(tmp_path: Path) -> None:
     root = coco(tmp_path / "set")
     labels = root / "annotations/train.json"
     before = labels.read_bytes()
@@ -140,7 +140,7 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     assert mine.read_text() == "{}"
 
 
-def test_tiles_and_drawings_replace_no_labels_and_images(tmp_path: Path) -> None:
+def test_tiles_and_drawings_never_overwrite_labels_or_images(tmp_path: Path) -> None:
     root, other = coco(tmp_path / "set"), coco(tmp_path / "other")
     before = (other / "annotations/train.json").read_bytes()
     assert "does not list tiles" in rejection(lambda: tile(root, other, Cutting(window=32)))
@@ -182,7 +182,7 @@ def test_only_regular_files_are_labels(tmp_path: Path, kind: str) -> None:
     assert "regular" in rejection(lambda: open_dataset(tmp_path / "data.yaml", "train"))
 
 
-def test_a_pipe_in_the_place_of_yolo_labels_is_no_image_without_boxes(tmp_path: Path) -> None:
+def test_pipe_as_yolo_label_file_is_an_error(tmp_path: Path) -> None:
     for part in ("images/train", "labels/train"):
         (tmp_path / part).mkdir(parents=True)
     for number in (1, 2):
@@ -196,7 +196,7 @@ def test_a_pipe_in_the_place_of_yolo_labels_is_no_image_without_boxes(tmp_path: 
     assert "cannot be read (not a regular file)" in str(error)
 
 
-def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
+def test_invalid_names_in_a_list_are_reported_with_their_line(tmp_path: Path) -> None:
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "Annotations/a.xml").write_text("<annotation/>")
@@ -209,7 +209,7 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
     assert "cannot be read" in rejection(lambda: report.raise_on_errors(tmp_path))
 
 
-def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_length_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "long.txt"
     monkeypatch.setattr(text, "MAX_LINE", 1000)
     file.write_text("a\n" + "b" * 1000 + "\n")
@@ -218,7 +218,7 @@ def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "line 3: has more than 1,000 characters" in rejection(lambda: list(text.lines(file)))
 
 
-def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_xml_elements_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xml_text, "MAX_ELEMENTS", 100)
     for part in ("Annotations", "JPEGImages"):
         (tmp_path / part).mkdir()
@@ -231,7 +231,7 @@ def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("to", ["coco", "yolo_txt", "voc", "folder"])
-def test_images_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
+def test_images_outside_the_data_set_are_not_copied(tmp_path: Path, to: str) -> None:
     """By an absolute path, by `..`, by a link."""
     work = crop if to == "folder" else lambda root, out, **how: convert(root, to, out, **how)
     private = tmp_path / "private.png"
@@ -251,7 +251,7 @@ def test_images_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
     work(coco(tmp_path / "own"), tmp_path / "out2")
 
 
-def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
+def test_file_names_are_escaped_in_messages_and_exact_in_json(tmp_path: Path) -> None:
     """The JSON of a check and of a conversion has the exact name; no control character reaches the terminal."""
     name = os.fsdecode(b"caf\xe9\x1b[31m.png")
     root = coco(tmp_path / "set", file=name)
@@ -288,7 +288,7 @@ def test_one_line() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("spaces", [False, True])
 @pytest.mark.parametrize("layout", writable())
-def test_messages_are_short_whatever_the_names(
+def test_messages_with_long_names_are_short(
     layout: str, spaces: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long names of files and classes: without images, with unknown classes, with damaged labels."""
@@ -331,7 +331,7 @@ def test_messages_are_short_whatever_the_names(
     check_all()
 
 
-def test_long_arguments_of_a_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_messages_with_long_arguments_are_short(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     coco(tmp_path / "set")
     long = "x" * LONG
     (tmp_path / "folders" / "car").mkdir(parents=True)
@@ -353,7 +353,7 @@ def test_long_arguments_of_a_command(capsys: pytest.CaptureFixture[str], tmp_pat
         assert len(err) <= 201, err
 
 
-def test_findings_do_not_repeat_the_whole_set(tmp_path: Path) -> None:
+def test_findings_of_repeated_ids_are_bounded(tmp_path: Path) -> None:
     """Each of 3000 entries with one id names some of the others, not all."""
     images = [{"id": 1, "file_name": f"{number}.png", "width": 60, "height": 40} for number in range(3000)]
     root = coco(tmp_path / "set", images=[*images, {"id": 1, "file_name": "1.png"}])
@@ -362,7 +362,7 @@ def test_findings_do_not_repeat_the_whole_set(tmp_path: Path) -> None:
     assert max(len(finding.text) for finding in report.findings) < 20_000
 
 
-def test_a_lower_limit_of_the_host_program_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_pixel_limit_of_the_host_program_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's limit is for the whole process; ours is for us, and the larger."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     monkeypatch.setattr(budget, "MAX_PIXELS", 2400)
@@ -374,7 +374,7 @@ def test_a_lower_limit_of_the_host_program_is_not_ours(tmp_path: Path, monkeypat
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
-def test_progress_of_a_split_with_an_awkward_name(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_progress_escapes_control_characters_and_markup(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """Neither acted on by a terminal nor taken for the markup of the library that draws the bar."""
     for terminal in (False, True):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
@@ -383,5 +383,5 @@ def test_progress_of_a_split_with_an_awkward_name(monkeypatch: pytest.MonkeyPatc
         assert "\x1b[31m[/b]" not in capfd.readouterr().err
 
 
-def test_an_empty_report_reads_as_before() -> None:
+def test_empty_report_text() -> None:
     assert str(Report()) == "0 errors, 0 notes"

@@ -51,7 +51,7 @@ def rows(file: Path) -> list[dict[str, object]]:
     return sorted(table.to_pylist(), key=lambda row: (row["image"], -(row["score"] or 0), row["x1"] or 0))
 
 
-def test_rows_are_what_the_predictor_finds_in_each_image(images: Path, tmp_path: Path) -> None:
+def test_rows_equal_detections_of_the_predictor(images: Path, tmp_path: Path) -> None:
     predictor = rectangles_predictor()
     begin = datetime.now(UTC)
     summary = predict_table(predictor, [images], tmp_path / "out")
@@ -75,7 +75,7 @@ def test_rows_are_what_the_predictor_finds_in_each_image(images: Path, tmp_path:
     assert (broken["x1"], broken["class"]) == (None, None)
 
 
-def test_different_images_of_one_name(images: Path, tmp_path: Path) -> None:
+def test_different_images_with_one_name_are_an_error(images: Path, tmp_path: Path) -> None:
     """Such as web addresses that differ in their query, which is not shown."""
     titles = {str(images / f"{number:02d}.png"): "https://host/a.png" for number in (1, 2)}
     with pytest.raises(InputError, match=r"^https://host/a\.png: the name of two different images"):
@@ -83,7 +83,7 @@ def test_different_images_of_one_name(images: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_classes_without_names_are_counted_as_elsewhere(images: Path, tmp_path: Path) -> None:
+def test_unnamed_classes_are_counted(images: Path, tmp_path: Path) -> None:
     predictor = rectangles_predictor(data__names=[], model__classes=3)
     summary = predict_table(predictor, [images], tmp_path / "out")
     assert summary.counts == {"of class 0": 8, "of class 2": 4}
@@ -103,7 +103,7 @@ class Stopping:
             yield batch
 
 
-def test_a_stopped_run_goes_on_and_nothing_is_there_twice(
+def test_stopped_run_continues_without_duplicate_rows(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folders, "PART_IMAGES", 2)
@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_and_nothing_is_there_twice(
     assert len(rows(out / "detections.parquet")) == 12 + 4 + 1 + 2
 
 
-def test_an_image_that_was_repaired_is_predicted_again(images: Path, tmp_path: Path) -> None:
+def test_repaired_image_is_predicted_again(images: Path, tmp_path: Path) -> None:
     """Also if the new content is of another shard."""
     predictor, broken, out = rectangles_predictor(), images / "broken.png", tmp_path / "out"
     shards = [Shard(index, 3) for index in (1, 2, 3)]
@@ -144,7 +144,7 @@ def test_an_image_that_was_repaired_is_predicted_again(images: Path, tmp_path: P
     assert [(row["class"], row["error"]) for row in of_image] == [("red", None), ("blue", None)]
 
 
-def test_what_does_not_go_together_is_rejected(images: Path, tmp_path: Path) -> None:
+def test_mismatched_shards_and_settings_are_rejected(images: Path, tmp_path: Path) -> None:
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predict_table(predictor, [images], out, shard=Shard(1, 2))
     with pytest.raises(InputError, match=r"threshold 0\.5, found 0\.6"):
@@ -166,7 +166,7 @@ def test_what_does_not_go_together_is_rejected(images: Path, tmp_path: Path) -> 
         predict_table(predictor, [images], out, shard=Shard(1, 2))
 
 
-def test_a_rejected_call_does_not_take_the_folder(images: Path, tmp_path: Path) -> None:
+def test_rejected_call_does_not_claim_the_folder(images: Path, tmp_path: Path) -> None:
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predict_table(predictor, [images], out)
     (out / "table.json").unlink()
@@ -175,17 +175,17 @@ def test_a_rejected_call_does_not_take_the_folder(images: Path, tmp_path: Path) 
     assert predict_table(predictor, [images], out).notes == ("12 of 13 images were in the table already",)
 
 
-def test_rows_of_images_that_no_longer_exist_are_reported(images: Path, tmp_path: Path) -> None:
+def test_rows_of_missing_images_are_reported(images: Path, tmp_path: Path) -> None:
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predict_table(predictor, [images], out)
     first, *_ = sorted(images.iterdir())
     first.rename(images / "renamed.png")
-    told = f"1 image of the table not among these sources, such as {first}: rows of earlier calls are kept"
-    assert told in predict_table(predictor, [images], out).notes
+    message = f"1 image of the table not among these sources, such as {first}: rows of earlier calls are kept"
+    assert message in predict_table(predictor, [images], out).notes
     assert predict_table(predictor, [images], tmp_path / "new").notes == ()
 
 
-def test_results_in_the_folder_of_the_images_itself(images: Path) -> None:
+def test_output_folder_containing_the_images_is_rejected(images: Path) -> None:
     for out in (images, images.parent):
         with pytest.raises(InputError, match=r"images: is the folder for the results, or lies in it"):
             predict_table(rectangles_predictor(), [images], out)
@@ -193,7 +193,7 @@ def test_results_in_the_folder_of_the_images_itself(images: Path) -> None:
 
 
 @pytest.mark.slow
-def test_merging_wants_finished_disjoint_shards_of_one_run(
+def test_merge_requires_finished_disjoint_shards_of_one_run(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folders, "PART_IMAGES", 1)
@@ -235,14 +235,14 @@ def test_merging_wants_finished_disjoint_shards_of_one_run(
 @pytest.mark.parametrize(
     "text", ["3", "0/4", "5/4", "a/4", "1/", "-1/4", "1/4/2", "1/٤", "1/999999", "1" * 5000 + "/2"]
 )
-def test_shards_that_are_none(text: str) -> None:
+def test_invalid_shards_are_rejected(text: str) -> None:
     """Python converts at most 4300 digits."""
     with pytest.raises(InputError, match=r"^--shard: found "):
         Shard.parse(text)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--as", "coco", "--shard", "1/2"], "--as coco and --shard: found both"),
         (["--shard", "3/2"], "needed a number from 1 to 2"),
@@ -252,16 +252,16 @@ def test_shards_that_are_none(text: str) -> None:
         (["--shard", "1/2", "--track"], "--as parquet, --shard or --ray and --track"),
     ],
 )
-def test_options_that_do_not_go_together(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conflicting_options_are_rejected(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     weights = "none.safetensors"
     with pytest.raises(SystemExit) as leaving:
         cli.main(["predict", weights, "x.png", "--recipe", "demo", *words])
     assert leaving.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_commands(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_and_merge_shards_commands(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a network, as a newcomer runs them; status 1 for an image that cannot be read."""
     weights = write_weights(tmp_path / "w.safetensors", write_images(tmp_path / "others"))
     statuses = []
@@ -273,8 +273,8 @@ def test_the_commands(images: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         return capsys.readouterr().out
 
     common = [str(weights), str(images), "--threshold", "0.005", "--out"]
-    told = run("predict", *common, str(tmp_path / "plain"), "--as", "parquet")
-    assert re.search(r"^12 images: .*\ndetections\.parquet: .*plain\nfailed: .*broken\.png: not a", told)
+    message = run("predict", *common, str(tmp_path / "plain"), "--as", "parquet")
+    assert re.search(r"^12 images: .*\ndetections\.parquet: .*plain\nfailed: .*broken\.png: not a", message)
     for number in (2, 1):
         run("predict", *common, str(tmp_path / "out"), "--shard", f"{number}/2")
     file = tmp_path / "all.parquet"
@@ -341,7 +341,7 @@ assert killed == 3
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_shards_in_any_order_some_of_them_killed_are_one_run(images: Path, tmp_path: Path) -> None:
+def test_shards_in_any_order_with_kills_equal_a_single_run(images: Path, tmp_path: Path) -> None:
     for number in range(12, 60):
         image = scene(100 + number, 200, BOXES[: number % 3], LABELS[: number % 3])
         cv2.imwrite(str(images / f"{number:02d}.png"), image[:, :, ::-1])
@@ -395,7 +395,7 @@ def test_georeferenced_scenes_open_in_geopandas(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scenes_of_two_coordinate_systems_are_two_tables(tmp_path: Path) -> None:
+def test_scenes_of_two_coordinate_systems_are_rejected(tmp_path: Path) -> None:
     place = tmp_path / "scenes"
     place.mkdir()
     geotiff(place / "a.tif", "EPSG:32650")
@@ -412,7 +412,7 @@ def test_scenes_of_two_coordinate_systems_are_two_tables(tmp_path: Path) -> None
     assert "geometry" not in pq.read_schema(plain / "detections.parquet").names
 
 
-def test_the_example_for_spark(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_example(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on the page, called with an iterator of frames as Spark does."""
     pandas = pytest.importorskip("pandas", reason="needs pandas")
     page = (ROOT / "docs" / "batch_prediction.md").read_text(encoding="utf-8")
@@ -433,7 +433,7 @@ def test_the_example_for_spark(images: Path, tmp_path: Path, monkeypatch: pytest
     pandas.testing.assert_frame_equal(*both)
 
 
-def test_names_that_are_no_utf8_are_escaped(tmp_path: Path) -> None:
+def test_non_utf8_names_are_escaped(tmp_path: Path) -> None:
     place = tmp_path / "images"
     place.mkdir()
     path = os.fsencode(place) + b"/\xe9.png"

@@ -39,7 +39,7 @@ def predictor(tmp_path: Path) -> AnyPredictor:
     return bw.load(weights, device="cpu", overrides={"predict.threshold": 0.005})
 
 
-def test_images_on_which_every_actor_dies_end_the_run(
+def test_image_that_kills_every_actor_is_an_error(
     images: Path, predictor: AnyPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray itself would try for ever. Without Ray: what is counted is that a block begins."""
@@ -59,7 +59,7 @@ def test_images_on_which_every_actor_dies_end_the_run(
     assert actor(one)["error"][0].as_py() is None
 
 
-def test_addresses() -> None:
+def test_ray_addresses_are_validated() -> None:
     for address in ("local", "auto", "10.0.0.1:6379", "head:6379", "[::1]:6379"):
         assert check_address(address) == address
     for address in ("", "photos/", "a.jpg", "ray://head:10001", "http://head:8265", "local\x1b"):
@@ -67,7 +67,7 @@ def test_addresses() -> None:
             check_address(address)
 
 
-def test_a_cluster_that_is_not_there(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
+def test_unreachable_cluster_is_an_error(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

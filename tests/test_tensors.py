@@ -42,7 +42,7 @@ def read(folder: Path, tree: dict[str, Any], row: dict[str, Any]) -> torch.Tenso
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bin", "npy"])
 @pytest.mark.parametrize("name", KINDS)
-def test_the_network_predicts_the_same_from_a_tensor_file_and_from_the_image(
+def test_tensor_file_and_image_give_equal_outputs(
     name: str, kind: tensors.Format, tiny_coco: Path, tmp_path: Path
 ) -> None:
     chosen = recipe.load(name, KINDS[name])
@@ -62,7 +62,7 @@ def test_the_network_predicts_the_same_from_a_tensor_file_and_from_the_image(
         assert found[0].isfinite().all()
 
 
-def test_a_image_as_large_as_its_canvas_is_the_file_s_own_pixels(tiny_coco: Path, tmp_path: Path) -> None:
+def test_image_of_canvas_size_keeps_its_pixels(tiny_coco: Path, tmp_path: Path) -> None:
     chosen = recipe.load(TINY, {"data.canvas.size": [96, 96]})
     tensors.write(tiny_coco, tmp_path / "out", chosen, "train", 4)
     tree = index_of(tmp_path / "out")
@@ -76,7 +76,7 @@ def test_a_image_as_large_as_its_canvas_is_the_file_s_own_pixels(tiny_coco: Path
         assert (row["size"], row["scale"], row["offset"], row["extent"]) == ([96, 96], [1, 1], [0, 0], [96, 96])
 
 
-def test_the_index_maps_boxes_back(tiny_coco: Path, tmp_path: Path) -> None:
+def test_index_maps_boxes_to_the_image(tiny_coco: Path, tmp_path: Path) -> None:
     """A blue and a red rectangle are found in the tensor itself and compared with the labels."""
     chosen = recipe.load("yolov3_640_coco", {"data.canvas.size": [96, 192]})
     tensors.write(tiny_coco, tmp_path / "out", chosen)
@@ -100,7 +100,7 @@ def test_the_index_maps_boxes_back(tiny_coco: Path, tmp_path: Path) -> None:
         )
 
 
-def test_classes_and_the_frame_of_a_stretched_image_are_recorded(tmp_path: Path) -> None:
+def test_index_records_class_and_frame_of_stretched_images(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "cells", {"train": 1, "val": 2})
     chosen = recipe.load("tiny_darknet_cifar10", class_folder.SMALL)
     tensors.write(root, tmp_path / "out", chosen)
@@ -112,7 +112,7 @@ def test_classes_and_the_frame_of_a_stretched_image_are_recorded(tmp_path: Path)
         assert row["scale"] == pytest.approx([32 / 40, 32 / 48])
 
 
-def test_a_second_run_changes_nothing_and_another_is_rejected(tiny_coco: Path, tmp_path: Path) -> None:
+def test_repeated_run_is_a_no_op_and_changed_settings_are_rejected(tiny_coco: Path, tmp_path: Path) -> None:
     chosen, out = recipe.load(TINY, {"data.canvas.size": [32, 32]}), tmp_path / "out"
     assert "4 of 4 images of val as bin, 1 x 3 x 32 x 32: written" in tensors.write(tiny_coco, out, chosen)
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()}
@@ -131,7 +131,7 @@ def test_a_second_run_changes_nothing_and_another_is_rejected(tiny_coco: Path, t
         tensors.write(tiny_coco, out, chosen)
 
 
-def test_a_damaged_image_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_damaged_image_leaves_no_output(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "cells", {"val": 2})
     (root / "val" / "red" / "1.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"red/1\.png: not a readable image"):
@@ -139,7 +139,7 @@ def test_a_damaged_image_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
-def test_the_command(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     words = ["data", "tensors", str(tiny_coco), "-o", out, "--count", "1", "--format", "npy"]
     with pytest.raises(SystemExit) as ended:

@@ -64,7 +64,7 @@ def state(out: Path) -> dict[str, tuple[int, int, bytes]]:
     return {str(f.relative_to(out)): (f.stat().st_ino, f.stat().st_mtime_ns, f.read_bytes()) for f in files}
 
 
-def test_parts_of_boxes_by_hand() -> None:
+def test_cut_boxes_by_hand() -> None:
     boxes = np.array([[10, 10, 30, 30], [50, 10, 70, 30], [55, 35, 75, 45], [60, 10, 70, 30], [0, 0, 120, 80]], float)
     parts, visible = cut_boxes(boxes, Window(0, 0, 60, 40))
     np.testing.assert_array_equal(visible, [1, 0.5, 0.125, 0, 0.25])
@@ -72,7 +72,7 @@ def test_parts_of_boxes_by_hand() -> None:
     np.testing.assert_array_equal(parts[2], [55, 35, 60, 40])
 
 
-def test_tiles_are_the_pixels_of_their_scene(tmp_path: Path) -> None:
+def test_tile_pixels_equal_the_scene(tmp_path: Path) -> None:
     """Windows of 60 px every 48 px: at 0, 48 and 90 across, at 0 and 40 down."""
     source = scenes(tmp_path / "in", [(10, 10, 20, 20)], [])
     tile.tile(source, tmp_path / "out", Cutting(**SMALL))
@@ -87,7 +87,7 @@ def test_tiles_are_the_pixels_of_their_scene(tmp_path: Path) -> None:
         assert (image["height"], image["width"], image["scene_size"], image["scale"]) == (60, 60, [H, W], 1)
 
 
-def test_what_the_tiles_say_of_an_object(tmp_path: Path) -> None:
+def test_annotations_of_cut_objects(tmp_path: Path) -> None:
     """Box 100 lies in the first tile; 101 is cut in two halves; 102 shows 0.8 and 0.6 of itself in two tiles."""
     source = scenes(tmp_path / "in", [(10, 10, 20, 20), (50, 10, 20, 20), (44, 80, 20, 10)], area=30)
     report = tile.tile(source, tmp_path / "out", Cutting(**SMALL))
@@ -120,7 +120,7 @@ def test_what_the_tiles_say_of_an_object(tmp_path: Path) -> None:
         ({"min_visible": 0}, 2, 0, "0 of them in no tile"),
     ],
 )
-def test_the_rule_for_cut_objects(
+def test_min_visible_and_cut_rules(
     tmp_path: Path, settings: dict[str, Any], objects: int, ignored: int, message: str
 ) -> None:
     """A box of which two tiles show 0.8 each."""
@@ -130,14 +130,14 @@ def test_the_rule_for_cut_objects(
     assert (crowd.count(0), crowd.count(1)) == (objects, ignored)
 
 
-def test_slivers_are_in_no_tile(tmp_path: Path) -> None:
+def test_slivers_are_dropped(tmp_path: Path) -> None:
     """The first tile ends at x = 60: it shows 0.9 px of the one box, and 1.1 px of the other."""
     source = scenes(tmp_path / "in", [(59.1, 0, 30, 20), (58.9, 30, 30, 20)])
     tile.tile(source, tmp_path / "out", Cutting(**SMALL))
     assert [entry["object"] for entry in found(tmp_path / "out")["s0", 0, 0, 1]] == [101]
 
 
-def test_crowd_stays_crowd_and_difficult_difficult(tmp_path: Path) -> None:
+def test_crowd_and_difficult_flags_are_kept(tmp_path: Path) -> None:
     source = scenes(tmp_path / "in", [(10, 10, 20, 20)], iscrowd=1, difficult=1)
     report = tile.tile(source, tmp_path / "out", Cutting(**SMALL, cut="drop"))
     (entry,) = labels(tmp_path / "out")["annotations"]
@@ -145,7 +145,7 @@ def test_crowd_stays_crowd_and_difficult_difficult(tmp_path: Path) -> None:
     assert "0 objects in the scenes" in report
 
 
-def test_every_object_no_longer_than_the_overlap_is_whole_somewhere(tmp_path: Path) -> None:
+def test_objects_up_to_the_overlap_are_complete_in_a_tile(tmp_path: Path) -> None:
     """Overlap of 12 px: no box up to 12 px can be cut by all. Mapped back, its box is that of the scene."""
     draw = np.random.default_rng(1)
     sides = draw.integers(1, 13, (80, 2))
@@ -161,7 +161,7 @@ def test_every_object_no_longer_than_the_overlap_is_whole_somewhere(tmp_path: Pa
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.7, 1.5])
-def test_scales_keep_boxes_on_their_pixels(tmp_path: Path, scale: float) -> None:
+def test_scaled_boxes_match_their_pixels(tmp_path: Path, scale: float) -> None:
     """White rectangles on black: where a tile is white is where its box says, to a px. 140 px: 140 * 0.7 = 98."""
     boxes = [(10, 20, 40, 31), (95, 55, 33, 25)]
     source = scenes(tmp_path / "in", boxes, size=(100, 140))
@@ -194,7 +194,7 @@ def test_scales_keep_boxes_on_their_pixels(tmp_path: Path, scale: float) -> None
     assert checked >= 2
 
 
-def test_the_scale_is_exact_where_it_does_not_divide(tmp_path: Path) -> None:
+def test_scale_is_exact_for_rounded_tile_sizes(tmp_path: Path) -> None:
     """61 px * 0.7 = 42.7, a tile of 43 px. Its px i lies at (i + 0.5) / 0.7 of the scene: the ramp is 4 times that.
 
     Resized to 43 px by their ratio, px 40 would lie 0.4 px further left.
@@ -208,7 +208,7 @@ def test_the_scale_is_exact_where_it_does_not_divide(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels[20, :42, 0], 4 * (np.arange(42) + 0.5) / 0.7, atol=0.75)
 
 
-def test_several_scales(tmp_path: Path) -> None:
+def test_large_object_is_complete_only_at_half_scale(tmp_path: Path) -> None:
     """A ship of 100 px is complete only in the tiles at half scale."""
     source = scenes(tmp_path / "in", [(20, 10, 100, 70)])
     report = tile.tile(source, tmp_path / "out", Cutting(window=75, overlap=0, scales=(1.0, 0.5)))
@@ -216,7 +216,7 @@ def test_several_scales(tmp_path: Path) -> None:
     assert {key[3] for key, boxes in found(tmp_path / "out").items() if any(not b["iscrowd"] for b in boxes)} == {0.5}
 
 
-def test_a_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = scenes(tmp_path / "in", [(10, 10, 20, 20)], [(70, 20, 30, 30)]), tmp_path / "out"
     assert "12 tiles: 12 written, 0 there already" in tile.tile(source, out, Cutting(**SMALL))
     before = state(out)
@@ -237,7 +237,7 @@ def test_a_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not read_image(out / "images" / "train" / "s0__0_0_60x60.png").any()
 
 
-def test_workers_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_is_independent_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes from one thread and from three; each scene is opened once."""
     source = scenes(tmp_path / "in", *[[(10, 10, 20, 20), (70, 20, 30, 30)]] * 5)
     opened, real = [], tile.open_scene
@@ -250,7 +250,7 @@ def test_workers_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(opened) == 2 * 5
 
 
-def test_tiles_without_an_object_can_be_left_out(tmp_path: Path) -> None:
+def test_tiles_without_objects_can_be_left_out(tmp_path: Path) -> None:
     source, out = scenes(tmp_path / "in", [(5, 5, 20, 20)], []), tmp_path / "out"
     assert "11 windows without an object left out" in tile.tile(source, out, Cutting(**SMALL, empty=False))
     assert list(found(out)) == [("s0", 0, 0, 1)]
@@ -259,7 +259,7 @@ def test_tiles_without_an_object_can_be_left_out(tmp_path: Path) -> None:
         tile.tile(scenes(tmp_path / "none", []), tmp_path / "other", Cutting(**SMALL, empty=False))
 
 
-def test_others_read_the_tiles(tmp_path: Path) -> None:
+def test_tiles_are_read_by_boxwright_and_pycocotools(tmp_path: Path) -> None:
     source, out = scenes(tmp_path / "in", [(10, 10, 20, 20), (44, 10, 20, 10)], []), tmp_path / "out"
     tile.tile(source, out, Cutting(**SMALL, format="jpg"))
     dataset = open_dataset(out, "train")
@@ -269,7 +269,7 @@ def test_others_read_the_tiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("box", [(10, 10, 130, 80), (20, 20, 50, 50)])
-def test_truncated_objects_are_no_faulty_marks(tmp_path: Path, box: Box) -> None:
+def test_truncated_objects_are_not_reported_as_faulty_flags(tmp_path: Path, box: Box) -> None:
     """All or most boxes of the tiles are to be ignored; that is not the fault of tools that mark every object so."""
     tile.tile(scenes(tmp_path / "in", [box]), tmp_path / "out", Cutting(**SMALL))
     dataset = open_boxes(tmp_path / "out", "train")
@@ -277,7 +277,7 @@ def test_truncated_objects_are_no_faulty_marks(tmp_path: Path, box: Box) -> None
     assert not {finding.kind for finding in check(dataset).findings} & {"only_crowd", "unusual"}
 
 
-def test_a_tiff_is_a_scene(tmp_path: Path) -> None:
+def test_geotiff_scene(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     source = scenes(tmp_path / "in", [(10, 10, 20, 20)])
     pixels = np.random.default_rng(0).integers(0, 256, (3, H, W)).astype(np.uint8)
@@ -312,7 +312,7 @@ def noise(bands: int, kind: str = "uint8") -> np.ndarray:
     return np.random.default_rng(2).integers(0, np.iinfo(kind).max, (bands, H, W)).astype(kind)
 
 
-def test_tiffs_are_cut_without_decoding_them_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiffs_are_read_by_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stripes and tiles, of a compression that takes long to decode: Pillow never does it."""
     blocks = {"tiled": True, "blockxsize": 32, "blockysize": 32}
     options: list[dict[str, Any]] = [{}, blocks, {"BIGTIFF": "YES", "ENDIANNESS": "BIG"}]
@@ -321,7 +321,7 @@ def test_tiffs_are_cut_without_decoding_them_before(tmp_path: Path, monkeypatch:
     assert "18 tiles: 18 written" in tile.tile(source, tmp_path / "out", Cutting(**SMALL))
 
 
-def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tiffs_that_only_rasterio_can_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The same pixels as in `predict --tile`, and one line per scene about lost information, only from our logger."""
     eight, deep = noise(8, "uint16"), noise(3, "uint16")
     rgb = {"photometric": "rgb"}
@@ -338,7 +338,7 @@ def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest
     assert [line[:10] for line in warnings] == ["of 16 bits", "of 16 bits", "of 8 bands"]
 
 
-def test_tiffs_that_cannot_be_scenes_stop_it_before_anything_is_written(tmp_path: Path) -> None:
+def test_invalid_tiffs_are_errors_before_anything_is_written(tmp_path: Path) -> None:
     """In the first scene, no band is tagged red; the second one is truncated."""
     source, out = tiff_scenes(tmp_path / "in", *[(noise(4), {"photometric": "minisblack"})] * 2), tmp_path / "out"
     cut_off = source / "images" / "train" / "s1.tif"
@@ -365,7 +365,7 @@ def test_dota_scenes(tmp_path: Path) -> None:
     assert names[entry["category_id"]] == "ship"
 
 
-def test_boxes_over_the_edge_of_a_scene_are_cut_there(tmp_path: Path) -> None:
+def test_boxes_over_the_scene_edge_are_clipped(tmp_path: Path) -> None:
     """Half of the box is in the scene, and that half is complete in a tile."""
     source = scenes(tmp_path / "in", [(140, 10, 20, 20)])
     assert "1 objects in the scenes, 0 of them in no tile with min_visible, 1 clipped" in tile.tile(
@@ -376,7 +376,7 @@ def test_boxes_over_the_edge_of_a_scene_are_cut_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("box", [(150, 10, 20, 20), (10, -30, 20, 20), (10, 10, 0, 20), (10, 10, float("nan"), 20)])
-def test_faulty_labels_stop_it_or_are_left_out(tmp_path: Path, box: Box) -> None:
+def test_faulty_labels_are_errors_or_left_out(tmp_path: Path, box: Box) -> None:
     source, out = scenes(tmp_path / "in", [(10, 10, 20, 20), box]), tmp_path / "out"
     with pytest.raises(InputError, match=r"1 error, .*annotations\[1\].*data check") as error:
         tile.tile(source, out, Cutting(**SMALL))
@@ -390,7 +390,7 @@ def test_faulty_labels_stop_it_or_are_left_out(tmp_path: Path, box: Box) -> None
     assert [entry["bbox"] for entry in ignored] == [[0, 0, tile["width"], tile["height"]] for tile in tree["images"]]
 
 
-def test_no_split_is_cut_while_another_has_faults(tmp_path: Path) -> None:
+def test_nothing_is_written_if_any_split_has_faults(tmp_path: Path) -> None:
     source = scenes(tmp_path / "in", [(10, 10, 20, 20)])
     file = source / "annotations" / "train.json"
     (source / "annotations" / "val.json").write_text(file.read_text().replace("[10, 10, 20, 20]", "[10, 10, 0, 20]"))
@@ -401,14 +401,14 @@ def test_no_split_is_cut_while_another_has_faults(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_scene_is_named(tmp_path: Path) -> None:
+def test_missing_scene_is_an_error(tmp_path: Path) -> None:
     source = scenes(tmp_path / "in", [(10, 10, 20, 20)], [])
     (source / "images" / "train" / "s1.png").unlink()
     with pytest.raises(InputError, match=r"s1\.png.*there is no such file"):
         tile.tile(source, tmp_path / "out", Cutting(**SMALL))
 
 
-def test_scenes_must_have_names_of_their_own(tmp_path: Path) -> None:
+def test_scenes_with_equal_stems_are_rejected(tmp_path: Path) -> None:
     source = scenes(tmp_path / "in", [(10, 10, 20, 20)], [])
     (source / "images" / "train" / "s1.png").rename(source / "images" / "train" / "s0.jpg")
     file = source / "annotations" / "train.json"
@@ -420,7 +420,7 @@ def test_scenes_must_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scenes_in", "out"), [("in", "in/val"), ("in", "in/../in/a/b"), ("in/a", "in"), ("in", ".")])
-def test_tiles_and_scenes_lie_apart(tmp_path: Path, scenes_in: str, out: str) -> None:
+def test_output_folder_inside_or_above_the_scenes_is_rejected(tmp_path: Path, scenes_in: str, out: str) -> None:
     source = scenes(tmp_path / scenes_in, [(10, 10, 20, 20)])
     before = state(tmp_path)
     with pytest.raises(InputError, match="holds the scenes or lies among them"):
@@ -429,7 +429,7 @@ def test_tiles_and_scenes_lie_apart(tmp_path: Path, scenes_in: str, out: str) ->
     assert "6 tiles" in tile.tile(source, tmp_path / "in2", Cutting(**SMALL))
 
 
-def test_many_scenes_are_counted_in_one_go() -> None:
+def test_speed_with_20_000_scenes() -> None:
     """20,000 scenes of 10 tiles; copying the list for each scene takes a minute."""
     start = time.process_time()
     cut = Cut.of(Cut([({}, [])] * 10, written=2, objects=3) for _ in range(20_000))
@@ -451,12 +451,12 @@ def test_many_scenes_are_counted_in_one_go() -> None:
         ({"min_visible": 1.5}, "min_visible: found 1.5"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Cutting(**settings)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A gap of 12 px on 60 is an overlap of 20%."""
     source, out = scenes(tmp_path / "in", [(10, 10, 20, 20)]), tmp_path / "out"
     for options in (["--gap", "12"], ["--overlap", "0.2"]):
@@ -477,7 +477,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--gap", "10", "--overlap", "0.2"], "--gap and --overlap: found both"),
     ],
 )
-def test_gaps_that_cannot_be(
+def test_invalid_gaps_are_rejected(
     tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

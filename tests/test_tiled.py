@@ -54,7 +54,7 @@ def by_place(found):
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
 @pytest.mark.parametrize(("window", "overlap"), [(64, 0.25), (128, 0.5), (1000, 0.2)])
-def test_windows_find_what_the_whole_image_holds(tmp_path, name, window, overlap):
+def test_tiled_detections_equal_the_full_image(tmp_path, name, window, overlap):
     """One object is longer than the overlap, one longer than the smaller windows; on the last all is one window."""
     file = tiff(tmp_path / name) if name.endswith("tif") else example_image(tmp_path / name)
     canvas = [min(window, 192), min(window, 320)]
@@ -67,7 +67,7 @@ def test_windows_find_what_the_whole_image_holds(tmp_path, name, window, overlap
 
 
 @pytest.mark.slow
-def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
+def test_large_scene_has_each_object_once_in_bounded_memory(tmp_path):
     """The small version of benchmarks/bench_big_image.py."""
     truth = objects(2500, 160)
     predictor, reads = TruthTeller(truth, batch=4), []
@@ -86,7 +86,7 @@ def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
     assert faults(twice, truth)
 
 
-def test_one_group_is_read_ahead_and_no_more():
+def test_prefetch_reads_one_item_ahead():
     begun = []
     with ThreadPoolExecutor(1) as pool:
         results = prefetch_map(pool, [0, 1, 2], lambda number: begun.append(number) or -number)
@@ -96,7 +96,7 @@ def test_one_group_is_read_ahead_and_no_more():
         assert list(results) == [-1, -2]
 
 
-def test_after_an_error_nothing_goes_on_in_the_background():
+def test_prefetch_stops_after_an_error():
     begun, ended, second = [], [], threading.Event()
 
     def work(number):
@@ -116,7 +116,7 @@ def test_after_an_error_nothing_goes_on_in_the_background():
         assert len(begun) <= 3
 
 
-def test_threshold_classes_and_overlap_reach_the_windows(tmp_path):
+def test_threshold_and_classes_apply_to_windows(tmp_path):
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
     with open_scene(example_image(tmp_path / "x.png")) as opened:
         assert len(predict_scene(predictor, opened, Tiling(128), threshold=0.95)) == 0
@@ -124,7 +124,7 @@ def test_threshold_classes_and_overlap_reach_the_windows(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [80, 4096])
-def test_an_overview_is_the_image_made_smaller(tmp_path, limit):
+def test_overview_is_the_downscaled_image(tmp_path, limit):
     with open_scene(example_image(tmp_path / "x.png")) as opened:
         overview = Overview(opened.size, limit)
         for window in grid(opened.size, 64, 0.25):
@@ -135,7 +135,7 @@ def test_an_overview_is_the_image_made_smaller(tmp_path, limit):
     assert np.abs(overview.image.astype(int) - wanted).mean() < 3  # an edge may move by less than one px of it
 
 
-def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
+def test_geojson_is_written_only_for_georeferenced_scenes(tmp_path):
     sources = tmp_path / "in"
     sources.mkdir()
     placed, plain = tiff(sources / "a.tif"), example_image(sources / "b.png")
@@ -156,7 +156,7 @@ def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
     assert cv2.imread(str(tmp_path / "out/a.jpg")).shape == (192, 320, 3)
 
 
-def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(tmp_path):
+def test_scene_beyond_its_projection_keeps_its_detections(tmp_path):
     """PROJ rejects the point 10,200 km west of a UTM zone's middle and 15,000 km north."""
     good, pole = tiff(tmp_path / "good.tif"), tiff(tmp_path / "pole.tif", transform=BEYOND)
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
@@ -172,7 +172,7 @@ def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(t
 
 
 @pytest.mark.parametrize("names", [("a.tif", "A.WGS84.tif"), ("a.wgs84.tif", "a.png")])
-def test_no_geojson_is_written_over_anothers(tmp_path, names):
+def test_colliding_geojson_names_are_rejected(tmp_path, names):
     sources = [tiff(tmp_path / name) if name.endswith("tif") else example_image(tmp_path / name) for name in names]
     with pytest.raises(InputError, match=r"would both be a.wgs84.geojson"):
         predict_scenes_to_folder(rectangles_predictor(), sources, tmp_path / "out", Tiling(128))
@@ -193,7 +193,7 @@ def rings(tree):
     return np.array([feature["geometry"]["coordinates"][0] for feature in tree["features"]])
 
 
-def test_boxes_lie_where_rasterio_puts_their_corners(tmp_path):
+def test_geojson_corners_match_rasterio(tmp_path):
     """In UTM, 2 m a px, with the WGS84 of a file's own corner as the other truth."""
     with rasterio.open(tiff(tmp_path / "x.tif")) as file:
         files = geojson(tmp_path, str(file.crs), file.transform)
@@ -211,7 +211,7 @@ def test_boxes_lie_where_rasterio_puts_their_corners(tmp_path):
     assert [feature["properties"]["name"] for feature in features] == ["red", "blue", "green"]
 
 
-def test_web_mercator_meets_its_formula(tmp_path):
+def test_web_mercator_matches_its_formula(tmp_path):
     """Snyder 1987, equations 7-4 and 7-5, on a sphere of 6,378,137 m."""
     files = geojson(tmp_path, "EPSG:3857", Affine(10, 0, 1_000_000, 0, -10, 5_000_000))
     east, north = np.moveaxis(rings(files["x.geojson"]), -1, 0)
@@ -232,7 +232,7 @@ def test_rings_are_closed_and_counterclockwise(tmp_path, transform):
         assert ((x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1]).sum(1) > 0).all()  # the shoelace formula
 
 
-def test_degrees_keep_longitude_first_and_a_system_without_a_code_gets_the_globe_only(tmp_path):
+def test_geojson_of_degrees_and_of_systems_without_epsg_code(tmp_path):
     files = geojson(tmp_path, "EPSG:4326", Affine(1e-4, 0, 8.5, 0, -1e-4, 47.4))
     assert (rings(files["x.geojson"]) == rings(files["x.wgs84.geojson"])).all()
     assert rings(files["x.geojson"])[0, 0] == pytest.approx([8.503, 47.399])
@@ -241,13 +241,13 @@ def test_degrees_keep_longitude_first_and_a_system_without_a_code_gets_the_globe
     assert list(geojson(tmp_path / "own", "+proj=utm +zone=33 +ellps=bessel", UTM)) == ["x.wgs84.geojson"]
 
 
-def test_boxes_without_longitude_and_latitude_stay_out_of_the_file_that_needs_them(tmp_path):
+def test_wgs84_file_is_omitted_without_valid_coordinates(tmp_path):
     files = geojson(tmp_path, "EPSG:32650", BEYOND, [(0, 0, 4, 4), *BOXES[1:]])
     assert list(files) == ["x.geojson"] == [path.name for path in tmp_path.iterdir()]
     assert len(rings(files["x.geojson"])) == 3
 
 
-def test_a_local_drawing_and_nothing_found(tmp_path):
+def test_local_crs_and_empty_detections(tmp_path):
     local = 'LOCAL_CS["yard",UNIT["metre",1]]'
     assert not is_georeferenced(Georeference(local, tuple(UTM)[:6]), (192, 320))
     assert not is_georeferenced(None, (192, 320))
@@ -273,23 +273,23 @@ def command(tmp_path, monkeypatch, capsys):
 
 def test_no_draw_writes_no_overviews(tmp_path, command):
     sources = [tiff(tmp_path / "x.tif"), example_image(tmp_path / "y.png")]
-    status, said = command(*sources, "--tile", 128, "--no-draw")
-    assert (status, said.err) == (0, "")
-    assert "drawn" not in said.out
+    status, output = command(*sources, "--tile", 128, "--no-draw")
+    assert (status, output.err) == (0, "")
+    assert "drawn" not in output.out
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"x.geojson", "x.wgs84.geojson", "detections.json"}
     rows = json.loads((tmp_path / "out/detections.json").read_text())["images"]
     assert [(row["drawn"], len(row["detections"])) for row in rows] == [(None, 3), (None, 3)]
 
 
-def test_the_command_writes_boxes_and_maps(tmp_path, command):
+def test_command_writes_boxes_and_geojson(tmp_path, command):
     status, output = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
     assert status == 0
     assert output.out.startswith("1 image: 1 blue, 1 green, 1 red\n")
     assert len(rings(json.loads((tmp_path / "out/x.geojson").read_text()))) == 3
 
 
-def test_what_a_file_loses_is_logged_once(tmp_path, command):
+def test_lost_bit_depth_is_logged_once(tmp_path, command):
     deep = tmp_path / "deep.tif"
     image = scene(192, 320, BOXES, LABELS).transpose(2, 0, 1).astype(np.uint16) << 8
     with rasterio.open(deep, "w", driver="GTiff", width=320, height=192, count=3, dtype="uint16", crs="EPSG:32650",
@@ -316,7 +316,7 @@ def test_what_a_file_loses_is_logged_once(tmp_path, command):
         (("absent.tif", "--tile", 128), "there is no such image"),
     ],
 )
-def test_invalid_options_get_one_line_before_any_work(tmp_path, monkeypatch, command, words, message):
+def test_invalid_options_are_one_line_errors_before_any_work(tmp_path, monkeypatch, command, words, message):
     example_image(tmp_path / "x.png")
     monkeypatch.chdir(tmp_path)
     status, output = command(*words)
@@ -326,7 +326,7 @@ def test_invalid_options_get_one_line_before_any_work(tmp_path, monkeypatch, com
     assert not (tmp_path / "out").exists()
 
 
-def test_without_rasterio_a_tiff_names_the_extra(tmp_path, monkeypatch, command):
+def test_tiff_without_rasterio_names_the_extra(tmp_path, monkeypatch, command):
     tiff(tmp_path / "x.tif")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     status, output = command(tmp_path / "x.tif", "--tile", 128)
@@ -334,7 +334,7 @@ def test_without_rasterio_a_tiff_names_the_extra(tmp_path, monkeypatch, command)
     assert "boxwright[geo]" in output.out
 
 
-def test_a_setting_that_is_wrong_stops_before_any_work(tmp_path):
+def test_invalid_settings_are_errors_before_any_work(tmp_path):
     file, out = example_image(tmp_path / "x.png"), Path(tmp_path / "out")
     for settings in ({"threshold": 2.0}, {"iou": -1.0}, {"classes": ["cat"]}):
         with pytest.raises(InputError, match=next(iter(settings)).removesuffix("es")):

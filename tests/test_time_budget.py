@@ -48,7 +48,9 @@ def test_without_evaluation_only_epochs_count() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"data.workers": 1, "train.accumulate": 2, "train.optimizer.kind": "adamw"}])
-def test_measuring_leaves_no_trace(tiny_coco: Any, tmp_path: Any, monkeypatch: Any, capsys: Any, more: Any) -> None:
+def test_measuring_does_not_affect_training(
+    tiny_coco: Any, tmp_path: Any, monkeypatch: Any, capsys: Any, more: Any
+) -> None:
     """Weights, statistics, average, optimizer and log are those of a run with that number of epochs, bit for bit."""
     changes = more | {"train.schedule.kind": "cosine", "train.evaluate_every": 1, "train.ema.decay": 0.9}
     real, seen = step.optimizer_step, []
@@ -64,7 +66,7 @@ def test_measuring_leaves_no_trace(tiny_coco: Any, tmp_path: Any, monkeypatch: A
 
 
 @pytest.mark.slow
-def test_a_resume_takes_the_number_of_the_run(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_resume_keeps_the_number_of_epochs(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(time_budget, "measure", lambda *_: (100.0, 200.0))  # two epochs need 1,600 s, three 2,200 s
     changes = {"train.minutes": 1900 / 60 / 0.95}
     folder = run(tiny_coco, tmp_path / "run", changes)
@@ -78,7 +80,7 @@ def test_a_resume_takes_the_number_of_the_run(tiny_coco: Any, tmp_path: Any, mon
 
 
 @pytest.mark.slow
-def test_the_time_is_that_of_steps_with_their_images(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_measured_time_includes_data_loading_and_evaluation(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     """A batch is made to take 0.2 s, an evaluation of 4 images 0.5 s."""
     real, found = time_budget.prepare_batch, []
 
@@ -106,13 +108,15 @@ def test_the_time_is_that_of_steps_with_their_images(tiny_coco: Any, tmp_path: A
 
 
 @pytest.mark.slow
-def test_a_warm_up_longer_than_half_is_logged(tiny_coco: Any, tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
+def test_warmup_longer_than_half_of_training_is_logged(
+    tiny_coco: Any, tmp_path: Any, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.setattr(time_budget, "measure", lambda *_: (5.0, 0.0))
     run(tiny_coco, tmp_path / "run", MINUTES | {"train.schedule.warmup_min_steps": 4})
     assert "the warm-up takes 4 of the 6 steps; lower it" in capsys.readouterr().err
 
 
-def test_too_little_time(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_too_short_time_budget_is_an_error(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(time_budget, "measure", lambda *_: (20.0, 30.0))
     with pytest.raises(InputError, match=r"train\.minutes: found 1, one epoch with its evaluation needs about 4"):
         run(tiny_coco, tmp_path / "run", MINUTES)
@@ -130,7 +134,7 @@ def test_too_little_time(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> Non
         (MINUTES | {"train.schedule.kind": "step", "train.schedule.lr_epochs": [3]}, "set schedule.kind to cosine"),
     ],
 )
-def test_settings_that_make_no_sense(changes: Any, words: str) -> None:
+def test_invalid_settings_are_rejected(changes: Any, words: str) -> None:
     with pytest.raises(InputError) as caught:
         recipes.load("demo", changes)
     assert words in str(caught.value)

@@ -60,7 +60,7 @@ def from_darknet(tmp_path_factory: pytest.TempPathFactory) -> ImageClassifier:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_darknets_layers(from_darknet: ImageClassifier, size: tuple[int, int]) -> None:
+def test_layers_match_darknet(from_darknet: ImageClassifier, size: tuple[int, int]) -> None:
     """At three sizes, one with odd maps: a pool, the end of the last stage, the classes before and after the mean."""
     images = oracle_weights.darknet_input(*size, seed=0)
     convolutions = outputs_of(from_darknet, nn.Conv2d, images)
@@ -74,7 +74,7 @@ def test_darknets_layers(from_darknet: ImageClassifier, size: tuple[int, int]) -
         assert_close((oracle["layer_21"], scores.numpy()))
 
 
-def test_file_equals_the_one_darknet_was_given(from_darknet: ImageClassifier, tmp_path: Path) -> None:
+def test_written_file_equals_the_darknet_file(from_darknet: ImageClassifier, tmp_path: Path) -> None:
     """Through our reader and our writer: the complete file, and the start of it as Darknet's `partial` cuts it."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["tiny"]
     cut = sum(layer.number < known["cutoff"] for layer in oracle_weights.darknet_layers(DARKNET / "tiny.cfg"))
@@ -84,7 +84,7 @@ def test_file_equals_the_one_darknet_was_given(from_darknet: ImageClassifier, tm
         assert hashlib.sha256(file.read_bytes()).hexdigest() == known[f"{name}_sha256"]
 
 
-def test_cut_file_starts_other_classes(from_darknet: ImageClassifier, tmp_path: Path) -> None:
+def test_transfer_from_a_truncated_file(from_darknet: ImageClassifier, tmp_path: Path) -> None:
     """tiny.conv.14, and the whole file: all but the last layer."""
     settings = recipe.load("tiny_darknet_imagenet_224_darknet").with_names(["red", "white", "platelet"])
     for name, convolutions, matched in (("tiny.conv.14", 10, 10 * 5), ("tiny.weights", None, 15 * 5)):
@@ -117,7 +117,7 @@ def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("size", [224, 227])
-def test_the_zoos_layers(from_zoo: ImageClassifier, size: int) -> None:
+def test_layers_match_the_zoo(from_zoo: ImageClassifier, size: int) -> None:
     """Each block after its activation, and the logits, for two images; 227 has odd maps."""
     with np.load(ZOO / f"forward_{size}x{size}.npz") as oracle:
         generator = np.random.default_rng(int(oracle["input_seed"]))
@@ -131,14 +131,14 @@ def test_the_zoos_layers(from_zoo: ImageClassifier, size: int) -> None:
             assert_close(oracle_weights.sampled_pair(oracle, f"conv{number}", ours))
 
 
-def test_the_zoos_names_out_again(from_zoo: ImageClassifier, zoo_values: dict[str, Array], tmp_path: Path) -> None:
+def test_zoo_checkpoint_round_trip(from_zoo: ImageClassifier, zoo_values: dict[str, Array], tmp_path: Path) -> None:
     mindspore.write(tmp_path / "b.ckpt", from_zoo, recipe.load("tiny_darknet_imagenet_224"))
     written = dict(mindspore.entries(tmp_path / "b.ckpt"))
     assert written.keys() == zoo_values.keys()
     assert all(np.array_equal(written[name].numpy(), zoo_values[name]) for name in written)
 
 
-def test_the_zoos_file_for_cifar(zoo_values: dict[str, Array], tmp_path: Path) -> None:
+def test_zoo_checkpoint_for_cifar_needs_1000_classes(zoo_values: dict[str, Array], tmp_path: Path) -> None:
     """Its network always has 1000 outputs: rejected for ten classes, read with the command in the recipe's header."""
     write_ckpt(tmp_path / "a.ckpt", ZOO / "params_network.json", zoo_values)
     ten = recipe.load("tiny_darknet_cifar10")
@@ -149,13 +149,13 @@ def test_the_zoos_file_for_cifar(zoo_values: dict[str, Array], tmp_path: Path) -
     assert len(report.matched) == 16 * 5
 
 
-def test_darknets_network_has_no_name_in_the_zoo() -> None:
+def test_darknet_variant_cannot_be_written_for_the_zoo() -> None:
     settings = recipe.load("tiny_darknet_imagenet_224_darknet")
     with pytest.raises(InputError, match=r"last\.weight has no name in MindSpore"):
         mindspore.table(classifier(settings), settings)
 
 
-def test_fresh_weights_are_the_zoos() -> None:
+def test_initialization_matches_the_zoo() -> None:
     """A normal distribution of deviation 0.02 cut at 0.04 has 0.8796 of that deviation (truncated at two sigma)."""
     torch.manual_seed(0)
     kernels = torch.cat(
@@ -168,7 +168,7 @@ def test_fresh_weights_are_the_zoos() -> None:
 @pytest.mark.skipif(not TRAINED.is_file(), reason="needs shared/weights/tiny.weights")
 @pytest.mark.parametrize(("preparation", "fit"), [("short_side_crop", "crop"), ("letterbox", "letterbox")])
 @pytest.mark.parametrize("image", ["dog.png", "eagle.png", "person.png"])
-def test_trained_weights_name_darknets_classes(image: str, preparation: str, fit: str) -> None:
+def test_top5_of_trained_weights_matches_darknet(image: str, preparation: str, fit: str) -> None:
     """From the image to Darknet's five best classes: its order, its names, its probabilities to 2e-3."""
     settings = recipe.load("tiny_darknet_imagenet_224_darknet", {"data.canvas.fit": fit})
     model = classifier(settings)
@@ -187,7 +187,7 @@ def test_trained_weights_name_darknets_classes(image: str, preparation: str, fit
     assert [settings.data.names[label] for label, _, _ in expected] == [name for _, name, _ in expected]
 
 
-def test_best_classes_by_hand() -> None:
+def test_top_k_classes_by_hand() -> None:
     """Softmax of log 1, log 2, log 5 is 1/8, 2/8, 5/8; no more than there are."""
     model = classifier(recipe.load("tiny_darknet_cifar10", {"model.classes": 3, "data.names": ["a", "b", "c"]}))
     logits = torch.tensor([[1.0, 5.0, 2.0], [2.0, 1.0, 5.0]]).log()
@@ -198,7 +198,7 @@ def test_best_classes_by_hand() -> None:
     assert [len(one) for one in model.decode((logits,), 2)] == [2, 2]
 
 
-def test_classes_whose_scores_underflow_are_ranked_by_their_logits() -> None:
+def test_classes_with_underflowing_scores_are_ranked_by_logits() -> None:
     model = models.build(recipe.load("tiny_darknet_cifar10").model)
     logits = torch.tensor([[300.0, -50, -40, -60, -30, 0, -20, -90, -10, -80]])
     (best,) = model.decode((logits,), 5)

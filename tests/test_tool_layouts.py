@@ -80,7 +80,7 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[s
     return root, expected, KINDS[request.param]
 
 
-def test_samples_of_tools(sample: tuple[Path, dict[str, Any], str]) -> None:
+def test_sample_files_of_annotation_tools(sample: tuple[Path, dict[str, Any], str]) -> None:
     root, expected, kind = sample
     sources = formats.find(root)
     assert {source.kind for source in sources.values()} == {kind}
@@ -100,7 +100,7 @@ def test_samples_of_tools(sample: tuple[Path, dict[str, Any], str]) -> None:
     assert not check_folder(root).errors
 
 
-def test_label_studio_min_is_read_alike(tmp_path: Path) -> None:
+def test_label_studio_json_min_equals_json(tmp_path: Path) -> None:
     """Without the JSON, from the JSON-MIN."""
     shutil.copytree(SAMPLES / "label_studio", tmp_path / "s")
     for name in ("3f9c1e02-plate_a.jpg", "b7704d5a-plate_b.jpg"):
@@ -166,7 +166,7 @@ def test_label_studio_polygon_and_faults(tmp_path: Path) -> None:
         assert any(word in note for note in notes(dataset))
 
 
-def test_label_studio_without_size_uses_that_of_the_image(tmp_path: Path) -> None:
+def test_label_studio_without_size_uses_the_image_size(tmp_path: Path) -> None:
     image(tmp_path / "a.png", 200, 100)
     task = studio({"x": 50, "y": 10, "width": 10, "height": 20, "rectanglelabels": ["car"]})
     for key in ("original_width", "original_height"):
@@ -255,7 +255,7 @@ VIA_SHAPES = [
 
 
 @pytest.mark.parametrize("form", ["project", "json", "version 1", "csv"])
-def test_via(tmp_path: Path, form: str) -> None:
+def test_via_file_formats(tmp_path: Path, form: str) -> None:
     """All forms of VIA's files give the same boxes; an image without regions is one without objects."""
     regions = [via_region(shape, kind="cat") for shape, _ in VIA_SHAPES] + [via_region({"name": "point"}, kind="cat")]
     for name in ("a.png", "b.png"):
@@ -296,7 +296,7 @@ def test_via(tmp_path: Path, form: str) -> None:
         ({"class": 7}, "7"),
     ],
 )
-def test_via_class(tmp_path: Path, attributes: dict[str, Any], label: str) -> None:
+def test_via_class_attribute(tmp_path: Path, attributes: dict[str, Any], label: str) -> None:
     image(tmp_path / "a.png")
     tree = {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, **attributes)]}}
     root = write(tmp_path / "via.json", tree)
@@ -304,7 +304,7 @@ def test_via_class(tmp_path: Path, attributes: dict[str, Any], label: str) -> No
     assert bool(notes(open_boxes(root, "all"))) == (len(attributes) > 1)
 
 
-def test_via_class_that_is_not_clear(tmp_path: Path) -> None:
+def test_ambiguous_via_class_attribute_is_an_error(tmp_path: Path) -> None:
     tree = {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, color="red", size="big")]}}
     with pytest.raises(InputError, match=r"any attribute of color, size; rename the right one to 'class'"):
         open_boxes(write(tmp_path / "via.json", tree), "all")
@@ -343,7 +343,9 @@ def test_csv_forms(tmp_path: Path, file: str, content: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "columns"), [("errors.csv", ERRORS), ("audit.csv", FINDINGS)])
-def test_tables_of_evaluations_and_audits_are_no_labels(tmp_path: Path, name: str, columns: tuple[str, ...]) -> None:
+def test_tables_of_evaluations_and_audits_are_not_read_as_labels(
+    tmp_path: Path, name: str, columns: tuple[str, ...]
+) -> None:
     """They may lie in the folder of the set, where `--out` puts them if the commands run there."""
     image(tmp_path / "images" / "a.png")
     write(tmp_path / "images" / "a.txt", "0 0.5 0.5 0.5 0.5\n")
@@ -364,7 +366,7 @@ def test_csv_faults_are_reported_with_their_lines(tmp_path: Path) -> None:
     assert len(dataset) == 2  # b.png has no objects
 
 
-def test_retinanet_classes_are_in_order_of_their_ids(tmp_path: Path) -> None:
+def test_retinanet_classes_are_ordered_by_id(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     write(tmp_path / "classes.csv", "zebra,0\ncat,1\n")
     root = write(tmp_path / "train.csv", "a.png,1,2,3,4,cat\n")
@@ -373,7 +375,7 @@ def test_retinanet_classes_are_in_order_of_their_ids(tmp_path: Path) -> None:
     assert "unknown_category" in {finding.kind for finding in check_folder(root).errors}
 
 
-def test_ids_of_classes_that_are_too_long(tmp_path: Path) -> None:
+def test_too_long_class_ids_are_ignored(tmp_path: Path) -> None:
     """Python converts at most 4300 digits."""
     image(tmp_path / "a.png")
     write(tmp_path / "a.pbtxt", f"item {{ id: {'1' * 5000} name: 'cat' }}")
@@ -384,7 +386,7 @@ def test_ids_of_classes_that_are_too_long(tmp_path: Path) -> None:
     assert open_boxes(write(tmp_path / "train.csv", "a.png,1,2,3,4,cat\n"), "train").names == ("cat",)
 
 
-def test_two_label_maps_are_not_guessed(tmp_path: Path) -> None:
+def test_ambiguous_label_maps_are_an_error(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     for name in ("cat", "dog"):
         write(tmp_path / f"{name}.pbtxt", f"item {{ id: 1 name: '{name}' }}")
@@ -393,7 +395,7 @@ def test_two_label_maps_are_not_guessed(tmp_path: Path) -> None:
         open_boxes(root, "train")
 
 
-def test_csv_of_fractions_is_not_read_as_px(tmp_path: Path) -> None:
+def test_csv_with_normalized_boxes_is_rejected(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     root = write(tmp_path / "train.csv", f"{HEADERS[0]}\na.png,100,80,cat,0.1,0.2,0.5,1\n")
     with pytest.raises(InputError, match="fractions of the image size"):
@@ -491,7 +493,7 @@ def written(tmp_path: Path) -> Any:
     return to
 
 
-def test_csv_by_hand(written: Any) -> None:
+def test_written_csv_by_hand(written: Any) -> None:
     """The tables of the TensorFlow tutorials and of RetinaNet's implementations."""
     root = written("csv_table")
     assert (root / "all.csv").read_text().splitlines() == [
@@ -508,7 +510,7 @@ def test_csv_by_hand(written: Any) -> None:
     assert (root / "classes.csv").read_text() == "big cat,0\n"
 
 
-def test_json_by_hand(written: Any) -> None:
+def test_written_json_by_hand(written: Any) -> None:
     """What the tools read: LabelMe's corners, CreateML's centers, percent in Label Studio, VIA's rectangles."""
     tree = json.loads((written("labelme") / "all/a b.json").read_text())
     assert tree["shapes"][0].items() >= {"label": "big cat", "points": [[10, 20], [30.5, 40]]}.items()
@@ -531,7 +533,7 @@ def test_json_by_hand(written: Any) -> None:
     assert entry["regions"] == [{"shape_attributes": shape, "region_attributes": {"class": "big cat"}}]
 
 
-def test_open_images_by_hand(written: Any) -> None:
+def test_written_open_images_by_hand(written: Any) -> None:
     root = written("openimages")
     assert (root / "all-annotations-bbox.csv").read_text().splitlines() == [
         "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside",
@@ -540,7 +542,7 @@ def test_open_images_by_hand(written: Any) -> None:
     assert (root / "class-descriptions-boxable.csv").read_text() == "big cat,big cat\n"
 
 
-def test_open_images_ids_that_are_names_of_folders_or_have_large_suffixes(tmp_path: Path) -> None:
+def test_open_images_ids_with_folder_names_and_uppercase_suffixes(tmp_path: Path) -> None:
     """Names that are in two splits, and that of a split: each image comes back, also those without boxes."""
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
     for split in ("train", "val"):
@@ -565,7 +567,7 @@ def test_open_images_ids_that_are_names_of_folders_or_have_large_suffixes(tmp_pa
     assert not check_folder(tmp_path / "to").errors
 
 
-def test_a_label_file_alone(tmp_path: Path) -> None:
+def test_single_label_file(tmp_path: Path) -> None:
     """Named on the command line, and in a data YAML with another folder of images."""
     image(tmp_path / "elsewhere/a.png", 200, 100)
     for kind, name, content in (
@@ -602,7 +604,7 @@ def test_numbers_as_text_are_noted(tmp_path: Path, number: Any) -> None:
         assert ("number written as text" in notes(open_boxes(folder, "all"))) == isinstance(number, str)
 
 
-def test_findings_of_a_set_whose_labels_are_all_faulty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_for_a_set_with_only_faulty_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They say why no label has a class; otherwise what is noted does."""
     image(tmp_path / "a.png")
     write(tmp_path / "a.json", {"shapes": [shape([[1, 2]]), shape([[1, 2], [3, 4]], "line")], "imagePath": "a.png"})
@@ -626,7 +628,7 @@ def test_findings_of_a_set_whose_labels_are_all_faulty(tmp_path: Path, capsys: p
         open_boxes(tmp_path, "all")
 
 
-def test_numbers_that_are_none_and_negative_sizes_are_not_passed_over(tmp_path: Path) -> None:
+def test_nan_coordinates_and_negative_sizes_are_errors(tmp_path: Path) -> None:
     """`min` and `max` of 3, NaN, 10 are 3 and 10; corners in any order hide a negative width."""
     nan = float("nan")
     triangle = [[3, 1], [nan, 9], [10, 5]]
@@ -644,7 +646,7 @@ def test_numbers_that_are_none_and_negative_sizes_are_not_passed_over(tmp_path: 
         assert found_kinds == ["not_finite", "negative_size"][: 1 + (kind == "label_studio")]
 
 
-def test_an_image_that_is_left_out_needs_no_name(tmp_path: Path) -> None:
+def test_missing_open_images_file_is_left_out_in_conversion(tmp_path: Path) -> None:
     """Open Images has ids; the suffix of a missing image is not known."""
     image(tmp_path / "set/images/a.jpg")
     rows = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"]
@@ -654,7 +656,7 @@ def test_an_image_that_is_left_out_needs_no_name(tmp_path: Path) -> None:
     assert len(open_boxes(tmp_path / "new", "train")) == 1
 
 
-def test_an_image_with_two_entries(tmp_path: Path) -> None:
+def test_image_listed_twice(tmp_path: Path) -> None:
     image(tmp_path / "set/a.png")
     box = {"x": 20, "y": 20, "width": 10, "height": 10}
     entries = [{"image": "a.png", "annotations": [{"label": name, "coordinates": box}]} for name in ("cat", "dog")]
