@@ -123,12 +123,9 @@ def test_mean_and_std_are_widened_with_the_weights(tmp_path: Path) -> None:
         weights.load(build(other.model), tmp_path / "rgb.safetensors", other)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", [name for name in recipes.names() if recipes.load(name).model.task == "detect"])
 def test_every_detector_supports_four_channels(name: str) -> None:
-    recipe = recipes.load(name)
-    if recipe.model.task != "detect":
-        return
-    recipe = recipe.with_overrides({"data.bands": [1, 2, 3, 4]})
+    recipe = recipes.load(name, {"data.bands": [1, 2, 3, 4]})
     network = weights.without_memory(recipe.model)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     rgb = next(m for m in weights.without_memory(recipes.load(name).model).modules() if isinstance(m, nn.Conv2d))

@@ -366,7 +366,6 @@ def write_roboflow(root: Path) -> Path:
         {"id": 0, "name": "vehicles", "supercategory": "none"}, {"id": 1, "name": "car", "supercategory": "vehicles"}
     ]  # fmt: skip
     for split in ("train", "valid"):
-        write(root / split / "_annotations.coco.json", content)
         images(root / split, *[f"{split}{name}" for name in ("a0.jpg", "a1.jpg", "a2.jpg")])
         for entry in content["images"]:
             entry["file_name"] = split + entry["file_name"][-6:]
