@@ -20,7 +20,7 @@ def painted(image):
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
-def test_lines_lie_on_the_edges_and_the_label_beside_the_box():
+def test_lines_are_on_box_edges_and_label_beside_the_box():
     image = np.zeros((300, 400, 3), np.uint8)
     drawn = draw(image, detections([100, 120, 220, 260], label=1))
     assert not image.any()  # the caller's image is untouched
@@ -38,7 +38,7 @@ def test_lines_lie_on_the_edges_and_the_label_beside_the_box():
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (12, 400), (400, 12), (60, 80), (3000, 4000), (2, 20000)])
 @pytest.mark.parametrize("gray", [False, True])
-def test_any_size_of_image_keeps_its_size(size, gray):
+def test_image_size_is_kept(size, gray):
     image = np.full(size if gray else (*size, 3), 90, np.uint8)
     height, width = size
     boxes = [-50, -50, width + 50, height + 50], [0, 0, 1, 1], [width / 2, height / 2, width / 2, height / 2]
@@ -49,7 +49,7 @@ def test_any_size_of_image_keeps_its_size(size, gray):
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 30, 30), (370, 0, 400, 30), (0, 270, 30, 300), (370, 270, 400, 300)])
-def test_texts_are_completely_inside_the_image(corner):
+def test_texts_are_inside_the_image(corner):
     """A text at a corner has as many letter pixels as one in the center."""
     wide = {"names": ("quite a long name", "b")}
     image = np.full((300, 400, 3), 77, np.uint8)
@@ -62,7 +62,7 @@ def test_texts_are_completely_inside_the_image(corner):
     assert ink(moved) == ink(middle)
 
 
-def test_lines_and_letters_grow_with_the_image():
+def test_line_width_and_font_size_scale_with_the_image():
     small, large = (
         draw(np.zeros((300 * k, 400 * k, 3), np.uint8), detections([100 * k, 120 * k, 220 * k, 260 * k]))
         for k in (1, 8)
@@ -73,7 +73,7 @@ def test_lines_and_letters_grow_with_the_image():
     assert heights[1] >= 4 * heights[0]
 
 
-def test_small_objects_on_a_large_image_are_not_drawn_over():
+def test_small_objects_on_a_large_image_stay_visible():
     """100 objects of 12 px on 3000 px have thin lines, with unchanged pixels inside."""
     corner = torch.cartesian_prod(torch.arange(10), torch.arange(10)) * 300.0 + 100
     found = Detections(torch.cat((corner, corner + 12), 1), torch.full((100,), 0.5), torch.zeros(100).long(), ("x",))
@@ -82,7 +82,7 @@ def test_small_objects_on_a_large_image_are_not_drawn_over():
     assert (drawn[100, 100:112] == color(0)).all()
 
 
-def test_only_the_highest_scoring_of_many_boxes_have_texts():
+def test_only_the_highest_scoring_boxes_have_texts():
     corner = torch.cartesian_prod(torch.arange(40), torch.arange(40)) * 60.0 + 30
     scores = torch.linspace(1, 0.5, 1600)
     found = Detections(torch.cat((corner, corner + 8), 1), scores, torch.zeros(1600).long(), ("x",))
@@ -110,7 +110,7 @@ def test_neighboring_classes_differ_in_color():
     assert all(apart[label, label + 1] > 100 for label in range(79))
 
 
-def test_odd_values_and_missing_names():
+def test_non_finite_boxes_missing_names_and_invalid_images():
     drawn = draw(np.zeros((40, 60, 3), np.uint8), detections([float("nan"), -1e30, float("inf"), 1e30], names=()))
     assert drawn.shape == (40, 60, 3)
     assert not draw(np.zeros((40, 60, 3), np.uint8), detections()).any()

@@ -26,7 +26,7 @@ def all_pairs(boxes: Boxes, groups: NDArray[np.int64]) -> tuple[NDArray[np.int64
     return partner, best
 
 
-def some_boxes(draw: np.random.Generator, count: int, spread: float) -> Boxes:
+def random_boxes(draw: np.random.Generator, count: int, spread: float) -> Boxes:
     """Boxes whose edges are scattered by `spread` px around a few places, on a lattice so that some are equal."""
     low = draw.integers(0, 3, (count, 2)) * 30.0
     side = draw.choice([12.0, 40.0, 100.0], (count, 2))
@@ -36,12 +36,12 @@ def some_boxes(draw: np.random.Generator, count: int, spread: float) -> Boxes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.3, 1.5, 4.0])
-def test_the_same_as_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matches_comparison_of_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(int(spread * 10))
     for steps in (24, 2):  # 2: most boxes are resolved by the grid
         monkeypatch.setattr(duplicates, "MAX_STEPS", steps)
         for _ in range(8):
-            boxes = some_boxes(draw, 40, spread)
+            boxes = random_boxes(draw, 40, spread)
             boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)]
             groups = draw.integers(0, 3, len(boxes))
             partner, best = same_object(boxes, groups)
@@ -52,9 +52,7 @@ def test_the_same_as_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.5, 3.0, 6.0])
-def test_stacked_boxes_have_a_partner_exactly_where_all_pairs_have_one(
-    spread: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stacked_boxes_match_comparison_of_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where crowds are not compared pair by pair, too; the partner is then one of several."""
     monkeypatch.setattr(duplicates, "MAX_STEPS", 1)
     monkeypatch.setattr(duplicates, "MAX_ALL_PAIRS", 2)
@@ -75,7 +73,7 @@ def test_stacked_boxes_have_a_partner_exactly_where_all_pairs_have_one(
             assert best[late] == pytest.approx(pair, rel=1e-12)
 
 
-def test_no_boxes_and_one() -> None:
+def test_empty_input_and_single_box() -> None:
     for count in (0, 1):
         partner, best = same_object(np.tile([0.0, 0, 5, 5], (count, 1)), np.zeros(count, np.int64))
         assert partner.tolist() == [-1] * count
@@ -84,7 +82,7 @@ def test_no_boxes_and_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.1, 2.0])
-def test_forty_thousand_boxes_on_one_place(spread: float) -> None:
+def test_speed_with_40_000_overlapping_boxes(spread: float) -> None:
     """All pairs are 800 million: minutes. This takes a second or two; the limit is for slow machines."""
     boxes = np.array([100.0, 100.0, 300.0, 200.0]) + np.random.default_rng(0).normal(0, spread, (40_000, 4))
     begin = time.process_time()

@@ -44,7 +44,7 @@ def small_network():
 
 
 class TestOptimizer:
-    def test_groups(self):
+    def test_parameter_groups(self):
         groups = {group["name"]: group for group in optim.build(small_network(), config()).param_groups}
         shapes = {name: [tuple(p.shape) for p in group["params"]] for name, group in groups.items()}
         assert shapes == {"weight": [(4, 3, 3, 3), (2, 4, 1, 1)], "bias": [(4,), (2,)], "scale": [(4,)]}
@@ -56,7 +56,7 @@ class TestOptimizer:
 
     @pytest.mark.parametrize("everything", [False, True])
     @pytest.mark.parametrize("nesterov", [False, True])
-    def test_steps_are_mindspores_momentum(self, nesterov, everything):
+    def test_sgd_step_matches_mindspore_momentum(self, nesterov, everything):
         """mindspore.nn.Momentum's documented formula, in float64: v = m v + g; w -= lr v, or w -= lr (g + m v)."""
         network = small_network().double()
         draw = np.random.default_rng(1)
@@ -82,7 +82,7 @@ class TestOptimizer:
             np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
 
     @pytest.mark.parametrize("everything", [False, True])
-    def test_steps_are_adamws(self, everything):
+    def test_adamw_step_matches_documented_formula(self, everything):
         """Algorithm 2 of arXiv 1711.05101 as PyTorch documents it, in float64, with the rates of a schedule."""
         network = small_network().double()
         draw = np.random.default_rng(2)
@@ -107,7 +107,7 @@ class TestOptimizer:
         for name, parameter in network.named_parameters():
             np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
 
-    def test_adamws_decay_is_decoupled(self):
+    def test_adamw_weight_decay_is_decoupled(self):
         """By hand: with gradients of 0 a weight of 2 shrinks to 2 x (1 - 0.1 x 0.5); a bias stays."""
         network = small_network()
         last = network[3]
@@ -121,7 +121,7 @@ class TestOptimizer:
         assert last.bias.tolist() == [2, 2]
 
     @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-    def test_backbone_lr(self, kind):
+    def test_backbone_lr_scales_the_step(self, kind):
         """A factor of 1/4: both optimizers move a weight, from fresh states and without decay, in proportion to it."""
         moved = {}
         for factor in (1, 0.25):
@@ -139,7 +139,7 @@ class TestOptimizer:
             wanted = moved[1][name] * (0.25 if name.startswith("backbone.") else 1)
             torch.testing.assert_close(distance, wanted, rtol=1e-9, atol=0)
 
-    def test_backbone_lr_keeps_the_groups(self):
+    def test_backbone_lr_keeps_weight_decay_of_groups(self):
         network = nn.ModuleDict({"backbone": small_network(), "head": small_network()})
         groups = optim.build(network, config(optimizer={"backbone_lr": 0.1})).param_groups
         assert [(each["name"], len(each["params"]), each["weight_decay"]) for each in groups] == [
@@ -160,13 +160,13 @@ class TestOptimizer:
             ({"optimizer": {"kind": "adamw"}, "schedule": {"warmup_momentum": 0.8}}, "adamw has no momentum"),
         ],
     )
-    def test_keys_of_another_optimizer(self, keys, words):
+    def test_keys_of_another_optimizer_are_rejected(self, keys, words):
         with pytest.raises(InputError) as caught:
             training.recipes.load("demo", {"train": keys})
         assert words in str(caught.value)
         assert len(str(caught.value)) <= 200
 
-    def test_gradient_scale_is_the_zoos_loss_scale_without_its_factor(self):
+    def test_gradient_scale_matches_the_zoo(self):
         """The zoo's YOLOv4: v = m v + g / 64 + decay w; w -= lr v, on a weight that is decayed and a bias that is not.
         The loss scale itself is divided out."""
         network = small_network().double()
@@ -201,7 +201,7 @@ class TestOptimizer:
         network(torch.rand(2, 3, 8, 8))
         assert network[1].running_mean.equal(before)
 
-    def test_freeze_statistics_still_trains_scale_and_shift(self):
+    def test_freeze_statistics_trains_scale_and_shift(self):
         network = small_network()
         settings = config(freeze_statistics=True)
         optimizer = optim.build(network, settings)
@@ -219,13 +219,13 @@ class TestOptimizer:
     @pytest.mark.parametrize(
         ("freeze", "words"), [(["bakbone"], "no module 'bakbone'"), (["0", "1", "3"], "freezes every")]
     )
-    def test_freeze_rejects(self, freeze, words):
+    def test_invalid_freeze_is_rejected(self, freeze, words):
         with pytest.raises(InputError, match=words):
             optim.build(small_network(), config(freeze=freeze))
 
 
 class TestEMA:
-    def test_by_hand(self):
+    def test_average_by_hand(self):
         network = nn.BatchNorm1d(1)
         ema = EMA(network, EmaConfig(decay=0.9, ramp=2.0))
         mean, scale = 0.0, 1.0
@@ -241,13 +241,13 @@ class TestEMA:
             assert ema.network.running_mean.item() == pytest.approx(mean, rel=1e-6)
             assert ema.network.num_batches_tracked.item() == n
 
-    def test_constant_without_ramp(self):
+    def test_decay_is_constant_without_ramp(self):
         assert EMA(nn.Linear(1, 1), EmaConfig(decay=0.95)).decay(1) == 0.95
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_a_step_reads_no_value(kind, tmp_path):
-    """Reading one makes a program wait for its GPU. On the device `meta`, where tensors have no values, it raises."""
+def test_step_does_not_synchronize_with_the_gpu(kind, tmp_path):
+    """Reading a value waits for the GPU. On the device `meta`, where tensors have no values, it raises."""
     network = small_network().to("meta")
     settings = config(optimizer={"kind": kind, "clip": 1.0, "loss_scale": 2.0}, ema={"decay": 0.9, "ramp": 5})
     accelerator = SimpleNamespace(
@@ -269,7 +269,7 @@ def test_a_step_reads_no_value(kind, tmp_path):
         terms["all"].item()
 
 
-class TestReplacing:
+class TestReplaceFolder:
     """A kill is played by an exception at each of the moves that replace a folder."""
 
     def write(self, folder, text):
@@ -277,7 +277,7 @@ class TestReplacing:
             (new / "file").write_text(text)
 
     @pytest.mark.parametrize("killed_at", range(1, 5))
-    def test_a_kill_at_any_moment(self, tmp_path, monkeypatch, killed_at):
+    def test_kill_at_any_moment_leaves_a_complete_folder(self, tmp_path, monkeypatch, killed_at):
         folder = tmp_path / "last"
         self.write(folder, "old")
         calls = iter(range(1, 100))
@@ -305,7 +305,7 @@ class TestReplacing:
         assert (folder / "file").read_text() == ("old" if killed_at <= 2 else "new")
         assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
-    def test_a_full_disk_leaves_the_old_one(self, tmp_path, monkeypatch):
+    def test_full_disk_keeps_the_old_folder(self, tmp_path, monkeypatch):
         folder = tmp_path / "last"
         self.write(folder, "old")
 
@@ -327,7 +327,7 @@ def finished(tiny_coco, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_images_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
+def test_images_are_loaded_at_the_largest_augmentation_size(tiny_coco, tmp_path, monkeypatch):
     real, seen = Detect.augment, set()
 
     def augment(task, loaded, *rest):
@@ -340,7 +340,7 @@ def test_images_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, mon
 
 
 class TestRunFolder:
-    def test_what_it_holds(self, finished):
+    def test_files_of_a_run_folder(self, finished):
         names = {path.name.split(".out.")[0] for path in finished.iterdir()}
         assert names >= {
             "recipe.yaml",
@@ -355,7 +355,7 @@ class TestRunFolder:
         assert "epoch-0001" not in names, "train.keep_checkpoints is 1"
         assert "left_out.txt" not in names
 
-    def test_log(self, finished):
+    def test_log_lines(self, finished):
         found = lines(finished)
         assert [(line["step"], line["epoch"]) for line in found] == [(4, 0), (6, 0), (8, 1), (12, 1), (12, 1)]
         assert found[-1]["AP50"] >= 0
@@ -364,7 +364,7 @@ class TestRunFolder:
             assert line["lr"] > 0
 
     @pytest.mark.usefixtures("figures")
-    def test_curves_show_what_was_logged(self, finished, tmp_path):
+    def test_curves_show_logged_values(self, finished, tmp_path):
         assert (finished / "curves.png").is_file()
         plots.curves(finished / "log.jsonl", tmp_path / "curves.png", ("AP50", "AP"))
         image = cv2.imread(str(tmp_path / "curves.png")).astype(int)
@@ -373,19 +373,19 @@ class TestRunFolder:
         assert loss > 500
         assert quality > 50
 
-    def test_best_is_what_metrics_speak_of(self, finished):
+    def test_metrics_match_the_last_evaluation(self, finished):
         summary = json.loads((finished / "metrics.json").read_text())["summary"]
         assert summary["AP"] == lines(finished)[-1]["AP"]
 
-    def test_rejects_a_second_run(self, finished, tiny_coco):
+    def test_second_run_in_the_folder_is_rejected(self, finished, tiny_coco):
         with pytest.raises(InputError, match="holds a run already"):
             run(tiny_coco, finished)
 
-    def test_resume_rejects_another_recipe(self, finished, tiny_coco):
+    def test_resume_rejects_changed_recipe(self, finished, tiny_coco):
         with pytest.raises(InputError, match=r"recipe.yaml: train.batch is 2 there and 3 now"):
             run(tiny_coco, finished, {"train.keep_checkpoints": 1, "train.batch": 3}, resume=True)
 
-    def test_resume_rejects_other_labels(self, finished, tiny_coco, tmp_path):
+    def test_resume_rejects_changed_labels(self, finished, tiny_coco, tmp_path):
         other = shutil.copytree(tiny_coco, tmp_path / "other")
         file = other / "annotations" / "train.json"
         labels = json.loads(file.read_text())
@@ -403,7 +403,7 @@ class TestRunFolder:
         assert lines(finished) == log
 
     @pytest.mark.slow
-    def test_all_have_read_before_one_writes(self, tiny_coco, tmp_path, monkeypatch):
+    def test_all_processes_read_the_checkpoint_before_it_is_written(self, tiny_coco, tmp_path, monkeypatch):
         """On resume at step 0 the first process writes `last` again, which the others may not have read yet."""
         done = []
 
@@ -424,18 +424,18 @@ class TestRunFolder:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("damage", [b"", b"not a state", None])
-    def test_damaged_state(self, finished, tiny_coco, tmp_path, damage):
+    def test_damaged_state_is_an_error(self, finished, tiny_coco, tmp_path, damage):
         copy = shutil.copytree(finished, tmp_path / "copy")
         file = copy / "last" / "state.pt"
         file.write_bytes(file.read_bytes()[:-500] if damage is None else damage)
         with pytest.raises(InputError, match=r"state\.pt: not the state of a run"):
             run(tiny_coco, copy, resume=True)
 
-    def test_nothing_to_resume(self, tiny_coco, tmp_path):
+    def test_resume_without_a_run_is_an_error(self, tiny_coco, tmp_path):
         with pytest.raises(InputError, match="no run to resume"):
             run(tiny_coco, tmp_path / "new", resume=True)
 
-    def test_unwritable(self, tiny_coco, tmp_path):
+    def test_unwritable_run_folder_is_an_error(self, tiny_coco, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError, match="the run folder cannot be created"):
             run(tiny_coco, tmp_path / "file" / "run")
@@ -443,7 +443,7 @@ class TestRunFolder:
 
 class TestFaults:
     @pytest.mark.slow
-    def test_bad_labels_stop_the_run_or_are_left_out(self, tiny_coco, tmp_path, capsys):
+    def test_bad_labels_stop_the_run_unless_skip_bad(self, tiny_coco, tmp_path, capsys):
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         file = data / "annotations" / "train.json"
         labels = json.loads(file.read_text())
@@ -458,7 +458,7 @@ class TestFaults:
         assert "annotation id 1" in left_out[0]
         assert left_out[0] in capsys.readouterr().err
 
-    def test_loss_that_is_not_finite(self, tiny_coco, tmp_path, monkeypatch):
+    def test_non_finite_loss_stops_the_run(self, tiny_coco, tmp_path, monkeypatch):
         real = yolov3.YOLOv3.loss
         seen = []
 
@@ -475,7 +475,7 @@ class TestFaults:
         assert all(value.isfinite().all() for value in saved.values())
         assert torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)["step"] == 3
 
-    def test_weights_that_are_not_finite_are_never_saved(self, tiny_coco, tmp_path, monkeypatch):
+    def test_non_finite_weights_are_not_saved(self, tiny_coco, tmp_path, monkeypatch):
         """A gradient can break the weights in the very step before a checkpoint, with every loss still finite."""
         real = optim.unscale
 
@@ -489,7 +489,7 @@ class TestFaults:
             run(tiny_coco, tmp_path / "run", {"train.save_every": 1, "train.optimizer.clip": 0})
         assert torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)["step"] == 0
 
-    def test_too_much_accumulation(self, tiny_coco, tmp_path):
+    def test_accumulation_beyond_an_epoch_is_rejected(self, tiny_coco, tmp_path):
         with pytest.raises(InputError, match=r"train.accumulate: a step takes 7 batches, an epoch has only 6"):
             run(tiny_coco, tmp_path / "run", {"train.accumulate": 7})
         assert not (tmp_path / "run").exists()
@@ -511,7 +511,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny_coco, tmp_path):
 
 
 @pytest.mark.slow
-def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
+def test_loss_scale_does_not_change_the_result(tiny_coco, tmp_path):
     plain = run(tiny_coco, tmp_path / "plain", PLAIN)
     scaled = run(tiny_coco, tmp_path / "scaled", PLAIN | {"train.optimizer.loss_scale": 1024})
     assert furthest(plain, scaled)[0] == 0  # a power of two changes exponents only
@@ -521,7 +521,7 @@ ADAMW = {"train.optimizer": {"kind": "adamw", "backbone_lr": 0.5}, "train.schedu
 
 
 @pytest.mark.slow
-def test_a_resumed_adamw_ends_equal(tiny_coco, tmp_path, monkeypatch):
+def test_resumed_adamw_run_equals_uninterrupted_run(tiny_coco, tmp_path, monkeypatch):
     whole = run(tiny_coco, tmp_path / "whole", ADAMW)
     real, steps = training.optimizer_step, []
 
@@ -544,14 +544,14 @@ def test_a_resumed_adamw_ends_equal(tiny_coco, tmp_path, monkeypatch):
         run(tiny_coco, resumed, ADAMW | {"train.optimizer": {"kind": "adamw"}}, resume=True)
 
 
-def test_classes_come_from_the_data(finished):
+def test_class_names_come_from_the_data_set(finished):
     recipe = training.recipes.load(finished / "recipe.yaml")
     assert recipe.data.names == ("blue", "red")
     assert recipe.model.classes == 2
 
 
 @pytest.mark.slow
-def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
+def test_transfer_with_channels_last(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.channels_last": True, "train.schedule.lr": 1e-9, "train.schedule.eta_min": 0}
     other_anchors = {"model.anchors": [[5, 5]] * 6}
     folder = run(tiny_coco, tmp_path / "run", changes | other_anchors, weights=finished, transfer=True)
@@ -561,7 +561,7 @@ def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
+def test_best_checkpoint_is_kept(tiny_coco, tmp_path, monkeypatch):
     """AP falls after the second of four epochs; the first is not evaluated."""
     scores, kept = iter([0.3, 0.2, 0.1]), []
     real = training._evaluate
@@ -583,7 +583,7 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
 
 class TestPrecision:
     @pytest.mark.slow
-    def test_of_a_cpu(self, tiny_coco, tmp_path, capsys, monkeypatch):
+    def test_auto_on_a_cpu(self, tiny_coco, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
         changes = {"train.epochs": 1, "train.precision": "auto"}
         folder = run(tiny_coco, tmp_path / "run", changes)
@@ -596,12 +596,12 @@ class TestPrecision:
     @pytest.mark.parametrize(
         ("device", "has", "wanted"), [("cuda", True, "bf16"), ("cuda", False, "no"), ("mps", True, "no")]
     )
-    def test_of_an_accelerator(self, device, has, wanted, monkeypatch):
+    def test_auto_on_an_accelerator(self, device, has, wanted, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
         assert processes.best_precision(torch.device(device)) == wanted
 
     @pytest.mark.slow
-    def test_chosen_is_used(self, tiny_coco, tmp_path, monkeypatch):
+    def test_chosen_precision_is_used(self, tiny_coco, tmp_path, monkeypatch):
         """In bfloat16 the network's raw outputs have 8 bits; in the run's recipe it stays what was set."""
         real, kinds = yolov3.YOLOv3Tiny.forward, set()
 
@@ -635,7 +635,7 @@ def scripted(monkeypatch):
 
 class TestPatience:
     @pytest.mark.slow
-    def test_ends_a_run_as_a_complete_one(self, tiny_coco, tmp_path, scripted, capsys):
+    def test_early_stopped_run_is_complete(self, tiny_coco, tmp_path, scripted, capsys):
         scripted.run = tmp_path / "run"
         folder = run(tiny_coco, scripted.run, PATIENT)
         message = "stopped after epoch 5: 2 evaluations without a better network"
@@ -654,7 +654,7 @@ class TestPatience:
         assert [line["AP"] for line in lines(folder) if "AP" in line][:6] == [0.3, 0.2, 0.4, 0.4, 0.1, 0.9]
 
     @pytest.mark.slow
-    def test_counts_on_after_a_stop(self, tiny_coco, tmp_path, scripted, monkeypatch):
+    def test_count_continues_after_resume(self, tiny_coco, tmp_path, scripted, monkeypatch):
         scripted.run = tmp_path / "cut"
         real, steps = training.optimizer_step, []
 
@@ -671,12 +671,12 @@ class TestPatience:
         run(tiny_coco, scripted.run, PATIENT, resume=True)
         assert max(line["epoch"] for line in lines(scripted.run)) == 4
 
-    def test_needs_evaluation(self, tiny_coco, tmp_path):
+    def test_patience_without_evaluation_is_rejected(self, tiny_coco, tmp_path):
         with pytest.raises(InputError, match="patience counts evaluations, and evaluate_every is 0"):
             run(tiny_coco, tmp_path / "run", {"train.patience": 2, "train.evaluate_every": 0})
 
 
-def test_a_head_with_other_classes_is_logged(finished, capsys):
+def test_head_with_other_class_names_is_logged(finished, capsys):
     """As many classes as in the file, but others."""
     recipe = training.recipes.load(finished / "recipe.yaml").with_overrides({"data.names": ["car", "red"]})
     main = SimpleNamespace(is_main_process=True)
@@ -687,7 +687,7 @@ def test_a_head_with_other_classes_is_logged(finished, capsys):
 
 
 @pytest.mark.slow
-def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
+def test_frozen_layers_without_weights_are_rejected(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.freeze": ["backbone"]}
     with pytest.raises(InputError, match=r"backbone would keep random weights.*--weights"):
         run(tiny_coco, tmp_path / "run", changes)
@@ -705,7 +705,7 @@ def test_profile_counts_optimizer_steps(tiny_coco, tmp_path):
     assert len([event for event in events if event["name"] == "Optimizer.step#SGD.step"]) == 2
 
 
-def test_all_batches_of_a_step_have_one_size(tiny_coco):
+def test_accumulated_batches_have_the_same_size(tiny_coco):
     changes = {"train.accumulate": 2, "train.augment.sizes": [[96, 96], [64, 64], [128, 128]]}
     recipe = training.recipes.load("demo", SMALL | changes)
     batch = next(Loader(open_dataset(tiny_coco, "train"), recipe.data.canvas, 2).epoch(0))
@@ -716,7 +716,7 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mixed", [0, 0.5])
-def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
+def test_training_with_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
     """Several training images have no box; some batches have none, and contribute background only."""
     data = shutil.copytree(tiny_coco, tmp_path / "data")
     for split, kept in (("train", {1, 2, 3}), ("val", {1, 2})):

@@ -44,7 +44,7 @@ def test_every_box_has_a_row_with_its_status(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("figures")
-def test_a_made_set_has_all_boxes_and_no_lost_reference(tmp_path: Path) -> None:
+def test_all_boxes_are_listed_and_matches_are_mutual(tmp_path: Path) -> None:
     samples, found = made(3)
     rows = written(tmp_path, samples, found, NAMED)
     assert len(rows) == sum(map(len, samples)) + sum(map(len, found))
@@ -67,7 +67,7 @@ def test_a_made_set_has_all_boxes_and_no_lost_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "a,b", 'a"b', "a\nb", "\udce9"]
 )
-def test_names_are_neither_formulas_nor_new_rows(name: str, tmp_path: Path) -> None:
+def test_formulas_and_line_breaks_in_names_are_escaped(name: str, tmp_path: Path) -> None:
     (row,) = written(tmp_path, [sample([OBJECT], [0], path=name)], [detections([], [], [])], [name])
     for field in (row["image"], row["class"]):
         assert not field.lstrip().startswith(("=", "+", "-", "@"))
@@ -75,7 +75,7 @@ def test_names_are_neither_formulas_nor_new_rows(name: str, tmp_path: Path) -> N
         assert field.endswith(name[-1]) or name in ("a\nb", "\udce9")
 
 
-def test_regions_are_listed_as_ignored(tmp_path: Path) -> None:
+def test_crowd_and_ignore_regions_are_listed_as_ignored(tmp_path: Path) -> None:
     samples = [sample([OBJECT, FAR], [ANY_CLASS, 0], [True, True], path="a.jpg")]
     rows = written(tmp_path, samples, [detections([OBJECT], [0], [0.9])], ["cat"])
     assert [(row["class"], row["status"]) for row in rows] == [
@@ -93,7 +93,7 @@ def test_brightness_and_sharpness() -> None:
     assert slices.appearance(noise[:1, :1])[1] == 0
 
 
-def test_quarters_of_the_images_have_the_ap_of_these_images() -> None:
+def test_ap_of_quartiles_matches_ap_of_their_images() -> None:
     samples, found = made(5)
     looks = {index: (float(value), 1.0) for index, value in enumerate(np.random.default_rng(1).permutation(12))}
     quarters = slices.quartiles(match(samples, found), looks)
@@ -116,13 +116,13 @@ def test_calibration_of_a_classifier(tmp_path: Path) -> None:
     assert (tmp_path / "errors.png").is_file()
 
 
-def test_nothing_at_all(tmp_path: Path) -> None:
+def test_empty_data_set(tmp_path: Path) -> None:
     assert written(tmp_path, [sample([], [])], [Detections.empty()], ["cat"]) == []
     assert json.loads((tmp_path / "errors.json").read_text())["errors"]["ap50"] == -1
 
 
 @pytest.mark.parametrize("files", [False, True])
-def test_detections_are_written_as_the_rows_of_coco(files: bool, tmp_path: Path) -> None:
+def test_detections_are_written_as_coco_results(files: bool, tmp_path: Path) -> None:
     samples, found = made(2)
     names = ['a "b".jpg', "Größe\\.jpg", "\udce9.jpg"]
     samples = [replace(one, image_id=f"i{n}" if n % 2 else n, path=names[n % 3]) for n, one in enumerate(samples)]

@@ -42,7 +42,7 @@ def made(seed: int) -> tuple[list[Sample], list[Detections]]:
 
 
 @pytest.mark.parametrize("seed", range(error_cases.CASES))
-def test_kinds_and_gains_are_those_of_the_package(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_and_gains_match_tide(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # its recalls are quotients, COCO's a line of 101 numbers: they differ in the last bit, on which an AP would hang
     monkeypatch.setattr(error_split, "RECALLS", np.arange(101) / 100)
     found, expected = split_errors(match(*made(seed)), 0.5), NUMBERS[str(seed)]
@@ -53,7 +53,7 @@ def test_kinds_and_gains_are_those_of_the_package(seed: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("seed", range(error_cases.CASES))
-def test_ap50_is_that_of_the_metrics(seed: int) -> None:
+def test_ap50_matches_coco_metrics(seed: int) -> None:
     samples, found = made(seed)
     metrics = coco.score(samples, found, NAMED)
     assert split_errors(match(samples, found), 0.5).ap50 == pytest.approx(metrics.ap50, abs=1e-9)
@@ -66,7 +66,7 @@ def statuses(matches: Matches) -> tuple[list[Kind], list[Kind]]:
 OBJECT, FAR = [0, 0, 100, 100], [500, 500, 600, 600]
 
 
-def test_one_of_each_kind_by_hand() -> None:
+def test_one_error_of_each_kind_by_hand() -> None:
     """In a row of IoUs with the object: 1, 1 (second), 0.4, 1 of another class, 0.4 of another class, 0."""
     part = [0, 0, 40, 100]
     found = detections(
@@ -87,7 +87,7 @@ def test_one_of_each_kind_by_hand() -> None:
     assert (split.ap50, split.gains[Kind.MISSED]) == (0.5, 0)
 
 
-def test_the_best_error_on_an_object_mends_it() -> None:
+def test_highest_scoring_error_on_an_object_is_the_one_fixed() -> None:
     """Two badly placed and one of another class on the same object: the best of the three would find it."""
     half = [0, 0, 100, 45]
     for scores, best in (([0.9, 0.8, 0.7], Kind.LOCALIZATION), ([0.6, 0.7, 0.8], Kind.CLASSIFICATION)):
@@ -100,7 +100,7 @@ def test_the_best_error_on_an_object_mends_it() -> None:
         assert gains[Kind.MISSED] == 0
 
 
-def test_regions_and_classes_that_nobody_looked_for() -> None:
+def test_regions_and_unlabeled_classes_are_ignored() -> None:
     """As in `coco.score`, in which no detection of them counts."""
     inside = [0, 0, 50, 50]
     cases = {
@@ -120,7 +120,7 @@ def test_regions_and_classes_that_nobody_looked_for() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ap50_is_that_of_the_metrics_with_regions(seed: int) -> None:
+def test_ap50_matches_coco_metrics_with_ignore_regions(seed: int) -> None:
     """Some objects are crowds, some regions are of all classes, and some images lack a class."""
     rng = np.random.default_rng(seed)
     samples, found = made(seed)
@@ -135,7 +135,7 @@ def test_ap50_is_that_of_the_metrics_with_regions(seed: int) -> None:
     assert split_errors(matches, 0.5).ap50 == pytest.approx(metrics.ap50, abs=1e-9)
 
 
-def test_beyond_a_hundred_of_a_class_nothing_counts() -> None:
+def test_detections_beyond_100_per_class_are_not_counted() -> None:
     scores = np.linspace(0.9, 0.1, 150)
     found = detections([OBJECT] + [FAR] * 149, [0] * 120 + [1] * 30, scores)
     kinds, _ = statuses(match([sample([OBJECT], [0])], [found]))

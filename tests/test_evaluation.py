@@ -104,7 +104,7 @@ def check_against_referee(metrics, judge, lines):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_twelve_numbers_are_pycocotools_own(seed):
+def test_summary_matches_pycocotools(seed):
     samples, found, names = made(seed)
     metrics = score(samples, found, names)
     check_against_referee(metrics, *referee(*to_files(samples, found, names)))
@@ -116,14 +116,14 @@ def test_the_twelve_numbers_are_pycocotools_own(seed):
     assert sum(row.detections for row in metrics.classes) == sum(map(len, found))
 
 
-def test_classes_are_scored_in_groups(monkeypatch):
+def test_scoring_classes_in_groups_matches_pycocotools(monkeypatch):
     """As pycocotools scores them together: nine classes, three at once, the last without truth."""
     monkeypatch.setattr(coco, "CLASSES_AT_ONCE", 3)
     samples, found, names = made(5, classes=9)
     check_against_referee(score(samples, found, names), *referee(*to_files(samples, found, names)))
 
 
-def test_many_classes_take_little_memory():
+def test_memory_with_2000_classes():
     """hotcoco takes 0.2 MB per class: 400 MB for these, most of which have neither objects nor detections."""
     samples, found, _ = made(6)
     names = [f"class {label}" for label in range(2000)]
@@ -135,7 +135,7 @@ def test_many_classes_take_little_memory():
     assert (many.precision[:, :, 5:] == -1).all()
 
 
-def test_the_best_score_of_a_class():
+def test_score_of_maximum_f1_by_hand():
     """By hand. Four objects; best first hit, hit, miss, hit, miss, miss, hit. F1 after the hits: 0.4, 0.67, 0.75 (3 of
     4 right, 3 of 4 found) and 0.73 (4 of 7, all). The second class is found nowhere, the third has no objects."""
     x = np.arange(7, dtype=np.float32)[:, None] * 30
@@ -152,7 +152,7 @@ def test_the_best_score_of_a_class():
     assert score([sample], [found], ["a", "b", "c"]).to_json()["classes"][0]["best_score"] == pytest.approx(0.6)
 
 
-def test_crowd_and_area_matter_in_the_made_sets():
+def test_random_sets_depend_on_crowd_and_area():
     """Otherwise the agreement above would not cover them."""
     samples, found, names = made(0)
     metrics = score(samples, found, names)
@@ -162,7 +162,7 @@ def test_crowd_and_area_matter_in_the_made_sets():
         assert score(other, found, names).summary != metrics.summary
 
 
-def test_no_detections_no_truth_and_nothing_at_all():
+def test_empty_detections_and_ground_truth():
     samples, found, names = made(1)
     none = [Detections.empty()] * len(samples)
     check_against_referee(score(samples, none, names), *referee(*to_files(samples, none, names)))
@@ -215,7 +215,7 @@ SCENES = [
 
 @pytest.mark.usefixtures("figures")
 @pytest.mark.slow
-def test_evaluate_counts_every_image_and_writes_what_it_found(tmp_path):
+def test_evaluate_scores_every_image_and_writes_detections(tmp_path):
     tree = write_set(tmp_path / "set", SCENES)
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predictor.model.train()
@@ -275,7 +275,7 @@ def test_classes_are_matched_by_name(tmp_path):
     assert evaluate(Predictor(Rectangles(), more), open_dataset(tmp_path / "plain", "val")).ap50 == 1
 
 
-def test_what_cannot_be_evaluated_is_rejected(tmp_path):
+def test_invalid_inputs_of_evaluate_are_rejected(tmp_path):
     write_set(tmp_path / "set", SCENES)
     dataset, predictor = open_dataset(tmp_path / "set", "val"), rectangles_predictor()
     with pytest.raises(bw.InputError, match="holds no image"):
@@ -303,7 +303,7 @@ def _one_of_two(rank, meeting, root, out):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path):
+def test_two_processes_match_a_single_process(tmp_path):
     write_set(tmp_path / "set", SCENES)
     alone = evaluate(rectangles_predictor(), open_dataset(tmp_path / "set", "val"), tmp_path / "alone")
     (tmp_path / "out").mkdir()
@@ -328,7 +328,7 @@ class Cells(Rectangles):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs shared/data/bccd beside the checkout")
-def test_real_images_and_labels_score_as_pycocotools_scores_the_files(tmp_path):
+def test_scores_on_real_images_match_pycocotools(tmp_path):
     dataset = open_dataset(BCCD, "val")
     canvas = {"data__canvas__size": [256, 320], "evaluate__batch": 8, "data__names": ["RBC", "WBC", "Platelets"]}
     predictor = Predictor(Cells(), rectangles_predictor(**canvas).recipe)
@@ -340,7 +340,7 @@ def test_real_images_and_labels_score_as_pycocotools_scores_the_files(tmp_path):
     assert metrics.classes[dataset.names.index("WBC")].ap50 > 0.2  # real detections, not none
 
 
-def test_confusion_worked_by_hand():
+def test_confusion_matrix_by_hand():
     """One image, classes a and b, IoU 0.5, threshold 0.3."""
     truth = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]]
     boxes, labels = np.array(truth, np.float32), np.array([0, 1, 1, 0])
@@ -364,7 +364,7 @@ def test_confusion_worked_by_hand():
     assert plots.confusion([bare], [found], 2, 0.3).tolist() == [[0, 0, 0], [0, 0, 0], [3, 2, 0]]
 
 
-def test_confusion_of_many_classes_shows_the_most_frequent():
+def test_confusion_matrix_of_many_classes_shows_most_frequent():
     """By hand: classes 7 and 301 are shown, 5 and 9 are others; each box is found as the next class of the list."""
     x = np.arange(4, dtype=np.float32)[:, None] * 30
     boxes, labels = np.concatenate((x, x * 0, x + 20, x * 0 + 20), 1), np.array([7, 301, 5, 9])
@@ -398,7 +398,7 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
 @pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 80])
-def test_images_hold_few_and_many_classes_and_none_found(classes, tmp_path):
+def test_plots_of_few_and_many_classes_without_detections(classes, tmp_path):
     names = [f"class {label}" for label in range(classes)]
     sample = Sample(1, "", None, np.array([[0, 0, 9, 9]], np.float32), np.array([0]), np.zeros(1, bool), np.ones(1),
                     np.ones(1, int), np.zeros(1, bool))  # fmt: skip

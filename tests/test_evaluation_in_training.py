@@ -59,9 +59,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
 
 
 @pytest.mark.slow
-def test_the_loaders_processes_live_through_evaluations(
-    tiny_coco: Path, tmp_path: Path, evaluations: list[Seen]
-) -> None:
+def test_loader_workers_stay_alive_during_evaluations(tiny_coco: Path, tmp_path: Path, evaluations: list[Seen]) -> None:
     """6 steps per epoch; PyTorch prefetches two batches in each of two processes, also beyond the end of the epoch."""
     run(tiny_coco, tmp_path / "two", EVALUATED | {"data.workers": 2})
     processes, started, drawn, asked = zip(*evaluations, strict=True)
@@ -77,7 +75,9 @@ def test_the_loaders_processes_live_through_evaluations(
 
 
 @pytest.mark.slow
-def test_they_end_with_a_training_that_fails(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loader_workers_end_with_a_failed_training(
+    tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alive = []
 
     def fail(*args: Any, **words: Any) -> None:

@@ -63,7 +63,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_weights(folder / "mine.safetensors", write_images(folder / "photos"))
 
 
-def test_the_table_lists_every_example() -> None:
+def test_table_lists_every_example() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert len(SCRIPTS) == 5
     assert len(NOTEBOOKS) == 2
@@ -159,7 +159,7 @@ def test_count_in_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.slow
 @pytest.mark.runtimes
-def test_onnx_alone(weights: Path, tmp_path: Path) -> None:
+def test_onnx_without_boxwright_and_pytorch(weights: Path, tmp_path: Path) -> None:
     """Where neither boxwright nor PyTorch can be imported, it finds what boxwright finds by PyTorch."""
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     photo = weights.parent / "photos" / "3.jpg"

@@ -66,7 +66,7 @@ def saved(folder: Path, name: str = "demo", **changes: Any) -> Path:
     return file
 
 
-def left(folder: Path) -> set[str]:
+def files_beside_weights(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"w.safetensors"}
 
 
@@ -83,7 +83,7 @@ def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @needs_weights
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-def test_darknets_detections_hold_in_every_format(detector: Path, fit: str) -> None:
+def test_detections_match_darknet_in_every_format(detector: Path, fit: str) -> None:
     predictor = bw.load(detector, overrides={"data.canvas.fit": fit})
     cases = 0
     for name, reference in json.loads((DARKNET / "real" / "yolov3-tiny_detections.json").read_text()).items():
@@ -97,7 +97,7 @@ def test_darknets_detections_hold_in_every_format(detector: Path, fit: str) -> N
 
 
 @needs_weights
-def test_darknets_detections_hold_in_a_complete_file(tmp_path: Path) -> None:
+def test_detections_match_darknet_in_a_complete_file(tmp_path: Path) -> None:
     """Images of three sizes, nothing but the file, which OpenVINO may run as well as ONNX Runtime."""
     file = tmp_path / "x.onnx"
     export_model(WEIGHTS / "yolov3-tiny.weights", "onnx", file, recipe=TINY, complete=True)
@@ -110,14 +110,14 @@ def test_darknets_detections_hold_in_a_complete_file(tmp_path: Path) -> None:
 
 
 @needs_weights
-def test_weights_come_back_byte_for_byte(detector: Path) -> None:
+def test_darknet_weights_round_trip_byte_for_byte(detector: Path) -> None:
     if detector.suffix == ".weights":  # but for the header, which says how many images were learned from
         assert detector.read_bytes()[20:] == (WEIGHTS / "yolov3-tiny.weights").read_bytes()[20:]
 
 
 @needs_weights
 @pytest.mark.parametrize("to", ["onnx", "openvino", "darknet"])
-def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str) -> None:
+def test_top5_classes_match_darknet_in_every_format(tmp_path: Path, to: str) -> None:
     file = tmp_path / f"again{runtimes.target(to).suffix}"
     export_model(WEIGHTS / "tiny.weights", to, file, recipe=CLASSIFIER)
     for name, references in json.loads((DARKNET / "real" / "tiny_top5.json").read_text()).items():
@@ -132,7 +132,7 @@ def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str
 
 
 @pytest.mark.parametrize("to", GRAPHS)
-def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exported_file_is_self_contained(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The file contains the recipe with the requested size; the report lists the comparisons."""
     weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     with pytest.raises(SystemExit) as leaving:
@@ -140,7 +140,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
     assert not leaving.value.code
     assert "on 4 rendered images: raw tensors within" in capsys.readouterr().out
     companions = {"x.bin"} if to == "openvino" else set()
-    assert left(tmp_path) == {file.name, f"{file.name}.parity.json"} | companions
+    assert files_beside_weights(tmp_path) == {file.name, f"{file.name}.parity.json"} | companions
 
     predictor = bw.load(file, trust=True)
     original = bw.load(weights, overrides={"data.canvas.size": [64, 128]})
@@ -158,7 +158,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("complete", [False, True])
 @pytest.mark.parametrize("to", ["torchscript", "pt2"])
-def test_the_commands_take_programs_as_they_take_weights(
+def test_commands_accept_pytorch_programs_as_weights(
     tmp_path: Path, to: str, complete: bool, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     thresholds = {"predict__threshold": 0.02, "evaluate__threshold": 0.02}
@@ -183,7 +183,7 @@ def test_the_commands_take_programs_as_they_take_weights(
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_half_is_half_as_large(tmp_path: Path, to: str) -> None:
+def test_float16_file_is_half_as_large(tmp_path: Path, to: str) -> None:
     weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     export_model(weights, to, file, half=True)
     size = file.with_suffix({"onnx": ".onnx", "openvino": ".bin"}[to]).stat().st_size
@@ -192,11 +192,11 @@ def test_half_is_half_as_large(tmp_path: Path, to: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "to"), [("tiny_darknet_cifar10", "ckpt"), ("demo", "darknet")])
-def test_formats_without_a_place_for_the_recipe_have_it_beside(tmp_path: Path, name: str, to: str) -> None:
+def test_formats_without_metadata_have_a_json_beside(tmp_path: Path, name: str, to: str) -> None:
     weights, file = saved(tmp_path, name), tmp_path / f"x{runtimes.target(to).suffix}"
     export_model(weights, to, file)
     beside = {"x.cfg"} if to == "darknet" else set()
-    assert left(tmp_path) == {file.name, f"{file.name}.json", f"{file.name}.parity.json"} | beside
+    assert files_beside_weights(tmp_path) == {file.name, f"{file.name}.json", f"{file.name}.parity.json"} | beside
     again, original = bw.load(file), bw.load(weights)
     assert again.recipe == original.recipe
     for tensor, other in zip(again.model.parameters(), original.model.parameters(), strict=True):
@@ -223,7 +223,7 @@ def wrong_mean(model: nn.Module, *rest: Any) -> Graph:
 
 
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
-def test_an_exporter_with_a_wrong_mean_is_rejected(
+def test_export_with_a_wrong_mean_is_rejected(
     tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
@@ -235,7 +235,7 @@ def test_an_exporter_with_a_wrong_mean_is_rejected(
     assert out == ""
     assert error.count("\n") == 1
     assert "not written, for output stride32 differs from PyTorch's by" in error
-    assert left(tmp_path) == {f"{file.name}.parity.json"}
+    assert files_beside_weights(tmp_path) == {f"{file.name}.parity.json"}
     report = json.loads((tmp_path / f"{file.name}.parity.json").read_text())
     assert not report["passed"]
     assert report["first_difference"]["name"] == "stride32"
@@ -244,7 +244,7 @@ def test_an_exporter_with_a_wrong_mean_is_rejected(
         assert report["first_inside"]["operator"] == "Sub"
 
 
-def test_a_rejected_export_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_export_keeps_the_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, file = saved(tmp_path), tmp_path / "x.xml"
     for name in ("x.xml", "x.bin"):
         (tmp_path / name).write_text(name)
@@ -252,10 +252,10 @@ def test_a_rejected_export_leaves_the_file_that_was_there(tmp_path: Path, monkey
     with pytest.raises(InputError, match="not written"):
         export_model(weights, "openvino", file)
     assert (file.read_text(), file.with_suffix(".bin").read_text()) == ("x.xml", "x.bin")
-    assert left(tmp_path) == {"x.xml", "x.bin", "x.xml.parity.json"}
+    assert files_beside_weights(tmp_path) == {"x.xml", "x.bin", "x.xml.parity.json"}
 
 
-def test_a_companion_that_cannot_be_replaced_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+def test_companion_that_cannot_be_replaced_keeps_existing_file(tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text("old")
     (tmp_path / "x.bin").mkdir()
 
@@ -267,7 +267,7 @@ def test_a_companion_that_cannot_be_replaced_leaves_the_file_that_was_there(tmp_
     with pytest.raises(InputError, match=r"x\.bin: cannot be written"):
         write()
     assert (tmp_path / "x.xml").read_text() == "old"
-    assert left(tmp_path) == {"x.xml", "x.bin"}
+    assert files_beside_weights(tmp_path) == {"x.xml", "x.bin"}
 
 
 LIMITS = LIMITS_OF["float32"]
@@ -302,7 +302,7 @@ def test_detections_are_matched_one_to_one() -> None:
     assert match(found(), found(), 0.1, 100, LIMITS) == (0, 0, [])
 
 
-def test_what_rounding_decides_is_not_counted() -> None:
+def test_detections_at_the_threshold_are_not_compared() -> None:
     """0.1004 is within 0.001 of the threshold, 0.1."""
     ours, theirs = found((0.9, 0, 20), (0.1004, 0, 60)), found((0.9, 0, 20))
     assert match(ours, theirs, 0.1, 100, LIMITS)[:2] == (1, 1)
@@ -317,14 +317,14 @@ def test_classes_are_matched_by_label_and_score() -> None:
     assert match(ours, other, 0.05, 1, LIMITS)[:2] == (5, 1)
 
 
-def test_raw_tensors_differ_by_a_share_of_the_largest() -> None:
+def test_raw_difference_is_relative_to_the_largest_value() -> None:
     ours = torch.tensor([[4.0, -8.0]]), torch.tensor([[1.0]]), torch.tensor([[1.0]]), torch.tensor([[2.0]])
     theirs = torch.tensor([[4.0, -8.08]]), torch.tensor([[float("nan")]]), torch.ones(1, 2), torch.tensor([[2.0]])
     worst = [share for _, share, _ in differences("abcd", ours, theirs, LIMITS)]
     assert worst == [pytest.approx(0.01), float("inf"), float("inf"), 0]
 
 
-def test_proposals_may_swap_places_but_not_be_others() -> None:
+def test_proposals_may_be_reordered_but_not_replaced() -> None:
     names = ("proposals", "logits", "deltas", "valid")
     torch.manual_seed(0)
     ours = torch.rand(1, 200, 4) * 100, torch.rand(1, 200, 3), torch.rand(1, 200, 12), torch.arange(200)[None] < 190
@@ -344,7 +344,7 @@ def test_proposals_may_swap_places_but_not_be_others() -> None:
     assert next(iter(differences(names, ours, swapped, LIMITS, two_stage=True)))[1] > 0.01
 
 
-def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -> None:
+def test_complete_file_is_compared_at_a_lower_threshold(tmp_path: Path) -> None:
     """At threshold 0.99 the file finds nothing; the report is of one with a lower threshold."""
     weights, file = saved(tmp_path, predict__threshold=0.99), tmp_path / "x.torchscript"
     report = export_model(weights, "torchscript", file, complete=True)
@@ -356,7 +356,7 @@ def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -
     assert len(predictor(scenes.render(0, 0).image)) == 0
 
 
-def test_a_complete_file_that_finds_nothing_is_rejected(tmp_path: Path) -> None:
+def test_complete_file_without_detections_is_rejected(tmp_path: Path) -> None:
     """No score reaches 0.01 either: nothing was compared, so nothing is verified."""
     weights = saved(tmp_path)
     model, chosen, _ = load_network(weights, None, "cpu", ())
@@ -366,10 +366,10 @@ def test_a_complete_file_that_finds_nothing_is_rejected(tmp_path: Path) -> None:
     checkpoint.save(weights, model.to(memory_format=torch.contiguous_format), chosen)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"nothing is found on 4 rendered images .*--data"):
         export_model(weights, "torchscript", tmp_path / "x.torchscript", complete=True)
-    assert left(tmp_path) == {"x.torchscript.parity.json"}
+    assert files_beside_weights(tmp_path) == {"x.torchscript.parity.json"}
 
 
-def test_infinite_differences_are_json(tmp_path: Path) -> None:
+def test_infinite_differences_are_valid_json(tmp_path: Path) -> None:
     report = parity.Report(tmp_path / "x.onnx", "wrong", {"raw": [{"worst": float("inf")}]})
 
     def reject_constant(word: str) -> None:
@@ -422,7 +422,7 @@ def test_reasons_to_reject(change: dict[str, Any], reason: str) -> None:
         (["--to", "onnx", "-o", "no/such/folder/x.onnx"], "cannot be written"),
     ],
 )
-def test_invalid_options_are_one_line_and_leave_nothing(
+def test_invalid_options_are_an_error_and_leave_no_file(
     tmp_path: Path, words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = saved(tmp_path)
@@ -433,10 +433,10 @@ def test_invalid_options_are_one_line_and_leave_nothing(
     assert (leaving.value.code, out) == (2, "")
     assert told in error
     assert error.count("\n") == 1
-    assert left(tmp_path) == set()
+    assert files_beside_weights(tmp_path) == set()
 
 
-def test_what_is_no_model(tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         export_model(tmp_path / "w.weights", "onnx", recipe=TINY)
     (tmp_path / "text.weights").write_text("these are not the numbers that you are looking for")
@@ -445,13 +445,13 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "x.pt2", "x.torchscript"])
-def test_an_exported_file_is_not_exported_again(tmp_path: Path, name: str) -> None:
+def test_export_of_an_exported_file_is_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match="is an exported file, needed weights"):
         export_model(tmp_path / name, "openvino", recipe="demo")
 
 
-def test_another_json_beside_weights_is_let_alone(tmp_path: Path) -> None:
+def test_unrelated_json_beside_weights_is_ignored(tmp_path: Path) -> None:
     """Weights with a recipe of their own need none beside them."""
     (tmp_path / "run").mkdir()
     saved(tmp_path / "run").rename(tmp_path / "run" / "model.safetensors")
@@ -459,7 +459,7 @@ def test_another_json_beside_weights_is_let_alone(tmp_path: Path) -> None:
     assert bw.load(tmp_path / "run").names == ("car", "truck", "tank")
 
 
-def test_weights_are_not_written_over_themselves(tmp_path: Path) -> None:
+def test_weights_are_not_overwritten_by_their_export(tmp_path: Path) -> None:
     weights = saved(tmp_path)
     export_model(weights, "darknet", tmp_path / "demo.weights")
     before = (tmp_path / "demo.weights").read_bytes()
@@ -468,18 +468,18 @@ def test_weights_are_not_written_over_themselves(tmp_path: Path) -> None:
     assert (tmp_path / "demo.weights").read_bytes() == before
 
 
-def test_darknet_has_no_place_for_two_stages(tmp_path: Path) -> None:
+def test_darknet_export_of_a_two_stage_model_is_rejected(tmp_path: Path) -> None:
     weights = saved(tmp_path, "faster_rcnn_r50_coco_torchvision", data__canvas__size=[64, 64])
     with pytest.raises(InputError, match="Darknet's files hold convolutions"):
         export_model(weights, "darknet", tmp_path / "x.weights")
-    assert left(tmp_path) == set()
+    assert files_beside_weights(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     ("to", "absent", "extra"),
     [("onnx", "onnxscript", "onnx"), ("openvino", "openvino", "openvino"), ("mindir", "mindspore", "mindspore")],
 )
-def test_an_extra_that_is_not_installed(
+def test_missing_extra_is_named(
     tmp_path: Path, to: str, absent: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = saved(tmp_path)
@@ -488,10 +488,10 @@ def test_an_extra_that_is_not_installed(
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(InputError, match=rf"pip install 'boxwright\[{extra}\]'"):
         export_model(weights, to, tmp_path / f"x{runtimes.target(to).suffix}")
-    assert left(tmp_path) == set()
+    assert files_beside_weights(tmp_path) == set()
 
 
-def test_metadata_is_read_back(tmp_path: Path) -> None:
+def test_metadata_round_trip(tmp_path: Path) -> None:
     metadata = Metadata(recipe.load("demo"), "raw", "float32", ("a", "b"), "0f", "0.1.0")
     again = Metadata.from_text(metadata.to_text(), "x")
     assert replace(again, recipe=metadata.recipe) == metadata

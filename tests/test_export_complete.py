@@ -78,7 +78,7 @@ def unlike_pillow(frame: Frame, canvas: CanvasConfig) -> bool:
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("resize", KINDS)
-def test_canvas_is_that_of_the_predictor(fit: str, resize: str) -> None:
+def test_canvas_matches_the_predictor(fit: str, resize: str) -> None:
     canvas = canvas_of(fit, resize)
     for seed, (h, w) in enumerate(SIZES):
         image = waves(seed, h, w)
@@ -92,7 +92,7 @@ def test_canvas_is_that_of_the_predictor(fit: str, resize: str) -> None:
         assert (placed.offset + placed.extent).flip(0).tolist() == edges
 
 
-def test_nearest_takes_pillows_pixels_on_the_border_of_two() -> None:
+def test_nearest_matches_pillow_on_pixel_borders() -> None:
     """128 to 96 px: the middle of every third new px is a border, where Pillow's running sum of doubles decides."""
     canvas = CanvasConfig(size=(96, 96), resize="zoo")
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
@@ -112,7 +112,7 @@ def many_boxes(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return boxes, scores, torch.randint(3, (3, count), generator=generator)
 
 
-def wanted_of(boxes: Tensor, scores: Tensor, labels: Tensor, settings: NMSConfig) -> list[Detections]:
+def expected_detections(boxes: Tensor, scores: Tensor, labels: Tensor, settings: NMSConfig) -> list[Detections]:
     found = [Detections(*(part[i][scores[i] >= 0.2] for part in (boxes, scores, labels))) for i in range(len(boxes))]
     return suppress(found, settings, lowest=0.2)
 
@@ -125,7 +125,7 @@ RULES: list[dict[str, Any]] = [
 RULES += [{"kind": "greedy", "iou": 0.1}, {"kind": "soft"}, {"kind": "soft_linear", "plus_one": True, "iou": 0.1}]
 
 
-class Suppression(nn.Module):
+class NMSModule(nn.Module):
     def __init__(self, settings: NMSConfig) -> None:
         super().__init__()
         self.settings = settings
@@ -136,11 +136,11 @@ class Suppression(nn.Module):
 
 @pytest.mark.parametrize("keep", [5, 300])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
-def test_taking_the_best_equals_nms(rule: dict[str, Any], keep: int) -> None:
+def test_exported_nms_matches_nms(rule: dict[str, Any], keep: int) -> None:
     settings = NMSConfig.model_validate(rule | {"max_detections": keep})
     boxes, scores, labels = many_boxes(200, 1)
-    chosen, gained = Suppression(settings)(boxes, scores, labels)
-    for i, wanted in enumerate(wanted_of(boxes, scores, labels, settings)):
+    chosen, gained = NMSModule(settings)(boxes, scores, labels)
+    for i, wanted in enumerate(expected_detections(boxes, scores, labels, settings)):
         count = len(wanted)
         assert (len(wanted) > 4) == (i < 2)
         assert (gained[i] >= 0).sum() == count
@@ -151,19 +151,19 @@ def test_taking_the_best_equals_nms(rule: dict[str, Any], keep: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("rule", RULES[2:5], ids=lambda rule: rule["kind"])
-def test_a_trace_keeps_the_loop(rule: dict[str, Any]) -> None:
+def test_trace_keeps_the_nms_loop(rule: dict[str, Any]) -> None:
     """It was traced on an image without detections, and runs on others."""
     settings = NMSConfig.model_validate(rule)
     boxes, scores, labels = many_boxes(200, 1)
     nothing = boxes[2:], scores[2:], labels[2:]
-    traced = torch.jit.trace(Suppression(settings), nothing, check_trace=False)
-    for got, wanted in zip(traced(boxes, scores, labels), Suppression(settings)(boxes, scores, labels), strict=True):
+    traced = torch.jit.trace(NMSModule(settings), nothing, check_trace=False)
+    for got, wanted in zip(traced(boxes, scores, labels), NMSModule(settings)(boxes, scores, labels), strict=True):
         torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("per_class", [1, 4])
 @pytest.mark.parametrize("most", [30, 30000])
-def test_candidates_are_the_best(per_class: int, most: int) -> None:
+def test_candidates_are_the_top_scores(per_class: int, most: int) -> None:
     generator = torch.Generator().manual_seed(0)
     boxes, scores = torch.rand(2, 900, per_class, 4, generator=generator), torch.rand(2, 900, 4, generator=generator)
     found, values, labels = candidates(boxes, scores, most)
@@ -216,7 +216,7 @@ def runs(graph: Graph, folder: Path) -> dict[str, Run]:
 
 
 @needs_runtimes
-def test_canvases_in_the_runtimes(tmp_path: Path) -> None:
+def test_canvases_match_in_every_runtime(tmp_path: Path) -> None:
     names = tuple(f"{kind}_{fit}" for kind, fit in Canvases.pairs)
     example = {"images": torch.zeros(2, 50, 70, 3, dtype=torch.uint8)}
     graph = Graph(Canvases().eval(), example, names, {"images": {1: "height", 2: "width"}})
@@ -231,7 +231,7 @@ def test_canvases_in_the_runtimes(tmp_path: Path) -> None:
 
 @needs_runtimes
 @pytest.mark.parametrize("rule", [RULES[1], RULES[4]], ids=lambda rule: rule["kind"])
-def test_nms_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
+def test_nms_matches_in_onnxruntime(rule: dict[str, Any], tmp_path: Path) -> None:
     """The operator, on boxes of few px, where counting both ends matters; and the loop."""
     import onnxruntime
 
@@ -240,12 +240,12 @@ def test_nms_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
     settings = NMSConfig.model_validate(rule | {"max_detections": 300})
     boxes, scores, labels = many_boxes(200, 1)
     given = {"boxes": boxes / 10, "scores": scores, "labels": labels}
-    onnx_file.write(Graph(Suppression(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")
+    onnx_file.write(Graph(NMSModule(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")
     session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
     chosen, gained = session.run(None, {name: one.numpy() for name, one in given.items()})
     used = {node.op_type for node in importlib.import_module("onnx").load(tmp_path / "a.onnx").graph.node}
     assert ("NonMaxSuppression" in used) == (rule["kind"] == "standard")
-    for i, wanted in enumerate(wanted_of(*given.values(), settings)):
+    for i, wanted in enumerate(expected_detections(*given.values(), settings)):
         count = len(wanted)
         assert (gained[i] >= 0).sum() == count
         np.testing.assert_allclose(gained[i, :count], wanted.scores, atol=1e-6)
@@ -256,7 +256,7 @@ GRAY = np.full((120, 90, 3), 128, np.uint8)
 IMAGES = [np.stack([waves(seed, h, w) for seed in range(3)]) for h, w in [(120, 90), (200, 310)]]
 
 
-def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
+def pseudo_trained_model(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     """A small network whose outputs depend on the image, like a trained one's, and its recipe."""
     chosen = recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
     # With seed 1 this deep network likes two classes of one box equally well to 1e-4, and rounding would choose.
@@ -285,7 +285,7 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     return model.eval(), chosen
 
 
-def without_close_calls(model: nn.Module, chosen: Recipe, images: list[Pixels]) -> Recipe:
+def with_unambiguous_threshold(model: nn.Module, chosen: Recipe, images: list[Pixels]) -> Recipe:
     """With a threshold that no score is near, in the widest gap among the 10 to 60 best of all images: two runtimes
     are never equal to the last digit."""
     best = torch.cat([one.scores for one in Predictor(model, chosen)(images)]).sort(descending=True).values[10:60]
@@ -334,13 +334,13 @@ def same_detections(rows: list[np.ndarray[Any, Any]], wanted: Detections) -> Non
 @needs_runtimes
 @pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize(("name", "changes"), DETECTORS, ids=[f"{name}" for name, _ in DETECTORS])
-def test_detections_are_those_of_the_predictor(
+def test_detections_match_the_predictor(
     name: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "faster_rcnn_r50_dcn_coco":  # one network with blocks that do not change the shape, too
         monkeypatch.setattr(resnet, "BLOCKS", {50: (2, 2, 2, 2)})
-    model, chosen = lively(name, **changes)
-    chosen = without_close_calls(model, chosen, [image for some in IMAGES for image in some])
+    model, chosen = pseudo_trained_model(name, **changes)
+    chosen = with_unambiguous_threshold(model, chosen, [image for some in IMAGES for image in some])
     graph = complete_graph(model, chosen, 3, name in DYNAMIC)
     assert graph.outputs == ("boxes", "scores", "labels")
     predictor, seen = Predictor(model, chosen), 0
@@ -359,12 +359,12 @@ def test_detections_are_those_of_the_predictor(
     assert seen > 8 * len(found)
 
 
-def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
+def test_detections_match_in_pytorch_programs(tmp_path: Path) -> None:
     from boxwright.runtimes import pt2, torchscript
 
     temperatures = np.linspace(0.5, 2, 80).tolist()
-    model, chosen = lively("yolov4_tiny_coco_416_darknet", **TINY, predict__temperatures=temperatures)
-    chosen = without_close_calls(model, chosen, [image for some in IMAGES for image in some])
+    model, chosen = pseudo_trained_model("yolov4_tiny_coco_416_darknet", **TINY, predict__temperatures=temperatures)
+    chosen = with_unambiguous_threshold(model, chosen, [image for some in IMAGES for image in some])
     graph = complete_graph(model, chosen, dynamic_batch=True)
     torchscript.write(graph, tmp_path / "a.torchscript", "{}")
     pt2.write(graph, tmp_path / "a.pt2", "{}")
@@ -382,8 +382,8 @@ def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
 
 
 @needs_runtimes
-def test_classes_are_those_of_the_predictor(tmp_path: Path) -> None:
-    model, chosen = lively(
+def test_classes_match_the_predictor(tmp_path: Path) -> None:
+    model, chosen = pseudo_trained_model(
         "tiny_darknet_imagenet_224_darknet", data__canvas__size=[64, 64], predict__temperatures=[2.0]
     )
     predictor = Predictor(model, chosen)

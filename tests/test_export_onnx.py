@@ -74,7 +74,7 @@ MODELS = [case for case in CASES + CLASSIFIERS if case[0] not in LEFT_OUT and ca
 
 @pytest.mark.parametrize(("name", "changes"), [*MODELS, ("faster_rcnn", TWO_STAGES)])
 @torch.no_grad()
-def test_every_model_in_both_runtimes(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_every_model_matches_in_onnxruntime_and_openvino(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model, recipe = made(name, changes)
     dynamic = name != "faster_rcnn"  # whose export would take twice as long; test_export_complete.py has one
     graph, file = raw_graph(model, recipe, 3, dynamic), tmp_path / "a.onnx"
@@ -90,7 +90,7 @@ def test_every_model_in_both_runtimes(name: str, changes: dict[str, Any], tmp_pa
 
 @pytest.mark.parametrize("sampling", ["standard", "zoo"])
 @torch.no_grad()
-def test_deformable_layers_as_an_operator(sampling: Any, tmp_path: Path) -> None:
+def test_deformable_convolution_as_an_onnx_operator(sampling: Any, tmp_path: Path) -> None:
     torch.manual_seed(7)
     layer, x = DeformConv2d(8, 6, 2, sampling, groups=2).eval(), torch.rand(2, 8, 20, 24)
     for parameter in layer.parameters():
@@ -102,7 +102,7 @@ def test_deformable_layers_as_an_operator(sampling: Any, tmp_path: Path) -> None
     assert kinds.count("DeformConv") == 2  # one for each group of offsets
 
 
-def test_half_is_half_the_size_and_close_with_equal_names(tmp_path: Path) -> None:
+def test_float16_is_half_the_size_with_close_outputs(tmp_path: Path) -> None:
     model, recipe = made("tiny_darknet", {"last": "block", "init_std": 0.3})
     graph = raw_graph(model, recipe)
     inputs = examples(graph, 1)
@@ -124,7 +124,7 @@ def test_half_is_half_the_size_and_close_with_equal_names(tmp_path: Path) -> Non
         assert_equal(in_onnxruntime(tmp_path / "True.onnx", inputs), wanted, within=1e-6)
 
 
-def test_an_axis_that_cannot_vary_is_no_quiet_success() -> None:
+def test_axis_that_cannot_be_dynamic_is_an_error() -> None:
     class Two(nn.Module):
         def forward(self, images: Tensor) -> tuple[Tensor]:
             return (images + torch.ones(2, 1),)
@@ -133,7 +133,7 @@ def test_an_axis_that_cannot_vary_is_no_quiet_success() -> None:
         exported(Graph(Two(), {"images": torch.rand(2, 3)}, ("sum",), {"images": {0: "batch"}}))
 
 
-def test_without_the_extra_one_line_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(InputError, match=r"pip install 'boxwright\[onnx\]'"):
         onnx_file.write(raw_graph(*made("tiny_darknet", {})), tmp_path / "a.onnx", "metadata")
@@ -160,7 +160,7 @@ def crowded() -> tuple[Tensor, Tensor]:
     return torch.cat((corner, corner + side), -1), scores
 
 
-def test_nms_equals_torchvisions_and_that_in_pytorch(tmp_path: Path, referee: Any) -> None:
+def test_nms_matches_torchvision_and_pytorch(tmp_path: Path, referee: Any) -> None:
     boxes, scores = crowded()
     wanted = torch.zeros_like(scores, dtype=torch.bool)
     for group in range(2):
@@ -187,7 +187,7 @@ class Align(nn.Module):
 
 
 @pytest.mark.parametrize(("aligned", "plus_one"), [(True, False), (False, False), (False, True), (True, True)])
-def test_roi_align_on_several_levels(aligned: bool, plus_one: bool, tmp_path: Path) -> None:
+def test_roi_align_on_several_levels_matches_pytorch(aligned: bool, plus_one: bool, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(5)
     maps = [torch.randn(2, 3, 64 // stride, 96 // stride, generator=draw) for stride in (4, 8)]
     corner, side = torch.rand(2, 9, 2, generator=draw) * 60 - 10, torch.rand(2, 9, 2, generator=draw) * 50

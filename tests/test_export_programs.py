@@ -30,7 +30,7 @@ WRITERS = {"pt2": pt2.write, "torchscript": torchscript.write}
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("dynamic", [False, True])
 @torch.no_grad()
-def test_read_back_and_equal(dynamic: bool, kind: str, tmp_path: Path) -> None:
+def test_program_round_trip(dynamic: bool, kind: str, tmp_path: Path) -> None:
     model, recipe = made("tiny_darknet", {"last": "block"})
     check_read_back(model, recipe, raw_graph(model, recipe, 1, dynamic), tmp_path / f"a.{kind}", dynamic)
 
@@ -59,7 +59,7 @@ assert not any("boxwright" in name for name in sys.modules)
 
 
 @torch.no_grad()
-def test_another_program_runs_them(tmp_path: Path) -> None:
+def test_programs_run_without_boxwright(tmp_path: Path) -> None:
     model, recipe = made("faster_rcnn", ADAPTIVE)
     graph = raw_graph(model, recipe, 3)
     for kind in WRITERS:
@@ -109,7 +109,7 @@ def edited(old: str, new: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_no_program_is_one_line(kind: str, tmp_path: Path) -> None:
+def test_files_that_are_not_programs_are_rejected(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"a.{kind}"
     file.write_bytes(b"no archive")
     with pytest.raises(InputError, match="not a program of PyTorch"):
@@ -134,14 +134,14 @@ def marked(content: bytes, offset: int, byte: int) -> bytes:
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize(("offset", "byte"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
-def test_archives_that_cannot_be_unpacked_are_one_line(offset: int, byte: int, kind: str, tmp_path: Path) -> None:
+def test_archives_that_cannot_be_unpacked_are_rejected(offset: int, byte: int, kind: str, tmp_path: Path) -> None:
     file = small(tmp_path, kind)
     file.write_bytes(marked(file.read_bytes(), offset, byte))
     with pytest.raises(InputError, match="not a program of PyTorch"):
         open_runtime(file, options=RuntimeOptions(trust=True))
 
 
-def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+def test_unreadable_archive_entries_are_rejected(tmp_path: Path) -> None:
     file = small(tmp_path, "torchscript")
     with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
         for name in ("archive/code/__torch__/a.py", *old.namelist()):
@@ -153,7 +153,7 @@ def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
-def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
+def test_checked_archive_is_the_loaded_archive(tmp_path: Path) -> None:
     """Two archives of one length after each other: Python's reader finds the second, PyTorch's the first, for it takes
     the place of the index as it is written down."""
     file = small(tmp_path, "torchscript")
@@ -167,7 +167,7 @@ def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_without_metadata(kind: str, tmp_path: Path) -> None:
+def test_missing_metadata_is_an_error(kind: str, tmp_path: Path) -> None:
     file = small(tmp_path, kind)
     with pytest.raises(InputError, match="'boxwright' metadata: not JSON"):
         open_runtime(file, options=RuntimeOptions(trust=True))

@@ -27,14 +27,14 @@ SHORT, LONG = 128, 208  # px of the shorter and the longer side, at most
 SIZES = [(128, 208), (150, 121)]
 
 
-def some_image(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def random_image(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Noise around a dark part."""
     image = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
     image[height // 4 : 3 * height // 4, width // 4 : 2 * width // 3] //= 4
     return image
 
 
-def torchvisions(classes: int, image: Tensor) -> Any:
+def torchvision_detector(classes: int, image: Tensor) -> Any:
     """Its detector with random weights, set so that boxes of several classes score high and low on `image`."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
@@ -64,11 +64,11 @@ def torchvisions(classes: int, image: Tensor) -> Any:
 
 
 @torch.inference_mode()
-def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
+def test_detections_match_torchvision(referee: ModuleType, tmp_path: Path) -> None:
     """From its own weights, of images that do not fill the canvas, each by itself and both in one batch."""
-    example_images = [some_image(*size) for size in SIZES]
+    example_images = [random_image(*size) for size in SIZES]
     images = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in example_images]
-    theirs = torchvisions(11, images[0])
+    theirs = torchvision_detector(11, images[0])
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     canvas = {"size": [224, 256], "short_side": SHORT, "long_side": LONG}
     changes = {f"data.canvas.{key}": value for key, value in canvas.items()}
@@ -86,7 +86,7 @@ def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_within_images(model: FasterRCNN) -> None:
+def test_pixels_outside_the_image_have_no_effect(model: FasterRCNN) -> None:
     """Pixels outside the image have no effect, and proposals end at its border; images that fill the canvas need no
     extents."""
     images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
@@ -109,7 +109,7 @@ def test_within_images(model: FasterRCNN) -> None:
 
 @pytest.mark.parametrize("fit", ["letterbox", "crop"])
 @pytest.mark.parametrize("change", [{"model.clip_proposals_to": "image"}, {"data.canvas.trim": True}])
-def test_images_away_from_the_corner_are_rejected(fit: str, change: dict[str, Any]) -> None:
+def test_fit_without_image_at_top_left_is_rejected(fit: str, change: dict[str, Any]) -> None:
     (key,) = change
     with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs an image at the top left"):
         recipe.load("faster_rcnn_r50_dcn_coco_standard", {"data.canvas.fit": fit} | change)
@@ -158,7 +158,7 @@ def many_boxes(count: int, size: tuple[int, int]) -> Tensor:
         ((32, 32), [SOME[2:], NONE], None),
         ((96, 96), [torch.tensor([[5.0, 5, 5, 40], [7, 7, 7, 7]]), SOME], None),
     ],
-    ids=["one-without", "none-padded", "none-at-all", "300-boxes", "portrait", "32x32", "no-area"],
+    ids=["one-empty-image", "all-empty-padded", "all-empty", "300-boxes", "portrait", "32x32", "no-area"],
 )
 def test_forward_loss_backward_decode(
     model: FasterRCNN, size: tuple[int, int], boxes: list[Tensor], rows: int | None
@@ -185,7 +185,7 @@ def test_forward_loss_backward_decode(
     assert (terms["boxes"].item() > 0) == objects  # each object is a proposal of its own
 
 
-def test_each_of_300_boxes_is_found(model: FasterRCNN) -> None:
+def test_all_300_boxes_are_candidates_and_have_anchors(model: FasterRCNN) -> None:
     """No box is beyond a limit: all are candidates of the second stage, and each has an anchor."""
     given = batch((96, 128), [many_boxes(300, (96, 128))])
     maps = model.pyramid(given.images)
@@ -197,7 +197,7 @@ def test_each_of_300_boxes_is_found(model: FasterRCNN) -> None:
     assert 299 in last.idx[0][last.positive[0]]
 
 
-def test_samples_are_a_function_of_the_keys(model: FasterRCNN) -> None:
+def test_sampling_is_a_function_of_the_keys(model: FasterRCNN) -> None:
     given = batch((96, 128), [SOME, SOME])
     keyed = [replace(given, keys=torch.tensor(keys)) for keys in ([3, 9], [3, 9], [4, 9])]
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_crowd_regions_are_neither_object_nor_background(model: FasterRCNN) -> N
     assert not model.roi_targets(given, found, torch.ones(1, 51)).sampled.any()
 
 
-def test_an_image_that_was_searched_for_nothing_adds_no_background_to_the_loss(model: FasterRCNN) -> None:
+def test_image_without_searched_classes_adds_no_background_loss(model: FasterRCNN) -> None:
     given = batch((96, 128), [NONE, NONE])
     none, all_classes = (replace(given, labeled=torch.full((2, 4), known)) for known in (False, True))
     with torch.no_grad():
@@ -239,12 +239,12 @@ def test_an_image_that_was_searched_for_nothing_adds_no_background_to_the_loss(m
     assert spared["rpn_objectness"] <= full["rpn_objectness"]
 
 
-def test_a_size_that_does_not_fit_is_rejected(model: FasterRCNN) -> None:
+def test_canvas_size_not_divisible_by_32_is_rejected(model: FasterRCNN) -> None:
     with pytest.raises(InputError, match=r"data.canvas.size: found 96 x 100 px, the network needs multiples of 32"):
         model(torch.zeros(1, 3, 96, 100))
 
 
-def test_portrait_image_through_the_zoo(tmp_path: Path) -> None:
+def test_boxes_of_a_portrait_image_with_zoo_resize(tmp_path: Path) -> None:
     """Boxes come back inside a portrait image that was resized twice."""
     chosen = recipe.load("faster_rcnn_r50_dcn_coco", {"data.canvas.size": [96, 160], "model.rpn.test_proposals": 50})
     assert isinstance(chosen.model, Config)
@@ -262,7 +262,7 @@ def test_portrait_image_through_the_zoo(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_numbers_that_are_none_come_through(model: FasterRCNN) -> None:
+def test_nan_weights_give_nan_loss_without_exception(model: FasterRCNN) -> None:
     """A run that diverges must reach the engine's check of its loss."""
     model = copy.deepcopy(model)
     model.rpn.deltas.bias.fill_(torch.nan)
@@ -274,8 +274,8 @@ def test_numbers_that_are_none_come_through(model: FasterRCNN) -> None:
     assert len(model.eval()(images)) == 4
 
 
-def test_small_objects(model: FasterRCNN) -> None:
-    """Squares of 8 px, which no anchor overlaps by 0.3: they have a positive one but in the zoo."""
+def test_small_objects_have_a_positive_anchor_except_in_the_zoo(model: FasterRCNN) -> None:
+    """Squares of 8 px, which no anchor overlaps by 0.3: they have a positive one except in the zoo."""
     corner = torch.arange(8).float()[:, None] * 11 + 3
     given = batch((96, 128), [torch.cat((corner, corner, corner + 8, corner + 8), 1)])
     maps = model.pyramid(given.images)

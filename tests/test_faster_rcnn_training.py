@@ -150,7 +150,7 @@ def second_has_no_box(tiny_coco, tmp_path):
 
 
 @pytest.mark.usefixtures("short_networks")
-def test_one_process_without_any_box(second_has_no_box, tmp_path):
+def test_process_without_boxes_matches_single_process_training(second_has_no_box, tmp_path):
     """The second of two processes never has a box to learn from. Nothing hangs, both end with the same network, and it
     is that of one process with the whole batch."""
     whole, halves = tmp_path / "whole", tmp_path / "halves"

@@ -34,14 +34,14 @@ with files.{writer}(parent if {writer!r} == "temporary_folder" else Path({target
 
 
 @pytest.fixture(autouse=True)
-def looks_again() -> Iterator[None]:
+def forget_checked_folders() -> Iterator[None]:
     files.remove_leftovers.cache_clear()
     yield
     files.remove_leftovers.cache_clear()
 
 
 @pytest.mark.parametrize("writer", ["atomic_write", "new_folder", "atomic_write_group", "temporary_folder"])
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, writer: str) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path, writer: str) -> None:
     code = KILLED.format(writer=writer, target=str(tmp_path / "killed"))
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, write
     assert [path.name for path in tmp_path.iterdir()] == ["next"]
 
 
-def test_a_folder_without_output_is_removed_again(tmp_path: Path) -> None:
+def test_empty_output_folder_is_removed(tmp_path: Path) -> None:
     """Also its parents; but no folder that was there before, and none that holds something."""
     (tmp_path / "mine").mkdir()
     for name in ("new/a/b", "mine", "mine/c"):
@@ -63,7 +63,7 @@ def test_a_folder_without_output_is_removed_again(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "a" / "x").exists()
 
 
-def test_what_others_write_or_own_stays(tmp_path: Path) -> None:
+def test_files_of_other_processes_and_users_are_kept(tmp_path: Path) -> None:
     machine, dead = files._machine(), subprocess.Popen(["true"])
     dead.wait()
     kept = {
@@ -82,14 +82,14 @@ def test_what_others_write_or_own_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_write_group])
-def test_names_as_long_as_names_can_be(tmp_path: Path, writer: type) -> None:
+def test_file_names_of_maximum_length(tmp_path: Path, writer: type) -> None:
     target = tmp_path / ("n" * 255)
     with writer(target) as tmp:
         (tmp.parent / tmp.name).write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-def test_new_files_and_folders_have_the_permissions_of_all_others(tmp_path: Path) -> None:
+def test_new_files_and_folders_follow_the_umask(tmp_path: Path) -> None:
     code = f"""
 import os
 os.umask(0o027)
@@ -120,7 +120,7 @@ def no_file_beyond(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_write_group, files.new_folder])
-def test_a_full_disk_that_a_library_reports_with_its_own_exception(tmp_path: Path, writer: type) -> None:
+def test_full_disk_reported_by_an_exception_of_a_library(tmp_path: Path, writer: type) -> None:
     def fill(tmp: Path) -> None:
         with pytest.raises(OSError, match="File too large"):
             (tmp / "a" if tmp.is_dir() else tmp).write_bytes(bytes(2000))
@@ -132,7 +132,7 @@ def test_a_full_disk_that_a_library_reports_with_its_own_exception(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_faults_of_ours_stay_faults(tmp_path: Path) -> None:
+def test_programming_errors_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), files.atomic_write(tmp_path / "a.bin") as tmp:
         tmp.write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +155,7 @@ def write_openvino(graph: Graph, path: Path, metadata: str) -> None:
         pytest.param(write_openvino, "a.xml", marks=pytest.mark.runtimes),
     ],
 )
-def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, name: str) -> None:
+def test_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, name: str) -> None:
     graph = Graph(nn.Conv2d(3, 64, 3).eval(), {"images": torch.zeros(1, 3, 8, 8)}, ("out",), {})
     limit = (1 << 20) if name == "a.xml" else 3000
     with pytest.raises(InputError, match=f"^{tmp_path / name}: cannot be written") as error, no_file_beyond(limit):
@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, n
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+def test_inputs_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path)
     read = [tmp_path / "other" / "sheet.jpg", tmp_path / "linked" / "sheet.jpg"]
     files.check_outputs(tmp_path, ["metrics.json"], read)
@@ -173,7 +173,7 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
         files.check_outputs(tmp_path, ["sheet.jpg", "metrics.json"], read)
 
 
-def test_a_companion_of_something_else_stays(tmp_path: Path) -> None:
+def test_unrelated_companion_file_is_not_overwritten(tmp_path: Path) -> None:
     def write(name: str, text: str) -> None:
         with files.atomic_write_group(tmp_path / name) as tmp:
             tmp.write_text(text)
@@ -205,7 +205,7 @@ def scenes_of(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["show", "tile"])
-def test_nothing_is_written_among_the_images(
+def test_output_among_the_images_is_rejected(
     tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -221,7 +221,7 @@ def test_nothing_is_written_among_the_images(
         assert any((tmp_path / out).rglob("*.png"))
 
 
-def test_tiles_do_not_come_among_scenes_of_the_same_layout(
+def test_tiles_among_the_scenes_are_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -235,7 +235,7 @@ def test_tiles_do_not_come_among_scenes_of_the_same_layout(
     assert sorted((tmp_path / "data").rglob("*")) == before
 
 
-def test_drawings_do_not_become_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drawings_in_a_folder_of_classes_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "set" / "train" / name).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "set" / "train" / name / "a.png"), np.zeros((20, 30, 3), np.uint8))

@@ -105,7 +105,7 @@ def kept(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["yolo_txt", "voc", "kitti", "dota", "labelme"])
-def test_index_gives_what_the_files_give(tmp_path: Path, tiny_coco: Path, reads: list[Source], kind: str) -> None:
+def test_index_matches_the_label_files(tmp_path: Path, tiny_coco: Path, reads: list[Source], kind: str) -> None:
     convert(tiny_coco, kind, tmp_path / "set", outside=True)
     splits = formats.splits(tmp_path / "set")
     assert splits == ["train", "val"]
@@ -116,7 +116,7 @@ def test_index_gives_what_the_files_give(tmp_path: Path, tiny_coco: Path, reads:
     assert sum(source.cache == tmp_path / "cache" for source in reads) == 2
 
 
-def test_every_field_is_kept(tmp_path: Path, reads: list[Source]) -> None:
+def test_every_field_round_trips(tmp_path: Path, reads: list[Source]) -> None:
     """Also those that no reader of many label files sets today."""
     plain = open_boxes(yolo(tmp_path / "set"), "train", cache=tmp_path / "other")
     source = dataclasses.replace(reads[0], cache=tmp_path / "cache")
@@ -134,7 +134,7 @@ def test_every_field_is_kept(tmp_path: Path, reads: list[Source]) -> None:
     assert second.findings == (finding,)
 
 
-def test_index_of_another_split_does_not_count(tmp_path: Path, tiny_coco: Path, reads: list[Source]) -> None:
+def test_index_of_another_split_is_not_used(tmp_path: Path, tiny_coco: Path, reads: list[Source]) -> None:
     """Also under the right name."""
     convert(tiny_coco, "voc", tmp_path / "set", outside=True)
     indexes = []
@@ -204,7 +204,7 @@ def exchange(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_is_noticed(tmp_path: Path, reads: list[Source], change: str) -> None:
+def test_changes_are_detected(tmp_path: Path, reads: list[Source], change: str) -> None:
     root = yolo(tmp_path / "set")
     before = contents(opened(root, "train", tmp_path / "cache"))
     time.sleep(0.02)  # a tick of the clock
@@ -216,7 +216,7 @@ def test_a_change_is_noticed(tmp_path: Path, reads: list[Source], change: str) -
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source], inside: bool) -> None:
+def test_changed_link_target_is_detected(tmp_path: Path, reads: list[Source], inside: bool) -> None:
     """Of label files with the same names, sizes and times; also if each file is below the data set all the time."""
     root = yolo(tmp_path / "set")
     far = root if inside else tmp_path
@@ -236,7 +236,7 @@ def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source]
 @pytest.mark.parametrize(
     ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (index, "code", "")]
 )
-def test_index_of_other_code_does_not_count(
+def test_index_of_another_version_is_not_used(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
 ) -> None:
     """Of a changed module of the package, of another Pillow, with another limit of pixels."""
@@ -255,7 +255,7 @@ def test_index_of_other_code_does_not_count(
     assert len(reads) == 2
 
 
-def test_folders_of_the_same_relative_name_have_their_own_index(
+def test_folders_with_the_same_relative_path_have_own_indexes(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, label in (("a", "0"), ("b", "1")):
@@ -293,11 +293,11 @@ TAMPERED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a row too few": lambda arrays: arrays.update(areas=arrays["areas"][1:]),
     "an image too many": lambda arrays: arrays.update(image_paths=np.append(arrays["image_paths"], b"x")),
     "two label files": lambda arrays: arrays.update(image_label_files=arrays["image_label_files"][:2]),
-    "ids as shares": lambda arrays: arrays.update(image_ids=arrays["image_ids"].astype(float)),
+    "ids as floats": lambda arrays: arrays.update(image_ids=arrays["image_ids"].astype(float)),
     "pickled": lambda arrays: arrays.update(image_paths=np.array([Trap()] * 5, dtype=object)),
     "label too high": lambda arrays: arrays["labels"].__setitem__(0, 2),
     "a column is missing": lambda arrays: arrays.pop("image_sizes"),
-    "labeled of other form": lambda arrays: arrays.update(labeled=np.ones((5, 3), dtype=bool)),
+    "labeled of another shape": lambda arrays: arrays.update(labeled=np.ones((5, 3), dtype=bool)),
     "a name as number": lambda arrays: edited(arrays, names=["lorry", 5]),
     "an id as text": lambda arrays: edited(arrays, category_ids=[0, "1"]),
     "a note as number": lambda arrays: edited(arrays, notes=[1]),
@@ -314,7 +314,7 @@ TAMPERED: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("change", [None, *TAMPERED])
-def test_a_tampered_index_is_not_used(
+def test_tampered_index_is_not_used(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, change: str | None
 ) -> None:
     """Whole files with right checksums; the unchanged one is used, so nothing but the change makes the others fail."""
@@ -336,7 +336,7 @@ def test_a_tampered_index_is_not_used(
     assert len(reads) == (1 if change is None else 2)  # a new index
 
 
-def test_a_damaged_or_compressed_index_is_not_used(tmp_path: Path, reads: list[Source]) -> None:
+def test_damaged_or_compressed_index_is_not_used(tmp_path: Path, reads: list[Source]) -> None:
     root = yolo(tmp_path / "set")
     truth = contents(opened(root, "train", tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
@@ -350,7 +350,7 @@ def test_a_damaged_or_compressed_index_is_not_used(tmp_path: Path, reads: list[S
     assert len(reads) == 1 + len(pieces)
 
 
-def test_goes_on_where_no_index_can_be_kept(
+def test_data_set_opens_without_a_writable_cache(
     tmp_path: Path, reads: list[Source], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = yolo(tmp_path / "set")
@@ -361,14 +361,14 @@ def test_goes_on_where_no_index_can_be_kept(
         assert f"{root}: its index cannot be written" in line
     assert len(reads) == 2
 
-    def homeless() -> Path:
+    def no_home_folder() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(index, "cache_folder", homeless)
+    monkeypatch.setattr(index, "cache_folder", no_home_folder)
     assert len(formats.open_boxes(root, "train")) == 5
 
 
-def test_what_is_small_new_or_of_one_file_is_not_indexed(
+def test_small_new_or_single_file_sets_are_not_indexed(
     tmp_path: Path, tiny_coco: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
@@ -385,7 +385,7 @@ def test_what_is_small_new_or_of_one_file_is_not_indexed(
 
 
 @pytest.mark.parametrize("change", ["label", "label removed", "image added"])
-def test_what_changes_while_it_is_read_is_not_indexed(
+def test_labels_changed_during_reading_are_not_indexed(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     root, real = yolo(tmp_path / "set"), formats.read_indexed
@@ -417,7 +417,7 @@ def test_images_outside_of_the_folder_are_not_indexed(tmp_path: Path, reads: lis
     assert kept(tmp_path / "cache") == []
 
 
-def test_many_other_files_beside_the_labels(
+def test_folder_with_many_other_files_is_not_indexed(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checking all of them would take longer than reading the labels: 51 are more than ten for each of 5 images."""
@@ -432,7 +432,7 @@ def test_many_other_files_beside_the_labels(
     assert kept(tmp_path / "other") == []
 
 
-def test_a_cache_inside_the_folder_and_a_link_to_itself(tmp_path: Path, reads: list[Source]) -> None:
+def test_cache_inside_the_folder_and_recursive_link(tmp_path: Path, reads: list[Source]) -> None:
     root = yolo(tmp_path / "set")
     (root / "images/train/itself").symlink_to(root)
     (root / "nothing").symlink_to(root / "gone")
@@ -442,7 +442,7 @@ def test_a_cache_inside_the_folder_and_a_link_to_itself(tmp_path: Path, reads: l
 
 
 @pytest.mark.parametrize("cache", [".", "labels", "labels/train"])
-def test_a_cache_in_a_folder_of_labels(tmp_path: Path, reads: list[Source], cache: str) -> None:
+def test_cache_in_a_label_folder(tmp_path: Path, reads: list[Source], cache: str) -> None:
     """Its own files are left out, and no others: a changed label is read again."""
     root = yolo(tmp_path / "set")
     first, second = (contents(opened(root, "train", root / cache)) for _ in range(2))
@@ -452,7 +452,7 @@ def test_a_cache_in_a_folder_of_labels(tmp_path: Path, reads: list[Source], cach
     assert changed == contents(open_boxes(root, "train", cache=tmp_path / "other")) != first
 
 
-def test_classification_data_has_no_index(tmp_path: Path, reads: list[Source]) -> None:
+def test_classification_set_is_not_indexed(tmp_path: Path, reads: list[Source]) -> None:
     for name in ("cat", "dog"):
         image(tmp_path / "set" / "train" / name / "a.png")
     for _ in range(2):

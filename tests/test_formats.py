@@ -74,7 +74,7 @@ LAYOUT = Layout(dataset_type=ClassSet, expected="SPLIT.classes", read=read,
 
 
 @pytest.fixture
-def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def letters_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two layouts of one's own."""
     (tmp_path / "formats").mkdir()
     (tmp_path / "formats" / "letters.py").write_text(BOXES)
@@ -103,8 +103,8 @@ def status(*words: str) -> object:
     return ended.value.code
 
 
-@pytest.mark.usefixtures("more")
-def test_one_file_more_is_a_layout_that_is_opened(letters: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("letters_layout")
+def test_added_layout_is_opened(letters: Path, tmp_path: Path) -> None:
     dataset = boxwright.open_dataset(letters, "train")
     assert isinstance(dataset, Dataset)
     assert (dataset.kind, dataset.names, len(dataset)) == ("letters", ("a", "b"), 2)
@@ -121,8 +121,8 @@ def test_one_file_more_is_a_layout_that_is_opened(letters: Path, tmp_path: Path)
         formats.open_boxes(tmp_path / "code", "train")
 
 
-@pytest.mark.usefixtures("more")
-def test_one_file_more_is_checked_and_converted(
+@pytest.mark.usefixtures("letters_layout")
+def test_added_layout_is_checked_and_converted(
     letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -145,8 +145,8 @@ def test_one_file_more_is_checked_and_converted(
     assert "val.rows row 0" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("more")
-def test_a_layout_of_classes_is_one_file_too(letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("letters_layout")
+def test_added_layout_of_classes_is_opened(letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for file in letters.glob("*.rows"):
         file.unlink()
@@ -159,7 +159,7 @@ def test_a_layout_of_classes_is_one_file_too(letters: Path, tmp_path: Path, monk
         formats.open_boxes(letters, "train", "words")
 
 
-def test_an_unknown_layout_suggests_the_nearest() -> None:
+def test_unknown_layout_suggests_the_closest() -> None:
     chosen = recipe.load("demo", {"data.kind": "coko"})
     for open_one in (boxwright.open_dataset, formats.open_boxes, formats.open_classes):
         with pytest.raises(InputError, match=r"data\.kind: there is no layout 'coko'; did you mean 'coco'\?"):
@@ -168,7 +168,7 @@ def test_an_unknown_layout_suggests_the_nearest() -> None:
         formats.open_boxes("anywhere", "train", "?!")
 
 
-def test_every_layout_is_on_the_page_about_data() -> None:
+def test_every_layout_is_documented() -> None:
     folder = Path(boxwright.__file__).parents[2] / "docs"
     page = "".join(file.read_text(encoding="utf-8") for file in folder.glob("data*.md"))
     for name in formats.names():
@@ -185,7 +185,7 @@ MISREAD = {
 
 
 @pytest.mark.parametrize("name", MISREAD)
-def test_folders_of_images_with_labels_of_boxes_are_no_classes(tmp_path: Path, name: str) -> None:
+def test_folders_with_box_labels_are_not_read_as_classes(tmp_path: Path, name: str) -> None:
     """Nothing here reads these labels, but they are not passed over either."""
     for split in ("train", "val"):
         for label in ("cat", "dog"):

@@ -55,7 +55,7 @@ def predicted(folder: str) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_from_darknet_and_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_darknet_round_trip(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("data", "check", "data/obj.data")
     run("data", "anchors", "data/obj.data", "--count", "5", "--size", "64", "96", "-o", "anchors")
     assert "anchors = " in capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_from_darknet_and_back(home: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
-def test_from_darknet_to_onnx(home: Path) -> None:
+def test_darknet_to_onnx(home: Path) -> None:
     pytest.importorskip("onnxruntime")
     small = ("--set", "train.epochs=1", "--set", "data.workers=0", "--set", "train.evaluate_every=0")
     run("train", "own.cfg", "--data", "data/obj.data", "--out", "runs/own", *small)
@@ -105,7 +105,7 @@ def test_from_darknet_to_onnx(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_classifier_of_a_cfg_is_trained(home: Path) -> None:
+def test_training_of_a_classifier_from_a_cfg(home: Path) -> None:
     run("data", "convert", "data/obj.data", "--to", "folder", "-o", "crops")
     net = NET.replace("width=96", "width=32").replace("height=64", "height=32").replace("mosaic=1", "max_crop=40")
     Path("class.cfg").write_text("\n".join([net, CONV.format(8, 2), CONV.format(9, 2), "[avgpool]\n[softmax]\n"]))

@@ -46,7 +46,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-def test_every_public_name_is_listed_and_there() -> None:
+def test_every_public_name_is_listed_and_exists() -> None:
     assert set(bw.__all__) <= set(dir(bw))
     for name in bw.__all__:
         assert getattr(bw, name) is not None
@@ -67,7 +67,7 @@ def test_recipes_and_networks_by_name() -> None:
     assert classifier(torch.zeros(1, 3, 64, 64))[0].shape == (1, 3)
 
 
-def test_every_kind_of_image_gives_the_same_detections(tmp_path: Path) -> None:
+def test_every_image_type_gives_the_same_detections(tmp_path: Path) -> None:
     predictor, image = rectangles_predictor(), example_image()
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), image[..., ::-1])
@@ -92,7 +92,7 @@ def test_every_kind_of_image_gives_the_same_detections(tmp_path: Path) -> None:
     assert predictor(stream.getvalue()).boxes.tolist() == expected.boxes.tolist()
 
 
-def test_a_generator_is_taken_a_batch_at_a_time() -> None:
+def test_generator_is_consumed_batch_by_batch() -> None:
     predictor, taken = rectangles_predictor(), []
 
     def endless():
@@ -119,19 +119,19 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
         ("a.png", {"bgr": True}, "bgr: found str, needed an array"),
     ],
 )
-def test_what_is_no_image_is_one_line(source: object, words: dict[str, bool], message: str) -> None:
+def test_invalid_images_are_rejected(source: object, words: dict[str, bool], message: str) -> None:
     with pytest.raises(bw.InputError, match=message):
         rectangles_predictor()(source, **words)  # type: ignore[call-overload]
 
 
-def test_a_notebook_shows_the_image_with_its_boxes() -> None:
+def test_notebook_shows_the_image_with_its_boxes() -> None:
     found = rectangles_predictor()(example_image())
     shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(shown, found.draw())
     assert not np.array_equal(shown, example_image())
 
 
-def test_hooks_fire_and_edits_count(weights: Path) -> None:
+def test_hooks_and_edits_of_the_network_take_effect(weights: Path) -> None:
     """The network of a predictor is the one that runs; a fused copy only on request."""
     predictor, image = bw.load(weights), example_image()
     assert isinstance(predictor, Predictor)
@@ -151,7 +151,7 @@ def test_hooks_fire_and_edits_count(weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+def test_load_and_evaluate_work_for_both_tasks(weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
     data = bw.open_dataset(tiny_coco, "val")
     assert len(data) == 4
     recipe = bw.Recipe.load("demo", SMALL).with_names(["blue", "red"])
@@ -173,7 +173,7 @@ def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path
 
 
 @pytest.mark.slow
-def test_nothing_of_the_host_program_changes() -> None:
+def test_import_keeps_global_state_of_the_host_program() -> None:
     """Of Pillow, OpenCV, the umask, logging and what is printed."""
     code = """if True:
         import logging, os, cv2, PIL.Image
@@ -193,13 +193,13 @@ def test_nothing_of_the_host_program_changes() -> None:
 
 
 @pytest.mark.slow
-def test_no_compiler_is_imported_before_it_is_asked_for() -> None:
+def test_torch_dynamo_is_imported_lazily() -> None:
     """It takes as long as PyTorch itself."""
     code = "import sys, boxwright as bw; bw.load, bw.train, bw.evaluate; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_accelerate_is_left_as_the_host_program_has_it() -> None:
+def test_accelerate_state_of_the_host_program_is_kept() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
     host = Accelerator(cpu=True, mixed_precision="bf16")
     try:
@@ -210,7 +210,7 @@ def test_accelerate_is_left_as_the_host_program_has_it() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_what_the_package_says_can_be_caught(log: list[str]) -> None:
+def test_messages_go_through_logging(log: list[str]) -> None:
     from boxwright import progress
 
     with pytest.MonkeyPatch.context() as patch:
@@ -221,7 +221,7 @@ def test_what_the_package_says_can_be_caught(log: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_published_stands_beside_what_was_measured(
+def test_published_metric_is_shown_beside_the_measured_one(
     tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = bw.Recipe.load("yolov3_tiny_coco_416_darknet").expect
@@ -242,13 +242,13 @@ def test_what_is_published_stands_beside_what_was_measured(
     assert f"AP {measured:.3f} here, published 0.25 (a paper)\n" in capsys.readouterr().out
 
 
-def test_integers_of_numpy_and_torch_are_indices() -> None:
+def test_numpy_and_torch_integers_are_valid_indices() -> None:
     found = bw.Detections(torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
     assert found[np.int64(1)] == found[torch.tensor(1)] == found[-1] == found[1]
     assert len(found[torch.tensor([True, False])]) == 1
 
 
-def test_sixteen_bits_of_pillow_are_those_of_the_file(weights: Path, tmp_path: Path) -> None:
+def test_16_bit_pillow_image_matches_its_file(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "deep.png"
     PIL.Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 15).astype(np.uint16)).save(file)
     predictor = bw.load(weights)
@@ -259,7 +259,7 @@ def test_sixteen_bits_of_pillow_are_those_of_the_file(weights: Path, tmp_path: P
         predictor(PIL.Image.new("F", (32, 32)))
 
 
-def test_model_and_recipe_are_not_replaced_behind_the_pipeline(weights: Path) -> None:
+def test_model_and_recipe_of_a_predictor_are_read_only(weights: Path) -> None:
     predictor = bw.load(weights)
     for name in ("model", "recipe"):
         with pytest.raises(AttributeError, match="no setter"):

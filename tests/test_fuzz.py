@@ -292,7 +292,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_damaged_files_are_read_or_rejected_by_one_line(name: str, tmp_path: Path) -> None:
+def test_damaged_files_are_read_or_rejected_in_one_line(name: str, tmp_path: Path) -> None:
     form = FORMATS[name]
     if form.needs and importlib.util.find_spec(form.needs) is None:
         pytest.skip(f"{form.needs} is not installed")

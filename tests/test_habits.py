@@ -44,7 +44,7 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert error == ""
 
 
-def test_a_data_check_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "data_check.json"
     assert run("data", "check", str(tiny_coco), "--report", str(file)) == 0
     text = capsys.readouterr().out
@@ -58,7 +58,7 @@ def test_a_data_check_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.Ca
     assert text.endswith(f"{found['errors']} errors, {found['notes']} notes\n")
 
 
-def test_json_of_a_faulty_set_has_the_status_and_no_control_characters(
+def test_json_of_a_faulty_set_has_exit_status_and_is_printable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, name = tmp_path / "set", "a\x9b31m\u202e"
@@ -77,7 +77,7 @@ def test_json_of_a_faulty_set_has_the_status_and_no_control_characters(
 
 
 @pytest.mark.slow
-def test_an_evaluation_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     chosen = bw.Recipe.load("demo", SMALL)
     weights = str(tmp_path / "w.safetensors")
@@ -96,7 +96,9 @@ def test_an_evaluation_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(("out", "error", "shown"), [(1, 1, True), (0, 1, False), (1, 0, False), (0, 0, False)])
-def test_hints_are_for_terminals(out: int, error: int, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hints_are_printed_on_terminals_only(
+    out: int, error: int, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pipe or a file on either side is read by a program."""
     streams = [Terminal() if terminal else io.StringIO() for terminal in (out, error)]
     monkeypatch.setattr(sys, "stdout", streams[0])
@@ -109,7 +111,7 @@ def test_hints_are_for_terminals(out: int, error: int, shown: bool, monkeypatch:
     assert streams[1].getvalue().count("\n") == shown
 
 
-def test_no_hint_beside_json(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hint_with_json(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments in (["list"], ["data", "check", str(tiny_coco), "--report", str(tmp_path / "r.json")]):
         for words, lines in ((arguments, 1), ([*arguments, "--json"], 0)):
             out, error = Terminal(), Terminal()
@@ -121,7 +123,7 @@ def test_no_hint_beside_json(tiny_coco: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_help_has_the_exit_status_and_no_color_where_none_is_wanted() -> None:
+def test_help_lists_exit_status_and_respects_no_color() -> None:
     def help_text(**environment: str) -> str:
         command = [sys.executable, "-m", "boxwright", "--help"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean | environment)
@@ -137,13 +139,13 @@ def test_help_has_the_exit_status_and_no_color_where_none_is_wanted() -> None:
     assert "--install-completion" in words
 
 
-def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"boxwright {version('boxwright')}\n"
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_progress_has_no_color_where_none_is_wanted(no_color: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_respects_no_color(no_color: str, monkeypatch: pytest.MonkeyPatch) -> None:
     error = Terminal()
     monkeypatch.setattr(sys, "stderr", error)
     monkeypatch.setenv("NO_COLOR", no_color)
@@ -153,7 +155,7 @@ def test_progress_has_no_color_where_none_is_wanted(no_color: str, monkeypatch: 
     assert bool(COLOR.search(error.getvalue())) == (not no_color)
 
 
-def test_a_shell_completes_commands_and_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shell_completion_of_commands_and_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     def offered(line: str) -> set[str]:
         words = line.split(" ")
         environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
@@ -169,7 +171,7 @@ def test_a_shell_completes_commands_and_recipes(monkeypatch: pytest.MonkeyPatch)
     assert offered("boxwright train yolov4_") == {name for name in recipe.names() if name.startswith("yolov4_")}
 
 
-def test_a_quick_demo_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_demo_states_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both numbers of its text are those of the demo and of what it runs."""
     rendered, settings = {}, []
     monkeypatch.setattr(demo.scenes, "write_dataset", lambda folder, **counts: rendered.update(counts) or folder)

@@ -87,7 +87,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.parametrize("text_ids", [False, True])
-def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
+def test_index_matches_the_json(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
     file = make(tmp_path, labels(text_ids=text_ids))
     without = contents(coco.to_dataset(coco.parse(file), Source("coco", file, "train", tmp_path)))
     assert len(parsed) == 1
@@ -99,13 +99,13 @@ def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], tex
     assert place.suffix == ".npz"
 
 
-def test_no_boxes_at_all(tmp_path: Path, parsed: list[Path]) -> None:
+def test_index_without_boxes(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels() | {"annotations": []})
     first, second = (contents(open_dataset(tmp_path, "train")) for _ in range(2))
     assert (first, len(parsed)) == (second, 1)
 
 
-def test_one_index_for_all_ways_to_name_the_file(
+def test_all_paths_to_a_file_share_one_index(
     tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, labels())
@@ -120,7 +120,7 @@ def test_one_index_for_all_ways_to_name_the_file(
     assert len(parsed) == 1
 
 
-def test_images_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None:
+def test_moved_images_are_found_with_an_index(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels())
     assert "/train/" in open_dataset(tmp_path, "train").path(0)
     (tmp_path / "train").rename(tmp_path / "images")
@@ -133,7 +133,7 @@ def test_images_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None:
     assert len(parsed) == 1
 
 
-def test_file_names_may_be_absolute(tmp_path: Path, parsed: list[Path]) -> None:
+def test_absolute_file_names(tmp_path: Path, parsed: list[Path]) -> None:
     tree = labels()
     make(tmp_path, tree)
     tree["images"][3]["file_name"] = str(tmp_path / "elsewhere" / "a.png")
@@ -162,7 +162,7 @@ def by_another_file(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("change", [in_place, with_its_old_time, by_another_file])
-def test_a_changed_json_is_read_again(tmp_path: Path, parsed: list[Path], change: Callable[[Path, str], None]) -> None:
+def test_changed_json_is_read_again(tmp_path: Path, parsed: list[Path], change: Callable[[Path, str], None]) -> None:
     """Same path and same size: only a digit differs."""
     file = make(tmp_path, labels())
     open_dataset(tmp_path, "train")
@@ -175,7 +175,7 @@ def test_a_changed_json_is_read_again(tmp_path: Path, parsed: list[Path], change
     assert len(parsed) == 2
 
 
-def test_index_of_other_code_does_not_count(
+def test_index_of_another_version_is_not_used(
     tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, labels())
@@ -187,7 +187,7 @@ def test_index_of_other_code_does_not_count(
     assert len(parsed) == 2
 
 
-def test_index_of_another_file_does_not_count(tmp_path: Path, parsed: list[Path]) -> None:
+def test_index_of_another_file_is_not_used(tmp_path: Path, parsed: list[Path]) -> None:
     """Also under the right name."""
     make(tmp_path / "a", labels())
     make(tmp_path / "b", labels(5))
@@ -200,7 +200,7 @@ def test_index_of_another_file_does_not_count(tmp_path: Path, parsed: list[Path]
 
 
 @pytest.mark.slow
-def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
+def test_damaged_index_is_rebuilt(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels())
     truth = contents(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
@@ -236,22 +236,22 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "other type": lambda arrays: arrays.update(xyxy=arrays["xyxy"].astype(np.float64)),
     "other byte order": lambda arrays: arrays.update(xyxy=arrays["xyxy"].astype(">f4")),
     "names as numbers": lambda arrays: arrays.update(files=np.arange(6)),
-    "ids as shares": lambda arrays: arrays.update(image_ids=np.arange(6.0)),
+    "ids as floats": lambda arrays: arrays.update(image_ids=np.arange(6.0)),
     "an image too many": lambda arrays: arrays.update(files=np.append(arrays["files"], b"x")),
-    "sizes of other form": lambda arrays: arrays.update(sizes=arrays["sizes"].T.copy()),
+    "sizes of another shape": lambda arrays: arrays.update(sizes=arrays["sizes"].T.copy()),
     "label too high": lambda arrays: arrays["labels"].__setitem__(0, 2),
     "label too low": lambda arrays: arrays["labels"].__setitem__(0, -3),
     "a column is missing": lambda arrays: arrays.pop("crowd"),
     "pickled": lambda arrays: arrays.update(files=np.array([Trap()] * 6, dtype=object)),
     "an id too few": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], category_ids=[2])),
-    "findings of other form": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], findings=[[1]])),
+    "findings of another shape": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], findings=[[1]])),
     "finding of no kind": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 0, "mine")),
     "finding with a number as text": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 2, 5)),
     "finding of no image": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 5, 6)),
     "finding of an image as text": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 5, "0")),
     "a group that is no class": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], group=2)),
     "a group as text": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], group="0")),
-    "an object of all classes": lambda arrays: (
+    "an object of any class": lambda arrays: (
         arrays["labels"].__setitem__(0, -2),
         arrays["crowd"].__setitem__(0, False),
     ),
@@ -271,7 +271,7 @@ def edited(metadata: Any, **changes: object) -> Any:
 
 
 @pytest.mark.parametrize("change", [None, *CHANGES])
-def test_columns_that_do_not_fit_are_not_used(
+def test_inconsistent_index_is_not_used(
     tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch, change: str | None
 ) -> None:
     """Whole files with right checksums; the unchanged one is used, so nothing but the change makes the others fail."""
@@ -303,7 +303,7 @@ def test_compressed_index_is_not_read(tmp_path: Path, parsed: list[Path]) -> Non
     assert len(parsed) == 2
 
 
-def test_goes_on_where_no_index_can_be_kept(
+def test_data_set_opens_without_a_writable_cache(
     tmp_path: Path, parsed: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, labels())
@@ -314,10 +314,10 @@ def test_goes_on_where_no_index_can_be_kept(
         assert "train.json: its index cannot be written" in line
     assert len(parsed) == 2
 
-    def homeless() -> Path:
+    def no_home_folder() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(index, "cache_folder", homeless)
+    monkeypatch.setattr(index, "cache_folder", no_home_folder)
     assert len(open_dataset(tmp_path, "train")) == 6
     (tmp_path / "cache").mkdir()
     (place,) = [tmp_path / "cache" / place.name for place in _kept(tmp_path)]
@@ -331,7 +331,7 @@ def _kept(root: Path) -> list[Path]:
     return list((root / "other").iterdir())
 
 
-def test_faulty_json_leaves_nothing(tmp_path: Path, parsed: list[Path]) -> None:
+def test_faulty_json_is_not_indexed(tmp_path: Path, parsed: list[Path]) -> None:
     tree = labels()
     tree["annotations"] = None
     make(tmp_path, tree)
@@ -358,7 +358,9 @@ def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_age_of_a_json_is_measured_before_parsing(
+    tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether a JSON is old enough is asked of the moment before it was read."""
     file, real = make(tmp_path, labels()), coco.parse
     monkeypatch.setattr(index, "CLOCK_TICK", 2 * 10**8)
@@ -374,7 +376,7 @@ def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monk
     assert (tmp_path / "cache").exists()
 
 
-def test_json_that_changes_while_it_is_read_is_not_indexed(
+def test_json_changed_during_reading_is_not_indexed(
     tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, real = make(tmp_path, labels()), coco.parse
@@ -391,7 +393,7 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 
 
 @pytest.mark.slow
-def test_two_processes_at_once(tmp_path: Path) -> None:
+def test_two_processes_index_concurrently(tmp_path: Path) -> None:
     make(tmp_path, labels())
     code = (
         "import sys; from boxwright.data import coco_index, index; from boxwright.formats import open_dataset\n"
@@ -406,7 +408,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     assert [place.suffix for place in (tmp_path / "cache").iterdir()] == [".npz"]
 
 
-def test_place_of_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder_follows_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "chosen"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache_folder() == tmp_path / "chosen"
@@ -439,7 +441,7 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("most", "kept"), [(None, 300), (300, 300), (299, 299), (128, 128), (1, 1)])
-def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
+def test_max_boxes_limits_training_but_not_validation(crowded: Path, most: int | None, kept: int) -> None:
     changes = {"data.root": str(crowded), "data.max_boxes": most}
     training, validation, lines = datasets.open_checked(
         TASK, recipe.load("demo", changes), Cleaning(), SimpleNamespace(num_processes=1)

@@ -22,7 +22,7 @@ def found() -> Detections:
     return Detections(torch.tensor(BOXES), torch.tensor([0.75, 0.5]), torch.tensor([1, 0]), ("cat", "dog"))
 
 
-def test_like_a_list(found: Detections) -> None:
+def test_detections_behave_like_a_list(found: Detections) -> None:
     first, second = Detection((1, 2, 11, 6), 0.75, 1, "dog"), Detection((0, 0, 4, 4), 0.5, 0, "cat")
     assert list(found) == [first, second]
     assert (found[0], found[-1]) == (first, second)
@@ -34,7 +34,7 @@ def test_like_a_list(found: Detections) -> None:
             found[index]
 
 
-def test_equal_when_all_values_are(found: Detections) -> None:
+def test_equality_compares_all_values(found: Detections) -> None:
     again = Detections(found.boxes.clone(), found.scores.clone(), found.labels.clone(), found.names)
     assert found == again
     assert found != again[:1]
@@ -50,7 +50,7 @@ def test_equal_when_all_values_are(found: Detections) -> None:
     assert classes.class_names == ["2"]
 
 
-def test_plain_values(found: Detections) -> None:
+def test_to_dict_and_to_coco(found: Detections) -> None:
     rows = interop.to_dict(found)
     assert json.loads(json.dumps(rows)) == [
         {"label": 1, "name": "dog", "score": 0.75, "box": BOXES[0]},
@@ -69,7 +69,7 @@ def stand_in(**columns: Any) -> SimpleNamespace:
     return SimpleNamespace(**columns)
 
 
-def test_supervision_is_given_what_its_class_takes(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_supervision_passes_the_expected_arguments(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
     """`supervision.Detections(xyxy, confidence, class_id, data)`, arrays of one length."""
     monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=stand_in))  # type: ignore[arg-type]
     given = interop.to_supervision(found)
@@ -79,7 +79,7 @@ def test_supervision_is_given_what_its_class_takes(found: Detections, monkeypatc
     assert given.data["class_name"].tolist() == ["dog", "cat"]
 
 
-def test_a_data_frame_has_one_column_a_value(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_dataframe_has_one_column_per_value(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pandas.DataFrame(mapping of names to columns)`."""
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=dict))  # type: ignore[arg-type]
     columns = interop.to_dataframe(found)
@@ -89,7 +89,7 @@ def test_a_data_frame_has_one_column_a_value(found: Detections, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("function", [interop.to_supervision, interop.to_dataframe])
-def test_an_absent_library_is_named(found: Detections, function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named(found: Detections, function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     name = {"to_supervision": "supervision", "to_dataframe": "pandas"}[function.__name__]
     monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{name}: is not installed; pip install {name}"):

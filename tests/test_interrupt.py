@@ -72,13 +72,13 @@ main()
 @pytest.mark.parametrize(
     "place", ["in_del", "in_import", "in_a_long_loop", "twice", "in_a_forked_process", "in_a_thread"]
 )
-def test_a_lost_interrupt_still_ends_it(place: str) -> None:
+def test_swallowed_keyboard_interrupt_ends_the_command(place: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOST, place], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == END
     assert "a step" not in done.stdout
 
 
-def test_before_the_commands_are_imported() -> None:
+def test_interrupt_during_import_of_the_commands() -> None:
     """The import of typer is the first that takes time; here it is interrupted."""
     code = """
 import os, signal, sys
@@ -96,7 +96,7 @@ main()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_training(tiny_coco: Path, tmp_path: Path, workers: int) -> None:
+def test_interrupted_training(tiny_coco: Path, tmp_path: Path, workers: int) -> None:
     """As a terminal does it: every process of the group gets the signal, the workers as well."""
     process = start(tiny_coco, tmp_path / "run", {"train.epochs": 10_000, "data.workers": workers}, session=True)
     while process.poll() is None and not lines(tmp_path / "run"):
@@ -121,14 +121,14 @@ main()
 """
 
 
-def test_sigterm_leaves_nothing(tiny_coco: Path, tmp_path: Path) -> None:
+def test_sigterm_leaves_no_files(tiny_coco: Path, tmp_path: Path) -> None:
     command = ["data", "convert", str(tiny_coco), "--to", "voc", "--out", str(tmp_path / "out")]
     done = subprocess.run([sys.executable, "-c", TERMINATED, *command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (143, "boxwright: stopped by SIGTERM\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) -> None:
+def test_killed_worker_is_reported_in_one_line(tiny_coco: Path, tmp_path: Path) -> None:
     process = start(tiny_coco, tmp_path / "run", {"train.epochs": 10_000, "data.workers": 1})
     while process.poll() is None and not lines(tmp_path / "run"):
         time.sleep(0.01)
@@ -140,7 +140,7 @@ def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) ->
     assert all(line.startswith("epoch ") for line in stderr[:-1])
 
 
-def test_without_the_command_line_nothing_is_watched() -> None:
+def test_library_use_keeps_the_sigint_handler() -> None:
     before = signal.getsignal(signal.SIGINT)
     assert list(progress.track(range(3), 3, "x")) == [0, 1, 2]
     assert not interrupt.requested()

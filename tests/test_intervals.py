@@ -30,7 +30,7 @@ def ones(images):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_weights_of_one_give_pycocotools_own_numbers(seed):
+def test_unit_weights_match_pycocotools(seed):
     samples, found, _ = made(seed)
     judge, _ = referee(*to_files(samples, found, NAMES))
     resampled = coco.resample(samples, found, NAMES, ones(len(samples)))
@@ -43,7 +43,7 @@ def test_weights_of_one_give_pycocotools_own_numbers(seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_resample_is_an_evaluation_of_repeated_images(seed):
+def test_resampling_matches_evaluation_of_repeated_images(seed):
     samples, found, _ = made(seed)
     found, weights = untied(found), draw_weights(np.arange(len(samples)), 4, seed)
     resampled = coco.resample(samples, found, NAMES, weights)
@@ -64,7 +64,7 @@ def untied(found):
     return [replace(one, scores=one.scores - 1e-5 * step) for one, step in zip(found, steps, strict=True)]
 
 
-def test_large_numbers_of_objects_reach_recalls_exactly():
+def test_recall_thresholds_are_exact_for_many_objects():
     """Where a hundredth of the objects is a whole number, for all such numbers up to 400, and above float32's limit."""
     for objects in (*range(10, 401, 10), 30_000):
         found = np.arange(0, objects + 1, 1, dtype=np.float32)[:, None, None]
@@ -73,7 +73,7 @@ def test_large_numbers_of_objects_reach_recalls_exactly():
         assert (reached[:, 0, 0] == expected).all(), objects
 
 
-def test_differences_are_hotcocos():
+def test_differences_match_hotcoco():
     """Not its intervals: they are narrower than those of resampled sets that are written out, by a seventh here."""
     samples, found, _ = made(0, images=40)
     others = [replace(one, boxes=one.boxes + 3) for one in found]
@@ -102,7 +102,7 @@ def test_images_of_a_group_are_drawn_together():
 
 
 @pytest.mark.slow
-def test_copies_of_each_image_do_not_narrow_the_interval():
+def test_grouped_copies_of_images_do_not_narrow_the_interval():
     samples, found, _ = made(1, images=30)
     found = untied(found)
     alone = coco.score(samples, found, NAMES, groups=np.arange(30))
@@ -117,13 +117,13 @@ def test_copies_of_each_image_do_not_narrow_the_interval():
     assert width(naive) == pytest.approx(width(alone) / 2, rel=0.15)
 
 
-def test_an_interval_holds_the_value_and_stays_in_range():
+def test_interval_contains_the_value_and_stays_in_range():
     low, high = interval(0.99, np.array([0.9, 0.95, 1.0, np.nan]))
     assert low < 0.99 < high == 1.0
     assert interval(0.5, np.array([np.nan, 0.4])) is None
 
 
-def test_top1_of_resamples_worked_by_hand():
+def test_resampled_top1_by_hand():
     truth = np.array([0, 1, 1])
     results = [Classes(torch.tensor([0.9, 0.1]), torch.tensor(order)) for order in ([0, 1], [0, 1], [1, 0])]
     weights = np.array([[1, 2, 0], [1, 0, 3], [1, 1, 0]], np.float32)
@@ -134,7 +134,7 @@ def test_top1_of_resamples_worked_by_hand():
 
 
 @pytest.mark.slow
-def test_intervals_of_voc_are_those_of_repeated_scenes():
+def test_voc_intervals_match_evaluation_of_repeated_scenes():
     samples, found, _ = made(2, images=12)
     found = untied(found)
     metrics = voc.score(samples, found, NAMES, groups=np.arange(12))
@@ -193,7 +193,7 @@ def test_evaluate_prints_and_writes_intervals_over_scenes(tmp_path):
     assert plain.summary == metrics.summary
 
 
-def test_one_scene_has_no_interval(tmp_path):
+def test_single_scene_has_no_interval(tmp_path):
     metrics = evaluate(rectangles_predictor(), open_dataset(write_scenes(tmp_path, scenes=1), "val"))
     assert "no intervals" in str(metrics)
     assert "[" not in str(metrics).replace("@[", "").partition("no intervals")[0]

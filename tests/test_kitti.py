@@ -28,7 +28,7 @@ def kitti(root: Path, *lines: str, name: str = "000001", images: str = "image_2"
     return file
 
 
-def test_columns(tmp_path: Path) -> None:
+def test_columns_of_a_label_line(tmp_path: Path) -> None:
     """Boxes are columns 5 to 8, as edges; `DontCare` is a region of any class."""
     file = kitti(tmp_path / "training", CAR, DONT_CARE, CYCLIST)
     assert splits(tmp_path) == ["train"]
@@ -77,7 +77,7 @@ def test_every_faulty_line_is_reported(tmp_path: Path) -> None:
         ("images/val", "labels/val", "val"),
     ],
 )  # fmt: skip
-def test_folders(tmp_path: Path, images: str, labels: str, split: str) -> None:
+def test_names_of_image_and_label_folders(tmp_path: Path, images: str, labels: str, split: str) -> None:
     """`images` and `labels`, as NVIDIA's TAO takes them, are YOLO's only with YOLO's lines."""
     file = kitti(tmp_path, CAR, images=images, labels=labels)
     assert splits(tmp_path) == [split]
@@ -88,7 +88,7 @@ def test_folders(tmp_path: Path, images: str, labels: str, split: str) -> None:
         assert open_boxes(tmp_path, split).kind == "yolo_txt"
 
 
-def test_lists(tmp_path: Path) -> None:
+def test_split_lists_in_image_sets(tmp_path: Path) -> None:
     """ImageSets beside `training`; a list of `testing`, which has no labels, is not a split."""
     for name in ("000001", "000002", "000003"):
         kitti(tmp_path / "training", CAR, name=name)
@@ -101,7 +101,7 @@ def test_lists(tmp_path: Path) -> None:
     assert not check_folder(tmp_path).errors
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     """The same lines; a class of several words, and one that would be an ignore region, are renamed."""
     lines = [CAR, DONT_CARE, CYCLIST, "Car -1 -1 -10 1 2 3.5 4 -1 -1 -1 -1000 -1000 -1000 -10"]
     kitti(tmp_path / "0/train", *lines)
@@ -116,7 +116,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert len(open_boxes(tmp_path / "2", "train").rows) == 3
 
 
-def test_names_that_mean_something_else(tmp_path: Path) -> None:
+def test_invalid_class_names_are_changed(tmp_path: Path) -> None:
     (tmp_path / "0/images").mkdir(parents=True)
     Image.new("RGB", (60, 40)).save(tmp_path / "0/images/a.png")
     (tmp_path / "0/train.txt").write_text("images/a.png 1,2,3,4,0 5,6,7,8,1\n")
@@ -140,7 +140,7 @@ def test_values_that_change_in_a_round_trip_are_reported(tmp_path: Path) -> None
     assert summary.count("unchanged (they") == 2
 
 
-def test_a_set_without_matching_names(tmp_path: Path) -> None:
+def test_set_without_matching_file_names_is_an_error(tmp_path: Path) -> None:
     kitti(tmp_path, CAR).rename(tmp_path / "label_2/other.txt")
     assert find(tmp_path).keys() == {"all"}
     with pytest.raises(InputError, match=r"none of 1 images in .*image_2 has a label file; looked for NAME\.txt"):

@@ -51,15 +51,15 @@ def faults(file: Path, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_point_to_the_left(file: Path) -> None:
+def test_packages_import_lower_layers_only(file: Path) -> None:
     assert faults(file, file.read_text(encoding="utf-8")) == []
 
 
-def test_every_module_is_in_a_package_and_every_package_has_a_module() -> None:
+def test_listed_packages_match_the_modules() -> None:
     assert {package_of(file) for file in FILES} == set(PACKAGES)
 
 
-def test_the_walker_sees_imports_of_all_forms() -> None:
+def test_all_forms_of_imports_are_detected() -> None:
     here = PACKAGE / "data" / "somewhere.py"
     for line in (
         "import boxwright.engine.train",
@@ -86,7 +86,7 @@ def test_public_names_exist(name: str) -> None:
     assert module is None or value is getattr(importlib.import_module(f"boxwright.{module}"), name)
 
 
-def test_public_names_are_the_ones_with_a_module() -> None:
+def test_public_names_match_their_modules() -> None:
     assert sorted(boxwright.__all__) == sorted([*boxwright._MODULES, "__version__", "interop"])
     with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
         _ = boxwright.Trainer

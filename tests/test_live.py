@@ -25,7 +25,7 @@ SERVERS = pytest.mark.parametrize("server", [LiveServer, RtspServer])
 
 @pytest.mark.slow
 @SERVERS
-def test_the_frame_in_work_is_never_older_than_two_intervals_and_one_inference(server):
+def test_age_of_the_processed_frame_is_bounded(server):
     with server(RATE) as source, open_video(source.address) as video:
         assert video.live
         taken = []
@@ -44,7 +44,7 @@ def test_the_frame_in_work_is_never_older_than_two_intervals_and_one_inference(s
 
 
 @SERVERS
-def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(server, log):
+def test_reconnects_within_5_s_after_a_server_restart(server, log):
     with server(RATE) as source, open_video(source.address) as video:
         frames, restarted, after, last = [], None, [], 0
         for frame in video:
@@ -72,7 +72,7 @@ def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(se
 
 
 @pytest.mark.slow
-def test_a_source_that_does_not_come_back_ends_with_a_line(tmp_path):
+def test_lost_source_ends_the_run_with_one_line(tmp_path):
     predictor = rectangles_predictor()
     with LiveServer(RATE) as source, open_video(source.address, Selection(max_fps=RATE / 2)) as video:
         video.patience = 1.0
@@ -102,7 +102,7 @@ def test_stop_ends_a_live_source():
     assert times[-1] < 0.7
 
 
-def test_an_address_without_a_server_or_of_another_protocol_is_one_line():
+def test_unreachable_address_or_unknown_protocol_is_an_error():
     server = LiveServer()
     with server:
         pass
@@ -114,7 +114,7 @@ def test_an_address_without_a_server_or_of_another_protocol_is_one_line():
 
 
 @pytest.mark.slow
-def test_a_playlist_from_the_network_opens_no_file(tmp_path):
+def test_playlist_from_the_network_cannot_open_local_files(tmp_path):
     """Other addresses are all that it may name."""
     noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
     write_video(tmp_path / "clip.ts", list(noise))
@@ -187,7 +187,7 @@ class FakeCamera:
         pass
 
 
-def test_cameras_by_number(monkeypatch, tmp_path):
+def test_camera_is_opened_by_number(monkeypatch, tmp_path):
     monkeypatch.setattr(live.cv2, "VideoCapture", FakeCamera)
     monkeypatch.setattr(live, "FIRST_PAUSE", 0.01)
     monkeypatch.chdir(tmp_path)
@@ -204,7 +204,7 @@ def test_cameras_by_number(monkeypatch, tmp_path):
     assert video.left_out + 1 <= frame.index + 1
 
 
-def test_the_reading_thread_hands_its_errors_on():
+def test_errors_of_the_reader_thread_are_raised():
     class Broken:
         rate = 10.0
 
@@ -219,7 +219,7 @@ def test_the_reading_thread_hands_its_errors_on():
         list(video)
 
 
-def test_a_frame_is_never_given_twice():
+def test_no_frame_is_returned_twice():
     class Slow:
         rate = 100.0
 

@@ -48,7 +48,7 @@ def ids(batches: Iterator[Batch]) -> list[list[int]]:
     return [[int(frame.image_id) for frame in batch.frames] for batch in batches]
 
 
-def test_a_batch_contains_its_samples(items: list[Item]) -> None:
+def test_batch_contains_its_samples(items: list[Item]) -> None:
     batch = next(Loader(items, CANVAS, 11).epoch(0))
     assert sorted(frame.image_id for frame in batch.frames) == list(range(11))
     assert batch.images.shape == (11, 3, 32, 48)
@@ -64,14 +64,14 @@ def test_a_batch_contains_its_samples(items: list[Item]) -> None:
         assert torch.equal(frame.to_original(batch.boxes[row, : i % 4]), torch.from_numpy(items[i].boxes))
 
 
-def test_images_without_boxes(items: list[Item]) -> None:
+def test_batch_of_images_without_boxes(items: list[Item]) -> None:
     batch = next(Loader([items[0], items[4]], CANVAS, 2).epoch(0))
     assert batch.boxes.shape == (2, 0, 4)
     assert batch.labels.shape == batch.ignore.shape == (2, 0)
 
 
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
-def test_small_images_without_boxes_are_placed_and_changed(tmp_path: Path, fit: str) -> None:
+def test_small_images_without_boxes_are_resized_and_augmented(tmp_path: Path, fit: str) -> None:
     """32 x 32 px fills the canvas's height, and the expanded image is inside that region."""
     cv2.imwrite(str(tmp_path / "a.png"), np.full((32, 32, 3), 200, np.uint8))
     canvas = CanvasConfig.model_validate({"size": (64, 96), "fit": fit, "fill": 0})
@@ -100,13 +100,13 @@ def test_training_epochs_are_different_repeatable_permutations(items: list[Item]
     assert ids(Loader(items, CANVAS, 2, seed=-1).epoch(0)) != first
 
 
-def test_an_epoch_that_divides_evenly_has_every_image_once(items: list[Item]) -> None:
+def test_evenly_divided_epoch_has_every_image_once(items: list[Item]) -> None:
     loader = Loader(items[:8], CANVAS, 4)
     assert loader.steps_per_epoch == 2
     assert sorted(i for batch in ids(loader.epoch(0)) for i in batch) == list(range(8))
 
 
-def test_two_processes_see_the_images_of_one(items: list[Item]) -> None:
+def test_two_processes_see_the_images_of_a_single_process(items: list[Item]) -> None:
     single = ids(Loader(items, CANVAS, 4, seed=3).epoch(2))
     halves = [ids(Loader(items, CANVAS, 2, seed=3, rank=rank, world=2).epoch(2)) for rank in range(2)]
     assert [left + right for left, right in zip(*halves, strict=True)] == single
@@ -120,7 +120,7 @@ def test_skip_starts_mid_epoch_without_loading_earlier_images(items: list[Item],
     assert ids(Loader(remaining, CANVAS, 2, seed=9, workers=workers).epoch(4, skip=3)) == batches[3:]
 
 
-def test_workers_give_the_same_batches_also_after_an_aborted_epoch(items: list[Item]) -> None:
+def test_workers_give_the_same_batches_after_an_aborted_epoch(items: list[Item]) -> None:
     serial, loader = Loader(items, CANVAS, 3, seed=2), Loader(items, CANVAS, 3, seed=2, workers=2)
     next(loader.epoch(0))  # aborted
     for number in (1, 2):
@@ -131,7 +131,7 @@ def test_workers_give_the_same_batches_also_after_an_aborted_epoch(items: list[I
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that assigns cores")
-def test_more_workers_than_cores_are_no_warning(items: list[Item]) -> None:
+def test_more_workers_than_cores_give_no_warning(items: list[Item]) -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, [min(cores)])
     try:
@@ -141,7 +141,7 @@ def test_more_workers_than_cores_are_no_warning(items: list[Item]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_in_one_go_are_those_epochs(items: list[Item], workers: int) -> None:
+def test_consecutive_epochs_match_single_epochs(items: list[Item], workers: int) -> None:
     loader = Loader(items, CANVAS, 2, seed=4, workers=workers)
     wanted = ids(loader.epoch(1))[3:4] + ids(loader.epoch(2))[:4] + ids(loader.epoch(3))[:4]
     assert ids(loader.epochs(1, 4, skip=3, steps=4)) == wanted
@@ -159,7 +159,7 @@ class Counting(list[Item]):
         return super().__getitem__(index)
 
 
-def test_workers_load_the_next_epoch_before_one_ends(items: list[Item]) -> None:
+def test_workers_prefetch_the_next_epoch(items: list[Item]) -> None:
     images = Counting(items[:4])
     batches = Loader(images, CANVAS, 2, workers=1).epochs(0, 3)
     next(batches)  # of two batches of this epoch
@@ -169,7 +169,7 @@ def test_workers_load_the_next_epoch_before_one_ends(items: list[Item]) -> None:
     assert images.asked.item() > 4
 
 
-def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:
+def test_float_canvas_is_rounded(tmp_path: Path) -> None:
     row = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (4, 1))
     cv2.imwrite(str(tmp_path / "a.png"), row)
     canvas = CanvasConfig(size=(4, 197), resize="darknet")
@@ -181,7 +181,7 @@ def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_is_one_line(items: list[Item], tmp_path: Path, workers: int) -> None:
+def test_unreadable_image_is_an_error(items: list[Item], tmp_path: Path, workers: int) -> None:
     last = ids(Loader(items[:4], CANVAS, 2).epoch(0))[1][0]  # in the second batch
     (tmp_path / "text.jpg").write_text("no image")
     images = [Item(99, str(tmp_path / "text.jpg")) if item.image_id == last else item for item in items[:4]]
@@ -191,6 +191,6 @@ def test_an_unreadable_image_is_one_line(items: list[Item], tmp_path: Path, work
         next(batches)
 
 
-def test_too_few_images_to_train_on(items: list[Item]) -> None:
+def test_fewer_images_than_a_batch_is_an_error(items: list[Item]) -> None:
     with pytest.raises(InputError, match=r"11 images .* 8 x 2 processes; lower train\.batch"):
         Loader(items, CANVAS, 8, world=2)

@@ -9,24 +9,24 @@ from boxwright.locks import lock
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
-class TestAFileOpenedTwice:
+class TestFileOpenedTwice:
     """As by two processes: `flock` keeps apart what was opened apart, also in one process."""
 
-    def test_one_is_locked_at_a_time(self, tmp_path: Path) -> None:
+    def test_lock_is_exclusive(self, tmp_path: Path) -> None:
         with (tmp_path / "a").open("w") as first, (tmp_path / "a").open("w") as second:
             assert lock(first) is True
             assert lock(second) is False
             first.close()
             assert lock(second) is True
 
-    def test_shared_locks_keep_out_others(self, tmp_path: Path) -> None:
+    def test_shared_locks_exclude_an_exclusive_lock(self, tmp_path: Path) -> None:
         with (tmp_path / "a").open("w") as first, (tmp_path / "a").open("w") as second:
             assert lock(first, shared=True) is True
             assert lock(second, shared=True) is True
             assert lock(second) is False
 
     @pytest.mark.parametrize(("inherited", "held"), [(True, True), (False, False)])
-    def test_a_forked_process_inherits_one_kind(self, tmp_path: Path, inherited: bool, held: bool) -> None:
+    def test_forked_process_holds_inherited_locks_only(self, tmp_path: Path, inherited: bool, held: bool) -> None:
         """When the process that locked a file closes it, its child, which has it open, still holds a `flock`."""
         script = (
             "import os, sys\n"

@@ -155,11 +155,11 @@ def test_requests_without_the_token_are_rejected(client: Client) -> None:
         ({"origin": f"http://127.0.0.1:{PORT}", "content_type": "application/json; charset=utf-8"}, 404),
     ],
 )
-def test_other_sites_cannot_change_anything(client: Client, headers: dict[str, str], status: int) -> None:
+def test_cross_site_requests_are_rejected(client: Client, headers: dict[str, str], status: int) -> None:
     assert client.post("findings/0", {"state": "open"}, **headers).status == status
 
 
-def test_bodies_that_are_rejected(client: Client) -> None:
+def test_invalid_request_bodies_are_rejected(client: Client) -> None:
     path, headers = f"/{TOKEN}/api/findings/0", {"x_boxwright": "1", "content_type": "application/json"}
     for body, status in ((b"", 400), (b"[1]", 400), (b"{", 400), (b'{"a": ' + b"[" * 100_000, 400)):
         assert client.ask("POST", path, body, **headers).status == status
@@ -168,7 +168,7 @@ def test_bodies_that_are_rejected(client: Client) -> None:
     assert client.ask("POST", f"/{TOKEN}/api/set", b"{}", **headers).status == 405
 
 
-def test_headers(client: Client) -> None:
+def test_security_headers(client: Client) -> None:
     for path in ("api/set", "api/images/0/thumbnail", "api/nothing", "page/nothing"):
         headers = client.ask("GET", f"/{TOKEN}/{path}").headers
         assert "default-src 'self'" in headers["content-security-policy"]
@@ -179,7 +179,7 @@ def test_headers(client: Client) -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
 
 
-def test_files_of_the_page_and_no_others(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_of_the_page_are_served(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from boxwright.look import app
 
     page = tmp_path / "page"
@@ -198,7 +198,7 @@ def test_files_of_the_page_and_no_others(client: Client, tmp_path: Path, monkeyp
     assert client.ask("GET", f"/{TOKEN}/api/set/").status == 404, "no redirection to a path without the token"
 
 
-def test_the_set(client: Client, data: Path) -> None:
+def test_summary_of_the_data_set(client: Client, data: Path) -> None:
     found = client.get("set")
     assert found["splits"] == [
         {"name": "train", "images": 3, "message": ""},
@@ -212,7 +212,7 @@ def test_the_set(client: Client, data: Path) -> None:
     assert found["statuses"] == kinds
 
 
-def test_lists_and_filters(client: Client) -> None:
+def test_image_list_and_filters(client: Client) -> None:
     found = client.get("images", limit=2, offset=1)
     assert found["total"] == 5
     assert found["images"] == [
@@ -266,13 +266,13 @@ def test_filters_of_a_run(client: Client) -> None:
         ("min_score=much", "min_score: "),
     ],
 )
-def test_queries_that_are_rejected(client: Client, query: str, line: str) -> None:
+def test_invalid_queries_are_rejected(client: Client, query: str, line: str) -> None:
     answer = client.ask("GET", f"/{TOKEN}/api/images?{query}")
     assert (answer.status, answer.json["error"].startswith(line)) == (400, True), answer
     assert "\n" not in answer.json["error"]
 
 
-def test_an_image_with_its_detections(client: Client) -> None:
+def test_image_with_its_detections(client: Client) -> None:
     found = client.get("images/4", run="run", min_score=0.1)
     assert (found["name"], found["split"], found["height"], found["width"]) == ("images/val/d.png", "val", H, W)
     first, second = found["objects"]
@@ -294,7 +294,7 @@ def test_an_image_with_its_detections(client: Client) -> None:
     assert client.get("images/0", run="run")["detections"]["run"] == [], "not in the split that was evaluated"
 
 
-def test_images_that_are_not_there(client: Client) -> None:
+def test_unknown_images_are_an_error(client: Client) -> None:
     for image in (5, -1, 10**30):
         answer = client.ask("GET", f"/{TOKEN}/api/images/{image}")
         assert answer.status == 400, answer
@@ -326,7 +326,7 @@ def test_thumbnails(client: Client) -> None:
         ("x=350&y=150&width=512&height=512", 350, 150, 50, 50),
     ],
 )
-def test_windows(client: Client, query: str, x: int, y: int, width: int, height: int) -> None:
+def test_windows_of_an_image(client: Client, query: str, x: int, y: int, width: int, height: int) -> None:
     found = decoded(client.ask("GET", f"/{TOKEN}/api/images/0/window?{query}"))
     factor = 0.5 if "scale" in query else 1
     assert found.shape == (height * factor, width * factor, 3)
@@ -346,13 +346,13 @@ def test_windows(client: Client, query: str, x: int, y: int, width: int, height:
         "x=0.5&y=0&width=9&height=9",
     ],
 )
-def test_windows_that_are_rejected(client: Client, query: str) -> None:
+def test_invalid_windows_are_rejected(client: Client, query: str) -> None:
     answer = client.ask("GET", f"/{TOKEN}/api/images/0/window?{query}")
     assert (answer.status, list(answer.json)) == (400, ["error"])
 
 
 @pytest.mark.slow
-def test_windows_of_a_large_tiff_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_window_of_a_large_tiff_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a scene needs it that is too large to be decoded; here at a tenth of its size."""
     rasterio = pytest.importorskip("rasterio")
     y, x = np.mgrid[:3000, :4000]
@@ -372,7 +372,7 @@ def test_windows_of_a_large_tiff_are_read_alone(tmp_path: Path, monkeypatch: pyt
     assert thumbnail.shape == (240, 320, 3)
 
 
-def test_pixels_in_memory_are_bounded() -> None:
+def test_cached_pixels_are_bounded() -> None:
     cache, made = Cache(100), list[str]()
 
     def make(name: str, size: int) -> Any:
@@ -390,7 +390,7 @@ def test_pixels_in_memory_are_bounded() -> None:
     assert made[-1] == "large", "what is too large is not kept, and removes nothing"
 
 
-def test_a_changed_image_is_read_again(tmp_path: Path) -> None:
+def test_changed_image_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     reader = ImageReader()
     for value in (10, 200):
@@ -400,7 +400,7 @@ def test_a_changed_image_is_read_again(tmp_path: Path) -> None:
             assert cv2.imdecode(np.frombuffer(content, np.uint8), 1).mean() == pytest.approx(value, abs=2)
 
 
-def test_a_bomb_and_other_files_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_and_other_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = ImageReader()
     (tmp_path / "text.png").write_text("none")
     (tmp_path / "empty.png").touch()
@@ -416,7 +416,7 @@ def test_a_bomb_and_other_files_are_no_images(tmp_path: Path, monkeypatch: pytes
         reader.window(str(tmp_path / "a.png"), Window(0, 0, 100, 100), 1)
 
 
-def test_why_a_tiff_is_not_shown(tmp_path: Path) -> None:
+def test_unsupported_tiff_is_reported(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     file = write_set(tmp_path / "set") / "images" / "train" / "a.png"
     file.unlink()
@@ -429,7 +429,7 @@ def test_why_a_tiff_is_not_shown(tmp_path: Path) -> None:
     assert len(found["objects"]) == 2
 
 
-def test_an_image_that_vanished(data: Path, tmp_path: Path) -> None:
+def test_deleted_image_is_reported(data: Path, tmp_path: Path) -> None:
     client = Client(write_set(tmp_path / "set"))
     (tmp_path / "set" / "images" / "train" / "a.png").unlink()
     answer = client.ask("GET", f"/{TOKEN}/api/images/0/thumbnail")
@@ -463,7 +463,7 @@ def test_runs_without_predictions_and_with_other_classes(data: Path, tmp_path: P
     assert len(client.get("images/4", run="elsewhere")["detections"]["elsewhere"]) == 2
 
 
-def test_which_images_were_evaluated(data: Path, tmp_path: Path) -> None:
+def test_evaluated_images_are_marked(data: Path, tmp_path: Path) -> None:
     """The split has another name here after `train --val-fraction`, whose images are part of `train`, or `--split
     valid`; images without rows are of the split, too."""
     run = write_run(tmp_path / "run", data, split="train")
@@ -499,7 +499,7 @@ def test_predictions_of_other_images_are_reported(data: Path, tmp_path: Path) ->
                                   "{head}\n99999999999999999999,a.png,object,cat,1,2,3,4,,missed,1,\n",
                                   "{head}\n-5,a.png,object,cat,1,2,3,4,,missed,1,\n",
                                   "{head}\n4000000000,a.png,object,cat,1,2,3,4,,missed,1,\n"])  # fmt: skip
-def test_damaged_tables(data: Path, tmp_path: Path, text: str) -> None:
+def test_damaged_error_tables_are_reported(data: Path, tmp_path: Path, text: str) -> None:
     run = write_run(tmp_path / "run", data)
     (run / "errors.csv").write_text(text.format(head=",".join(error_table.COLUMNS)))
     answer = Client(data, run).ask("GET", f"/{TOKEN}/api/images?run=run")
@@ -605,7 +605,7 @@ def test_findings_and_their_states(data: Path, tmp_path: Path) -> None:
         assert again.post(f"findings/{number}", {"state": state}).status == 400
 
 
-def test_states_are_those_of_the_same_findings_in_a_new_audit(data: Path, tmp_path: Path) -> None:
+def test_states_are_kept_for_equal_findings_of_a_new_audit(data: Path, tmp_path: Path) -> None:
     """The numbers of findings are their ranks, which change."""
     rows = [finding(0), finding(1, image="images/train/a.png", split="train")]
     file = audit(tmp_path / "audit.json", *rows)
@@ -633,13 +633,13 @@ def test_states_are_those_of_the_same_findings_in_a_new_audit(data: Path, tmp_pa
         json.dumps({"format": "boxwright audit 1", "findings": [finding(0), finding(0)]}),
     ],
 )
-def test_files_that_are_no_audit(data: Path, tmp_path: Path, content: str) -> None:
+def test_invalid_audit_files_are_rejected(data: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "audit.json").write_text(content)
     with pytest.raises(InputError, match=r"audit\.json: "):
         Client(data, audit=tmp_path / "audit.json")
 
 
-def test_states_that_are_none(data: Path, tmp_path: Path) -> None:
+def test_invalid_state_files_are_rejected(data: Path, tmp_path: Path) -> None:
     file = audit(tmp_path / "audit.json", finding(0))
     states = '{"format": "boxwright audit states 2", "states": %s}'
     for content in ("[]", states % '{"a": "open"}', states % "[3]", states % '[{"state": ["open"]}]', "{"):
@@ -648,7 +648,7 @@ def test_states_that_are_none(data: Path, tmp_path: Path) -> None:
             Client(data, audit=file)
 
 
-def test_what_is_no_set_or_run(data: Path, tmp_path: Path) -> None:
+def test_invalid_sets_and_runs_are_rejected(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         Client(data, tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
@@ -664,7 +664,7 @@ def test_what_is_no_set_or_run(data: Path, tmp_path: Path) -> None:
     assert len(Client(data, only="val").get("images")["images"]) == 2
 
 
-def test_a_split_that_cannot_be_opened_is_reported(data: Path, tmp_path: Path) -> None:
+def test_split_that_cannot_be_opened_is_reported(data: Path, tmp_path: Path) -> None:
     write_set(tmp_path / "set")
     (tmp_path / "set" / "images" / "test").mkdir()
     (tmp_path / "set" / "labels" / "test").mkdir()
@@ -677,7 +677,7 @@ def test_a_split_that_cannot_be_opened_is_reported(data: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_yaml_file_in_the_folder_names_the_splits(tmp_path: Path) -> None:
+def test_yaml_file_in_the_folder_names_the_splits(tmp_path: Path) -> None:
     """As for the other commands: its folders are not splits."""
     for kind, suffix in (("images", "png"), ("labels", "txt")):
         for year in ("2025", "2026"):
@@ -689,7 +689,7 @@ def test_a_yaml_file_in_the_folder_names_the_splits(tmp_path: Path) -> None:
     assert [(split["name"], split["images"]) for split in found["splits"]] == [("train", 2), ("val", 1)]
 
 
-def test_the_command(data: Path, tmp_path: Path) -> None:
+def test_look_command(data: Path, tmp_path: Path) -> None:
     """The address is printed when the server listens, nothing else is, and Ctrl-C ends it."""
     command = [sys.executable, "-W", "error", "-m", "boxwright", "look", str(data), "--split", "val"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -732,7 +732,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         ([], "Missing argument"),
     ],
 )
-def test_wrong_arguments_are_one_line(
+def test_invalid_arguments_are_an_error(
     arguments: list[str], line: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], stopped: None,
 ) -> None:  # fmt: skip
@@ -757,7 +757,7 @@ def test_help_imports_neither_torch_nor_the_server() -> None:
 
 
 @pytest.mark.slow
-def test_the_server_starts_without_torch() -> None:
+def test_server_starts_without_torch() -> None:
     """Which takes seconds to import, and is not needed to show images."""
     code = "import sys\nimport boxwright.look.run\nimport boxwright.look.editors.coco\nprint('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

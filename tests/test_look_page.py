@@ -95,7 +95,7 @@ def test_grid_of_many_images_has_few_elements(tab: Tab) -> None:
     assert tab.page.locator(".cell").count() < 60
 
 
-def test_class_names_are_text(tab: Tab) -> None:
+def test_class_names_are_not_parsed_as_html(tab: Tab) -> None:
     tab.open_image("first")
     tab.see(HTML, "[role=option]")
     assert tab.page.locator("option", has_text=HTML).count() > 0
@@ -188,7 +188,7 @@ def side_values(tab: Tab) -> list[float]:
     return [round(float(tab.page.get_by_label(side, exact=True).input_value())) for side in ("x1", "y1", "x2", "y2")]
 
 
-def test_labels_that_changed_meanwhile_are_not_overwritten(tab: Tab, site: Site) -> None:
+def test_concurrently_changed_labels_are_not_overwritten(tab: Tab, site: Site) -> None:
     file = site.labels("second")
     before = file.read_text()
     tab.open_image("second", a="", b="")
@@ -207,7 +207,7 @@ def test_labels_that_changed_meanwhile_are_not_overwritten(tab: Tab, site: Site)
     file.write_text(before)
 
 
-def test_loading_labels_again_keeps_the_changes_of_other_images(tab: Tab, site: Site) -> None:
+def test_reloading_labels_keeps_changes_of_other_images(tab: Tab, site: Site) -> None:
     file = site.labels("first")
     before = file.read_text()
     tab.open_image("second", a="", b="", split="")
@@ -231,7 +231,7 @@ def test_loading_labels_again_keeps_the_changes_of_other_images(tab: Tab, site: 
     file.write_text(before)
 
 
-def test_boxes_do_not_change_while_they_are_saved(tab: Tab, site: Site) -> None:
+def test_boxes_are_locked_while_saving(tab: Tab, site: Site) -> None:
     file = site.labels("first")
     before = file.read_text()
     tab.open_image("first", a="", b="", split="")
@@ -286,7 +286,7 @@ def test_findings_are_accepted_and_dismissed(tab: Tab, site: Site) -> None:
     file.write_text("")
 
 
-def test_a_set_that_cannot_be_changed(browser: Any, site: Site) -> None:
+def test_read_only_set(browser: Any, site: Site) -> None:
     archive = shutil.make_archive(str(site.folder / "packed"), "zip", site.folder / "set")
     context = browser.new_context()
     with looking(archive) as address:
@@ -298,7 +298,7 @@ def test_a_set_that_cannot_be_changed(browser: Any, site: Site) -> None:
         context.close()
 
 
-def test_run_and_other_classes_and_vanished_image_have_messages(tab: Tab) -> None:
+def test_warnings_on_unevaluated_run_other_classes_missing_image(tab: Tab) -> None:
     tab.open_image("first", a="new", b="other")
     lines = tab.page.locator(".main > .warning").inner_text().splitlines()
     assert len(lines) == 2, lines
@@ -339,7 +339,7 @@ def test_keyboard_selects_and_help_lists_shortcuts(tab: Tab) -> None:
     tab.see("The server does not answer", "[role=alert]")
 
 
-def test_large_image_is_shown_by_tiles(tab: Tab) -> None:
+def test_large_image_is_shown_in_tiles(tab: Tab) -> None:
     asked: list[str] = []
     tab.page.on("request", lambda request: asked.append(request.url))
     with tab.page.expect_response(lambda response: "/window?" in response.url):
@@ -357,7 +357,7 @@ def test_large_image_is_shown_by_tiles(tab: Tab) -> None:
     assert len([url for url in asked if "scale=1" in url]) < 30  # what is seen, not all 60
 
 
-def test_a_thousand_boxes_are_fluid(tab: Tab) -> None:
+def test_drawing_speed_with_1000_boxes(tab: Tab) -> None:
     tab.open_image("many", a="", b="")
     assert tab.page.locator("[role=option]").count() == MANY
     script = """async () => {
@@ -385,7 +385,7 @@ def test_a_thousand_boxes_are_fluid(tab: Tab) -> None:
     assert np.median(frames) < 100  # 17 on a machine that has nothing else to do
 
 
-def test_curves_move_while_a_run_trains(tab: Tab, site: Site) -> None:
+def test_curves_update_during_training(tab: Tab, site: Site) -> None:
     log = site.folder / "runs" / "new" / "log.jsonl"
     tab.open(view="runs")
     tab.see("4 runs")
@@ -410,7 +410,7 @@ def test_metrics_have_intervals(tab: Tab) -> None:
     tab.wait("document.querySelector('table.runs tbody th').textContent === 'b'")
 
 
-def test_theme(browser: Any, site: Site) -> None:
+def test_dark_and_light_theme(browser: Any, site: Site) -> None:
     context = browser.new_context(color_scheme="dark")
     tab = Tab(context, site.address)
     tab.open()
@@ -425,7 +425,7 @@ def test_theme(browser: Any, site: Site) -> None:
     context.close()
 
 
-def test_phone(browser: Any, site: Site) -> None:
+def test_layout_on_a_phone(browser: Any, site: Site) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     tab = Tab(context, site.address)
     for state in ({}, {"view": "runs"}):
@@ -445,7 +445,7 @@ def test_phone(browser: Any, site: Site) -> None:
     context.close()
 
 
-def test_everything_has_a_name(tab: Tab) -> None:
+def test_controls_have_accessible_names(tab: Tab) -> None:
     script = """() => [...document.querySelectorAll("button, a, input, select, [role=option], canvas[role]")]
         .filter((one) => one.checkVisibility())
         .filter((one) => !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))
@@ -464,7 +464,7 @@ def test_wrong_token_is_rejected(tab: Tab, site: Site) -> None:
         assert "token" in response.json()["error"]
 
 
-def test_no_request_leaves_the_machine(tab: Tab, site: Site) -> None:
+def test_requests_to_other_hosts_are_blocked(tab: Tab, site: Site) -> None:
     tab.open_image("first")
     script = """() => new Promise((resolve) => {
         addEventListener("securitypolicyviolation", (event) => resolve(event.blockedURI));

@@ -111,7 +111,7 @@ def shape(name: str, points: Any, kind: str = "rectangle", **keys: Any) -> Any:
     return {"label": name, "points": points, "group_id": None, "shape_type": kind, "flags": {}} | keys
 
 
-def test_yolo_only_the_changed_line_differs(tmp_path: Path) -> None:
+def test_yolo_only_the_edited_line_changes(tmp_path: Path) -> None:
     file = yolo(tmp_path, "0 0.25 0.5 0.1 0.2", "", "1\t0.50  0.500 0.2 0.4 0.93", "0 0.75 0.5 0.125 0.2", end="\r\n")
     client = Client(tmp_path)
     found = client.get("images/0")
@@ -136,7 +136,7 @@ def test_yolo_add_and_delete(tmp_path: Path) -> None:
     assert rows(tmp_path) == []
 
 
-def test_yolo_an_image_without_a_label_file_gets_one(tmp_path: Path) -> None:
+def test_yolo_missing_label_file_is_created(tmp_path: Path) -> None:
     file = yolo(tmp_path)
     file.unlink()
     client = Client(tmp_path)
@@ -154,7 +154,7 @@ def test_yolo_outlines_move_with_their_box(tmp_path: Path) -> None:
     same(rows(tmp_path)[:1], [("dog", [120, 0, 200, 20])])
 
 
-def test_coco_only_the_changed_values_differ(tmp_path: Path) -> None:
+def test_coco_only_the_edited_values_change(tmp_path: Path) -> None:
     file = coco(tmp_path)
     client = Client(tmp_path)
     objects = client.get("images/0")["objects"]
@@ -172,7 +172,7 @@ def test_coco_only_the_changed_values_differ(tmp_path: Path) -> None:
     same(rows(tmp_path), [("cat", [22.5, 10, 60, 30]), ("cat", [100, 50, 150, 90])])
 
 
-def test_coco_the_file_is_not_parsed_again_for_own_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_own_changes_do_not_reparse_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes a large one many seconds."""
     file = coco(tmp_path)
     client = Client(tmp_path)
@@ -193,7 +193,7 @@ def test_coco_outlines_move_with_their_box(tmp_path: Path) -> None:
     assert entry["attributes"] == {"occluded": True}
 
 
-def test_coco_areas_may_be_texts(tmp_path: Path) -> None:
+def test_coco_areas_may_be_strings(tmp_path: Path) -> None:
     file = coco(tmp_path)
     file.write_text(COCO.replace('"area": 800', '"area": "800"'))
     assert Client(tmp_path).change(0, {"action": "set", "id": 0, "box": [20, 10, 60, 20], "class": "cat"}).status == 200
@@ -223,7 +223,7 @@ def test_coco_add_and_delete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_coco_on_one_line_in_another_order_with_names_that_are_no_ascii(tmp_path: Path, count: int) -> None:
+def test_coco_on_one_line_in_other_order_with_non_ascii_names(tmp_path: Path, count: int) -> None:
     tree = json.loads(COCO)
     tree = {"annotations": tree["annotations"][:count], "categories": tree["categories"], "images": tree["images"]}
     tree["categories"][1]["name"] = "Kätzchen \U0001f408"
@@ -247,7 +247,7 @@ def test_coco_on_one_line_in_another_order_with_names_that_are_no_ascii(tmp_path
     assert json.loads(file.read_text()) == tree
 
 
-def test_voc_only_the_changed_texts_differ(tmp_path: Path) -> None:
+def test_voc_only_the_edited_values_change(tmp_path: Path) -> None:
     one, two = OBJECT.format(21, 11, 60, 30, name="cat"), OBJECT.format(101.5, 51, 150, 90.25, name="dog")
     file = voc(tmp_path, one, two, end="\r\n")
     client = Client(tmp_path)
@@ -283,7 +283,7 @@ def test_voc_add_and_delete(tmp_path: Path) -> None:
     assert file.read_text() == HEAD + new + "</annotation>\n"
 
 
-def test_voc_elements_that_are_empty(tmp_path: Path) -> None:
+def test_voc_empty_elements(tmp_path: Path) -> None:
     one, empty = OBJECT.format(21, 11, 60, 30, name="cat"), "\t<object/>\n"
     file = voc(tmp_path, one, empty)
     client = Client(tmp_path)
@@ -323,7 +323,7 @@ def test_voc_rotated_boxes_are_not_changed(tmp_path: Path) -> None:
     assert file.read_bytes() == before.replace(b"cat", b"dog")
 
 
-def test_labelme_only_the_changed_values_differ(tmp_path: Path) -> None:
+def test_labelme_only_the_edited_values_change(tmp_path: Path) -> None:
     first = shape("cat", [[60.0, 10.0], [20.0, 30.5]], description="as  drawn")
     second = shape("dog", [[100, 50], [150, 50], [125, 90]], "polygon")
     file = labelme(tmp_path, first, second)
@@ -404,7 +404,7 @@ def test_backup_and_journal(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", SETS)
-def test_a_file_that_was_changed_meanwhile_is_not_written(tmp_path: Path, layout: str) -> None:
+def test_concurrently_changed_file_is_not_overwritten(tmp_path: Path, layout: str) -> None:
     file = SETS[layout](tmp_path)
     client = Client(tmp_path)
     old = client.get("images/0")
@@ -439,7 +439,7 @@ def test_a_file_that_was_changed_meanwhile_is_not_written(tmp_path: Path, layout
         ("delete", "needed an object with action"),
     ],
 )
-def test_changes_that_are_rejected(tmp_path: Path, layout: str, change: Any, line: str) -> None:
+def test_invalid_changes_are_rejected(tmp_path: Path, layout: str, change: Any, line: str) -> None:
     file = SETS[layout](tmp_path)
     content = file.read_bytes()
     answer = Client(tmp_path).change(0, change)
@@ -448,7 +448,7 @@ def test_changes_that_are_rejected(tmp_path: Path, layout: str, change: Any, lin
     assert not file.with_name(f"{file.name}.backup").exists()
 
 
-def test_all_changes_or_none(tmp_path: Path) -> None:
+def test_changes_are_atomic(tmp_path: Path) -> None:
     file = SETS["yolo_txt"](tmp_path)
     content = file.read_bytes()
     client = Client(tmp_path)
@@ -460,7 +460,7 @@ def test_all_changes_or_none(tmp_path: Path) -> None:
     assert file.read_bytes() == content
 
 
-def test_a_class_alone_changes_a_box_that_is_partly_outside(tmp_path: Path) -> None:
+def test_class_change_keeps_a_box_partly_outside_the_image(tmp_path: Path) -> None:
     file = yolo(tmp_path, "0 0.9 0.5 0.4 0.2")
     client = Client(tmp_path)
     (one,) = client.get("images/0")["objects"]
@@ -471,7 +471,7 @@ def test_a_class_alone_changes_a_box_that_is_partly_outside(tmp_path: Path) -> N
     assert len((tmp_path / "look-journal.jsonl").read_text().splitlines()) == 1
 
 
-def test_faulty_lines_stay_and_are_reported(tmp_path: Path) -> None:
+def test_faulty_lines_are_kept_and_reported(tmp_path: Path) -> None:
     file = yolo(tmp_path, "what is this", "0 0.25 0.5 0.1 0.2")
     client = Client(tmp_path)
     found = client.get("images/0")
@@ -482,7 +482,7 @@ def test_faulty_lines_stay_and_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["voc", "labelme"])
-def test_a_faulty_file_is_reported_and_stays(tmp_path: Path, layout: str) -> None:
+def test_faulty_file_is_kept_and_reported(tmp_path: Path, layout: str) -> None:
     file = SETS[layout](tmp_path)
     client = Client(tmp_path)
     file.write_bytes(file.read_bytes()[:-20])
@@ -493,7 +493,7 @@ def test_a_faulty_file_is_reported_and_stays(tmp_path: Path, layout: str) -> Non
     assert (answer.status, file.name in answer.json["error"]) == (409, True)
 
 
-def test_an_image_that_vanished(tmp_path: Path) -> None:
+def test_labels_of_a_deleted_image_are_not_changed(tmp_path: Path) -> None:
     for layout, make in SETS.items():
         make(tmp_path / layout)
         client = Client(tmp_path / layout)
@@ -505,7 +505,7 @@ def test_an_image_that_vanished(tmp_path: Path) -> None:
         assert (answer.status, "the image cannot be read" in answer.json["error"]) == (409, True)
 
 
-def test_a_read_only_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SETS["yolo_txt"](tmp_path)
     client = Client(tmp_path)
     if os.geteuid() == 0:  # who may write everywhere
@@ -543,7 +543,7 @@ def test_labels_outside_of_the_set_are_not_changed(tmp_path: Path) -> None:
     assert client.change(0, {"action": "delete", "id": 0}).status == 200
 
 
-def test_a_link_within_the_set_stays_a_link(tmp_path: Path) -> None:
+def test_link_within_the_set_is_kept(tmp_path: Path) -> None:
     file = SETS["yolo_txt"](tmp_path)
     real = tmp_path / "store" / "a.label"
     real.parent.mkdir()
@@ -554,7 +554,7 @@ def test_a_link_within_the_set_stays_a_link(tmp_path: Path) -> None:
     assert real.read_text() == "1 0.5 0.5 0.2 0.4\n"
 
 
-def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_linked_journal_is_not_followed(tmp_path: Path) -> None:
     file = SETS["yolo_txt"](tmp_path / "set")
     content = file.read_bytes()
     target = write(tmp_path / "profile", "mine\n")
@@ -564,7 +564,7 @@ def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (target.read_text(), file.read_bytes()) == ("mine\n", content)
 
 
-def test_a_label_file_of_two_images_is_not_changed(tmp_path: Path) -> None:
+def test_label_file_of_two_images_is_not_changed(tmp_path: Path) -> None:
     file = SETS["yolo_txt"](tmp_path)
     image(tmp_path / "images" / "train" / "a.jpg")
     content = file.read_bytes()
@@ -573,7 +573,7 @@ def test_a_label_file_of_two_images_is_not_changed(tmp_path: Path) -> None:
     assert file.read_bytes() == content
 
 
-def test_other_sets_are_shown_but_not_changed(tmp_path: Path) -> None:
+def test_unsupported_sets_are_shown_but_not_changed(tmp_path: Path) -> None:
     SETS["coco"](tmp_path / "one")
     SETS["yolo_txt"](tmp_path / "two")
     several = write(tmp_path / "both.yaml", "sets: [one, two]\n")
@@ -594,7 +594,7 @@ def test_other_sets_are_shown_but_not_changed(tmp_path: Path) -> None:
         assert client.change(0, {"action": "delete", "id": 0}).status == 403
 
 
-def test_a_set_in_an_archive_is_shown_but_not_changed(tmp_path: Path) -> None:
+def test_set_in_an_archive_is_shown_but_not_changed(tmp_path: Path) -> None:
     import shutil
 
     SETS["yolo_txt"](tmp_path / "set")
@@ -610,7 +610,7 @@ def test_a_set_in_an_archive_is_shown_but_not_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_set_in_an_object_store_is_shown_but_not_changed(store: Any, tmp_path: Path) -> None:
+def test_set_in_an_object_store_is_shown_but_not_changed(store: Any, tmp_path: Path) -> None:
     SETS["coco"](tmp_path / "set")
     store.put_folder("bucket/set", tmp_path / "set")
     keys = store.keys("bucket")
@@ -625,7 +625,7 @@ def test_a_set_in_an_object_store_is_shown_but_not_changed(store: Any, tmp_path:
     assert store.keys("bucket") == keys
 
 
-def test_of_two_changes_at_once_one_is_made(tmp_path: Path) -> None:
+def test_only_one_of_several_concurrent_changes_is_applied(tmp_path: Path) -> None:
     SETS["yolo_txt"](tmp_path)
     client = Client(tmp_path)
     revision = client.get("images/0")["revision"]
@@ -636,7 +636,7 @@ def test_of_two_changes_at_once_one_is_made(tmp_path: Path) -> None:
     assert len(rows(tmp_path)) == 1
 
 
-def test_sets_that_a_file_names(tmp_path: Path) -> None:
+def test_sets_given_by_a_json_or_yaml_file(tmp_path: Path) -> None:
     """A JSON file of COCO, and a data YAML, whose folder is elsewhere."""
     file = coco(tmp_path / "one")
     assert Client(file).change(0, {"action": "delete", "id": 0}).status == 200
@@ -651,7 +651,7 @@ def test_sets_that_a_file_names(tmp_path: Path) -> None:
     assert (tmp_path / "two" / "look-journal.jsonl").is_file()
 
 
-def test_changes_of_two_images_of_one_file_are_saved_one_after_the_other(tmp_path: Path) -> None:
+def test_changes_of_two_images_in_one_file_are_serialized(tmp_path: Path) -> None:
     """Also where a deletion changes the places of the other image's annotations in the file."""
     file = coco(tmp_path)
     client = Client(tmp_path)
@@ -666,8 +666,7 @@ def test_changes_of_two_images_of_one_file_are_saved_one_after_the_other(tmp_pat
     assert len(json.loads(file.read_text())["annotations"]) == 2
 
 
-def test_two_pages_of_a_set(tmp_path: Path) -> None:
-    """The second reads what the first has written."""
+def test_second_page_sees_changes_of_the_first(tmp_path: Path) -> None:
     SETS["coco"](tmp_path)
     one, two = Client(tmp_path), Client(tmp_path)
     old = two.get("images/0")["revision"]

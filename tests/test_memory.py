@@ -43,6 +43,6 @@ def newly_mapped_blocks(*args: str) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 @pytest.mark.parametrize("thread", ["main", "other"])
-def test_the_command_line_keeps_freed_blocks(thread: str) -> None:
+def test_command_line_keeps_freed_memory_blocks(thread: str) -> None:
     assert newly_mapped_blocks("default", thread) > 9
     assert newly_mapped_blocks("kept", thread) < 1

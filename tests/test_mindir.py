@@ -35,7 +35,7 @@ from boxwright.runtimes.serialization.mindir_operations import OPERATIONS
 from boxwright.types import Detections
 from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_recipe, sampled_pair
-from test_export import left, saved
+from test_export import files_beside_weights, saved
 from test_models import CLASSIFIERS, SMALL
 from test_weights_oracles import assert_close, undo_normalization
 
@@ -111,10 +111,12 @@ def network(name: str, changes: dict[str, Any]) -> Any:
     """Random weights, of the size 1."""
     torch.manual_seed(0)
     module = models.module(name)
-    return in_the_range(module.build(module.Config.model_validate({"name": name, "classes": 3} | changes)), SIZE)
+    return with_normalized_outputs(
+        module.build(module.Config.model_validate({"name": name, "classes": 3} | changes)), SIZE
+    )
 
 
-def in_the_range(model: Any, size: tuple[int, int]) -> Any:
+def with_normalized_outputs(model: Any, size: tuple[int, int]) -> Any:
     """`model` with batch norms that have seen images: so all outputs are of the size 1 and depend on them."""
     for part in model.modules():
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -148,7 +150,7 @@ def in_mindspore(model: Any, images: Tensor, file: Path, batch: int) -> tuple[Te
     NETWORKS,
     ids=lambda one: one if isinstance(one, str) else "-".join(map(str, one)),
 )
-def test_equal_to_pytorch(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
+def test_networks_match_pytorch(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
     check_equal(network(name, changes), ODD if name == "tiny_darknet" else SIZE, tmp_path / "x.mindir")
 
 
@@ -166,7 +168,7 @@ def check_equal(model: Any, size: tuple[int, int], file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CFGS)
-def test_networks_of_a_cfg(tmp_path: Path, name: str) -> None:
+def test_cfg_networks_match_pytorch(tmp_path: Path, name: str) -> None:
     """Layers of all kinds, shortcuts between maps of other sizes, [reorg], [region], [Gaussian_yolo]."""
     folder = SHARED / "weights" / "extra" if name.startswith("yolo-fastest") else SHARED / "oracles/darknet_cfg/cfg"
     if not folder.is_dir():
@@ -175,7 +177,7 @@ def test_networks_of_a_cfg(tmp_path: Path, name: str) -> None:
     size = plan(text).image[1:] if name.startswith("custom") else SIZE
     torch.manual_seed(0)
     model = darknet_cfg.build(darknet_cfg.Config(cfg=with_size(text, *size)))
-    check_equal(in_the_range(model, size), size, tmp_path / "x.mindir")
+    check_equal(with_normalized_outputs(model, size), size, tmp_path / "x.mindir")
 
 
 def narrower(filters: re.Match[str]) -> str:
@@ -184,13 +186,13 @@ def narrower(filters: re.Match[str]) -> str:
     return f"filters={count if count % 64 else count // 8}"
 
 
-def test_other_layers_of_a_cfg(tmp_path: Path) -> None:
+def test_remaining_cfg_layers_match_pytorch(tmp_path: Path) -> None:
     """Those that the networks above lack, with the sum of gray values before, and a head whose output is read."""
-    model = in_the_range(darknet_cfg.build(darknet_cfg.Config(cfg=OTHER_LAYERS)), (32, 48))
+    model = with_normalized_outputs(darknet_cfg.build(darknet_cfg.Config(cfg=OTHER_LAYERS)), (32, 48))
     check_equal(model, (32, 48), tmp_path / "x.mindir")
 
 
-def test_activations_of_a_cfg(tmp_path: Path) -> None:
+def test_cfg_activations_match_pytorch(tmp_path: Path) -> None:
     class Side(nn.Module):  # one beside the other
         raw_names = sorted(ACTIVATIONS)
 
@@ -211,7 +213,7 @@ def test_activations_of_a_cfg(tmp_path: Path) -> None:
         ("tinydarknet", "tiny_darknet_imagenet_224", "forward_224x224", ("logits",)),
     ],
 )
-def test_numbers_of_the_zoo(tmp_path: Path, folder: str, name: str, file: str, keys: tuple[str, ...]) -> None:
+def test_outputs_match_the_zoo(tmp_path: Path, folder: str, name: str, file: str, keys: tuple[str, ...]) -> None:
     """The zoo's weights go through our network into a MindIR, and give what the zoo's network gave in MindSpore."""
     settings = recipe.load(name)
     model = zoo(settings, ORACLES / folder / "params_network.json")
@@ -271,7 +273,7 @@ def test_mindspore_loads_our_checkpoint(tmp_path: Path, folder: str, name: str, 
         assert np.array_equal(value, ours.T if ours.ndim == 2 else ours)  # dense layers are (in, out) there
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_exported_file_predicts_like_the_weights(tmp_path: Path) -> None:
     """The parity check passes, and the file alone predicts like the weights."""
     weights = saved(tmp_path)
     report = export_model(weights, "mindir", tmp_path / "x.mindir")
@@ -286,13 +288,13 @@ def test_the_command(tmp_path: Path) -> None:
     assert_same_detections(theirs, ours, threshold=0.05, score=1e-4, box=0.01)
 
 
-def test_the_parity_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_translation_fails_the_parity_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A translation with another slope is seen, and leaves nothing but the report."""
     weights, before = saved(tmp_path), OPERATIONS["aten.leaky_relu.default"]
     monkeypatch.setitem(OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
     with pytest.raises(InputError, match=r"x\.mindir: not written, for output stride32 differs from PyTorch's"):
         export_model(weights, "mindir", tmp_path / "x.mindir")
-    assert left(tmp_path) == {"x.mindir.parity.json"}
+    assert files_beside_weights(tmp_path) == {"x.mindir.parity.json"}
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ def test_the_parity_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (nn.AvgPool2d(2, ceil_mode=True), r"layer 1 has aten.avg_pool2d.default\(conv2d, .*True\), found no"),
     ],
 )
-def test_a_network_beyond_its_operators(tmp_path: Path, layer: nn.Module, words: str) -> None:
+def test_unsupported_operators_are_rejected(tmp_path: Path, layer: nn.Module, words: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 1), layer).eval()
     with pytest.raises(InputError, match=words):
         mindir.write(Graph(network, {"images": torch.rand(1, 3, 4, 4)}, ("a",), {}), tmp_path / "x.mindir", "")
@@ -321,7 +323,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("change", ["primitive", "node", "function", "input", "metadata", "cut", "text"])
-def test_files_that_are_not_ours(tmp_path: Path, small: bytes, change: str) -> None:
+def test_foreign_or_damaged_files_are_rejected(tmp_path: Path, small: bytes, change: str) -> None:
     message = mind_ir_pb2.ModelProto.FromString(small)
     words = "holds Custom, which no export does"
     if change == "primitive":

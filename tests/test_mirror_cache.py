@@ -101,7 +101,7 @@ CHANGES: dict[str, dict[str, bytes | str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_later_start_equals_loose_files(tmp_path: Path, reads: list[str], change: str) -> None:
+def test_cached_start_matches_unpacked_files(tmp_path: Path, reads: list[str], change: str) -> None:
     archive = zipped(write(tmp_path / "set"))
     assert checked(open_boxes(archive, "train")) == checked(open_boxes(tmp_path / "set", "train"))
     reads.clear()
@@ -113,7 +113,9 @@ def test_a_later_start_equals_loose_files(tmp_path: Path, reads: list[str], chan
     assert found == checked(open_boxes(tmp_path / "set", "train"))
 
 
-def test_labels_beside_an_archive_of_images(tiny_coco: Path, tmp_path: Path, reads: list[str]) -> None:
+def test_changed_labels_beside_an_archive_do_not_reread_images(
+    tiny_coco: Path, tmp_path: Path, reads: list[str]
+) -> None:
     """They may change while the archive does not: no image is read again, and the change is noticed."""
     for folder in ("annotations", "train"):
         shutil.copytree(tiny_coco / folder, tmp_path / "set" / folder)
@@ -133,7 +135,7 @@ def test_labels_beside_an_archive_of_images(tiny_coco: Path, tmp_path: Path, rea
 
 
 @pytest.mark.parametrize("indices", [[4, 1, 0], [1], list(range(COUNT))[::-1]])
-def test_other_lists_of_images_are_read(tmp_path: Path, reads: list[str], indices: list[int]) -> None:
+def test_subsets_match_unpacked_files(tmp_path: Path, reads: list[str], indices: list[int]) -> None:
     archive = zipped(write(tmp_path / "set", {f"images/train/{n}.jpg": jpeg(n, width=40 + n) for n in range(COUNT)}))
     checked(open_boxes(archive, "train"))
     expected = checked(open_boxes(tmp_path / "set", "train").subset(indices))
@@ -144,7 +146,7 @@ def test_other_lists_of_images_are_read(tmp_path: Path, reads: list[str], indice
 
 
 @pytest.mark.parametrize(("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100)])
-def test_other_versions_and_limits_count(
+def test_cache_depends_on_versions_and_limits(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
 ) -> None:
     archive = zipped(write(tmp_path / "set"))
@@ -156,7 +158,7 @@ def test_other_versions_and_limits_count(
     assert found == checked(open_boxes(tmp_path / "set", "train"))
 
 
-def test_loose_images_are_read_at_every_start(tmp_path: Path, reads: list[str]) -> None:
+def test_unpacked_images_are_read_at_every_start(tmp_path: Path, reads: list[str]) -> None:
     """Also those beside images of an archive, and those to which a path leads out of one."""
     tree = as_folder(zipped(write(tmp_path / "set")))
     loose = tmp_path / "loose.jpg"
@@ -170,7 +172,7 @@ def test_loose_images_are_read_at_every_start(tmp_path: Path, reads: list[str]) 
     assert len(reads) == 8
 
 
-def test_an_image_that_cannot_be_read_once(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_read_error_is_not_cached(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zipped(write(tmp_path / "set"))
     expected, real = checked(open_boxes(tmp_path / "set", "train")), mirrors.open_member
 
@@ -207,7 +209,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_damaged_is_read_again(tmp_path: Path, reads: list[str], log: list[str], damage: str) -> None:
+def test_damaged_cache_is_rebuilt(tmp_path: Path, reads: list[str], log: list[str], damage: str) -> None:
     dataset = open_boxes(zipped(write(tmp_path / "set")), "train")
     expected = checked(dataset)
     kept = sorted(as_folder(tmp_path / "set.zip").parent.glob("*.npz"))
@@ -221,7 +223,7 @@ def test_what_is_damaged_is_read_again(tmp_path: Path, reads: list[str], log: li
     assert len([line for line in log if "are read again at the next start" in line]) == 4 * (damage == "a folder")
 
 
-def test_what_reads_all_of_each_image_keeps_nothing(tmp_path: Path, reads: list[str]) -> None:
+def test_checks_of_complete_images_are_not_cached(tmp_path: Path, reads: list[str]) -> None:
     dataset = open_boxes(zipped(write(tmp_path / "set")), "train")
     for _ in range(2):
         fingerprints.fingerprint([], [], [dataset.path(index) for index in range(COUNT)], "content")
@@ -229,7 +231,7 @@ def test_what_reads_all_of_each_image_keeps_nothing(tmp_path: Path, reads: list[
     assert reads == ["d"] * COUNT + ["h"] * COUNT + ["d"] * COUNT + ["h"] * COUNT
 
 
-def test_classes_in_an_archive(tmp_path: Path, reads: list[str]) -> None:
+def test_classification_set_in_an_archive(tmp_path: Path, reads: list[str]) -> None:
     for number in range(COUNT):
         file = tmp_path / "set" / "train" / f"class{number % 2}" / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)

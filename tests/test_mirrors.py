@@ -48,7 +48,7 @@ def mirror_of(pack: tuple[Path, list[Member]], change: Callable[[Member], Member
     return make_mirror("my.pack", [source_of(pack[0])], lambda: map(change, pack[1]))
 
 
-def test_members_are_read_from_their_place(pack: tuple[Path, list[Member]]) -> None:
+def test_members_are_read_from_the_archive(pack: tuple[Path, list[Member]]) -> None:
     tree = mirror_of(pack)
     found = {str(path.relative_to(tree)): files.read_bytes(path) for path in tree.rglob("*") if path.is_file()}
     assert found == {"a.txt": b"abc", "in/b.txt": TEXT, "in/more/c.txt": b"defgh"}
@@ -61,7 +61,7 @@ def test_members_are_read_from_their_place(pack: tuple[Path, list[Member]]) -> N
             assert file.read(2) == found[str(path.relative_to(tree))][1:3]
 
 
-def test_a_mirror_is_made_once_for_each_version(pack: tuple[Path, list[Member]]) -> None:
+def test_mirror_is_created_once_per_version(pack: tuple[Path, list[Member]]) -> None:
     tree, made = mirror_of(pack), tree_time(pack)
     assert mirror_of(pack) == tree
     assert tree_time(pack) == made
@@ -76,7 +76,7 @@ def tree_time(pack: tuple[Path, list[Member]]) -> int:
     return mirror_of(pack).stat().st_ctime_ns
 
 
-def test_mirrors_that_were_not_used_for_a_month_are_removed(pack: tuple[Path, list[Member]]) -> None:
+def test_mirrors_unused_for_a_month_are_removed(pack: tuple[Path, list[Member]]) -> None:
     month = 30 * 24 * 3600
     folders = []
     for _ in range(4):  # of four versions
@@ -147,7 +147,9 @@ def test_messages_name_the_source(pack: tuple[Path, list[Member]]) -> None:
         ("in", "twice (or as a file and a folder"),
     ],
 )
-def test_names_that_are_not_safe(pack: tuple[Path, list[Member]], name: str, fault: str, tmp_path: Path) -> None:
+def test_unsafe_member_names_are_rejected(
+    pack: tuple[Path, list[Member]], name: str, fault: str, tmp_path: Path
+) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"^my\.pack: ") as raised:
         make_mirror("my.pack", [source_of(pack[0])], lambda: [*pack[1], Member(name, 1)])
@@ -158,7 +160,7 @@ def test_names_that_are_not_safe(pack: tuple[Path, list[Member]], name: str, fau
     assert not [path for path in left.iterdir() if path.name.endswith(".part")]
 
 
-def test_a_source_that_changes(pack: tuple[Path, list[Member]]) -> None:
+def test_changed_source_is_an_error(pack: tuple[Path, list[Member]]) -> None:
     tree = mirror_of(pack)
     assert files.read_bytes(tree / "a.txt") == b"abc"
     content = pack[0].read_bytes()
@@ -170,7 +172,7 @@ def test_a_source_that_changes(pack: tuple[Path, list[Member]]) -> None:
         files.local_file(tree / "a.txt")
 
 
-def test_a_source_that_is_removed(pack: tuple[Path, list[Member]]) -> None:
+def test_removed_source_is_an_error(pack: tuple[Path, list[Member]]) -> None:
     tree = mirror_of(pack)
     pack[0].unlink()
     with pytest.raises(OSError, match="was removed while it was in use"):
@@ -178,7 +180,7 @@ def test_a_source_that_is_removed(pack: tuple[Path, list[Member]]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and no more"])
-def test_a_damaged_index(pack: tuple[Path, list[Member]], content: bytes) -> None:
+def test_damaged_index_is_an_error(pack: tuple[Path, list[Member]], content: bytes) -> None:
     folder = mirror_of(pack).parent
     mirrors._opened.clear()
     (folder / "index.sqlite").write_bytes(content)
@@ -188,7 +190,7 @@ def test_a_damaged_index(pack: tuple[Path, list[Member]], content: bytes) -> Non
     assert files.read_bytes(mirror_of(pack) / "a.txt") == b"abc"
 
 
-def test_damage(pack: tuple[Path, list[Member]]) -> None:
+def test_damaged_members_are_an_error(pack: tuple[Path, list[Member]]) -> None:
     content = bytearray(pack[0].read_bytes())
     content[1] ^= 1  # of a.txt
     content[20] ^= 1  # of b.txt
@@ -200,7 +202,7 @@ def test_damage(pack: tuple[Path, list[Member]]) -> None:
 
 
 @pytest.mark.parametrize("size", [len(TEXT) - 1, len(TEXT) + 1, mirrors.MAX_INFLATED + 1])
-def test_a_size_that_is_not_the_declared_one(pack: tuple[Path, list[Member]], size: int) -> None:
+def test_wrong_declared_size_is_an_error(pack: tuple[Path, list[Member]], size: int) -> None:
     member = pack[1][1]
     tree = make_mirror("p", [source_of(pack[0])], lambda: [
         Member("b.txt", size, start=member.start, length=member.length, method=DEFLATED)
@@ -209,7 +211,7 @@ def test_a_size_that_is_not_the_declared_one(pack: tuple[Path, list[Member]], si
         files.read_bytes(tree / "b.txt")
 
 
-def test_a_cut_off_source(pack: tuple[Path, list[Member]]) -> None:
+def test_truncated_source_is_an_error(pack: tuple[Path, list[Member]]) -> None:
     pack[0].write_bytes(pack[0].read_bytes()[:-2])
     with pytest.raises(OSError, match="cut off: 3 of 5 bytes"):
         files.read_bytes(mirror_of(pack) / "in" / "more" / "c.txt")
@@ -226,7 +228,7 @@ def test_local_copies_and_links(pack: tuple[Path, list[Member]], tmp_path: Path)
     assert files.read_bytes(tmp_path / "link") == TEXT
 
 
-def test_a_mirror_of_another_cache_is_an_error(
+def test_mirror_of_another_cache_is_an_error(
     pack: tuple[Path, list[Member]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a process with another environment; its file would be read as zeros."""
@@ -236,7 +238,7 @@ def test_a_mirror_of_another_cache_is_an_error(
         files.read_bytes(tree / "a.txt")
 
 
-def test_missing_members_and_folders(pack: tuple[Path, list[Member]]) -> None:
+def test_missing_members_and_folders_are_an_error(pack: tuple[Path, list[Member]]) -> None:
     tree = mirror_of(pack)
     with pytest.raises(FileNotFoundError):
         files.open_regular(tree / "no.txt")
@@ -244,7 +246,7 @@ def test_missing_members_and_folders(pack: tuple[Path, list[Member]]) -> None:
         files.open_regular(tree / "in")
 
 
-def test_a_folder_that_looks_like_a_mirror_is_none(tmp_path: Path) -> None:
+def test_folder_that_looks_like_a_mirror_is_read_as_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "mirrors" / "0123" / "tree"
     folder.mkdir(parents=True)
     (folder / "x.txt").write_text("own")
@@ -252,7 +254,7 @@ def test_a_folder_that_looks_like_a_mirror_is_none(tmp_path: Path) -> None:
     assert files.read_bytes(folder / "x.txt") == b"own"
 
 
-def test_members_of_another_kind_are_opened_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_members_are_opened_by_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("made_reader")
     module.open_member = lambda source, member: BytesIO(f"{source.address}/{member.name} {member.version}".encode())  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "made_reader", module)

@@ -48,7 +48,7 @@ def parts() -> Any:
 @pytest.mark.parametrize(
     ("key", "aligned", "samples"), [("aligned_0", True, 0), ("aligned_2", True, 2), ("plain_2", False, 2)]
 )
-def test_roi_align(parts: Any, key: str, aligned: bool, samples: int) -> None:
+def test_roi_align_matches_reference_values(parts: Any, key: str, aligned: bool, samples: int) -> None:
     maps, boxes = torch.from_numpy(parts["roi_align.map"]), torch.from_numpy(parts["roi_align.boxes"])[None]
     level = torch.zeros(boxes.shape[:2], dtype=torch.int64)
     found = roi_align([maps], boxes, level, [16], aligned=aligned, plus_one=False, samples=samples)[0]
@@ -56,7 +56,7 @@ def test_roi_align(parts: Any, key: str, aligned: bool, samples: int) -> None:
     torch.testing.assert_close(found[:, : wanted.shape[1]], wanted, rtol=0, atol=1e-5)
 
 
-def test_adaptive_roi_align_over_levels_and_its_gradient(referee: Any) -> None:
+def test_adaptive_roi_align_and_gradient_match_torchvision(referee: Any) -> None:
     """Against torchvision's kernel, which has it as `sampling_ratio` 0; an elongated box among them."""
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, 3, 64 // step, 96 // step, generator=generator).requires_grad_() for step in (1, 2)]
@@ -78,7 +78,7 @@ def test_adaptive_roi_align_over_levels_and_its_gradient(referee: Any) -> None:
     assert roi_align(maps, boxes[:, :0], level[:, :0], (4, 8), aligned=True, plus_one=False, samples=0).shape[1] == 0
 
 
-def test_anchors(parts: Any) -> None:
+def test_anchors_match_mmdet_and_detectron2(parts: Any) -> None:
     base = base_anchors(STRIDES, 8, (0.5, 1, 2), plus_one=False, rounded=False)
     found = anchors(base, parts["anchors.shapes"].tolist(), STRIDES).numpy()
     for engine in ("mmdet", "detectron2"):
@@ -87,14 +87,16 @@ def test_anchors(parts: Any) -> None:
 
 @pytest.mark.parametrize("engine", ["mmdet", "detectron2"])
 @pytest.mark.parametrize(("stage", "stds"), [("rpn", (1.0,) * 4), ("roi", (0.1, 0.1, 0.2, 0.2))])
-def test_box_coding(parts: Any, stage: str, stds: tuple[float, ...], engine: str) -> None:
+def test_box_decoding_matches_mmdet_and_detectron2(
+    parts: Any, stage: str, stds: tuple[float, ...], engine: str
+) -> None:
     deltas, boxes = (torch.from_numpy(parts[f"coding.{key}"]) for key in ("deltas", "boxes"))
     found = decode(deltas, boxes, torch.tensor(stds), limit_shrink=engine == "mmdet")
     np.testing.assert_allclose(found.numpy(), parts[f"coding.{engine}.{stage}"], rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["v2_stride1", "v2_stride2", "v2_group4", "v1_stride1", "v1_stride2"])
-def test_deformable_layers(parts: Any, name: str) -> None:
+def test_deformable_convolution_matches_reference_values(parts: Any, name: str) -> None:
     """The engine's order of rows, as `offsets_and_masks` turns it for a layer's parameters, and groups of channels."""
     x, offset, weight = (torch.from_numpy(parts[f"deform.{name}.{key}"]) for key in ("input", "offset", "weight"))
     groups = offset.shape[1] // 18
@@ -108,7 +110,7 @@ def test_deformable_layers(parts: Any, name: str) -> None:
     torch.testing.assert_close(found, torch.from_numpy(parts[f"deform.{name}.output"]), rtol=0, atol=2e-5)
 
 
-def test_sizes() -> None:
+def test_resized_sizes_match_the_original_projects() -> None:
     rules = {"size": (1344, 1344), "short_side": 800, "long_side": 1333}
     canvases = {
         key: CanvasConfig.model_validate({"fit": f"{key}_corner"} | rules)
@@ -121,7 +123,7 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_pixels(number: int) -> None:
+def test_resized_pixels_match_mmdet_and_detectron2(number: int) -> None:
     oracle = np.load(FOLDER / "pixels.npz")
     image = random_image(tuple(oracle[f"{number}.size"].tolist()), int(oracle[f"{number}.seed"]))
     for key, kind in (("mmdet", "linear"), ("mmdet_608", "linear"), ("detectron2", "pillow")):
@@ -142,7 +144,7 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_files_of_the_engines(name: str) -> None:
+def test_checkpoints_of_the_original_projects_are_read(name: str) -> None:
     found, wanted = (
         torch_files.contents(FOLDER / "checkpoints" / name),
         np.load(FOLDER / "checkpoints" / f"{CHECKPOINTS[name]}_weights.npz"),
@@ -163,7 +165,7 @@ class Call:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_pickles_with_calls(suffix: str, tmp_path: Path) -> None:
+def test_pickles_with_calls_are_rejected(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"a{suffix}"
     content = {"model": {"a.b": np.zeros(2)}, "meta": Call()}
     file.write_bytes(pickle.dumps(content)) if suffix == ".pkl" else torch.save(content, file)
@@ -172,7 +174,7 @@ def test_pickles_with_calls(suffix: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_damaged_files_take_no_memory(tmp_path: Path) -> None:
+def test_wrong_declared_sizes_in_checkpoints_are_rejected(tmp_path: Path) -> None:
     """A storage that declares more than the file has, and arrays whose shape is larger than their bytes."""
     torch.save({"a.b": torch.zeros(4)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     content = (tmp_path / "a.pth").read_bytes()
@@ -185,7 +187,7 @@ def test_damaged_files_take_no_memory(tmp_path: Path) -> None:
             torch_files.contents(tmp_path / name)
 
 
-def test_wrappers_and_averages(tmp_path: Path) -> None:
+def test_wrapper_prefixes_and_ema_weights(tmp_path: Path) -> None:
     one, two = torch.ones(2), torch.zeros(2)
     for given in (
         {"module.a.w": one},
@@ -203,7 +205,7 @@ def test_wrappers_and_averages(tmp_path: Path) -> None:
     assert torch_files.read(tmp_path / "a.pth").keys() == {"a.w"}
 
 
-def test_files_of_version_1(tmp_path: Path) -> None:
+def test_mmdet_1_checkpoints_are_rejected(tmp_path: Path) -> None:
     tensors = {"rpn_head.rpn_cls.weight": torch.zeros(3), "bbox_head.fc_cls.weight": torch.zeros(81, 4)}
     torch.save({"state_dict": tensors, "meta": {}}, tmp_path / "a.pth")
     torch.save({"state_dict": {"a.b": torch.zeros(1)}, "meta": {"mmdet_version": "1.2.0"}}, tmp_path / "b.pth")
@@ -336,7 +338,7 @@ def check_stages(model: FasterRCNN, oracle: Any, maps: tuple[Tensor, ...], raw: 
 
 
 @pytest.mark.slow
-def test_images(loaded: Loaded) -> None:
+def test_outputs_match_the_original_projects(loaded: Loaded) -> None:
     """A small one that keeps its size; and of one network for each way to resize, one of the published size."""
     oracle = np.load(FOLDER / loaded.case.network / "forward_250x310.npz")
     chosen = loaded.predictor.recipe
@@ -346,7 +348,7 @@ def test_images(loaded: Loaded) -> None:
         check(loaded, np.load(FOLDER / loaded.case.network / "published_375x500.npz"), loaded.predictor)
 
 
-def test_style_is_asked_for_or_checked(tmp_path: Path) -> None:
+def test_backbone_style_is_required_or_checked(tmp_path: Path) -> None:
     """Tensors of both styles are equal in names and shapes."""
     content = {
         "meta": {"cfg": "backbone=dict(style='caffe')"},
@@ -365,7 +367,7 @@ def test_style_is_asked_for_or_checked(tmp_path: Path) -> None:
         ("rpn.head.cls_logits.weight", "faster_rcnn_r50_coco_mmdet", "is of torchvision, .*=0, needed 2"),
     ],
 )
-def test_recipes_of_another_project(name: str, given: str, needed: str, tmp_path: Path) -> None:
+def test_recipe_of_another_project_is_rejected(name: str, given: str, needed: str, tmp_path: Path) -> None:
     """Names and shapes of all three are equal once translated, features of boxes are not."""
     torch.save({name: torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=needed):
@@ -373,7 +375,7 @@ def test_recipes_of_another_project(name: str, given: str, needed: str, tmp_path
 
 
 @pytest.mark.slow
-def test_own_classes_of_a_file(tmp_path: Path) -> None:
+def test_class_names_come_from_the_checkpoint(tmp_path: Path) -> None:
     """Three classes, with the file's names; without a configuration both styles fit."""
     values = state("faster_rcnn_r50")
     head = "roi_head.bbox_head"
@@ -407,7 +409,7 @@ def test_own_classes_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize("changes", [ADAPTIVE, NORMS], ids=["adaptive", "norms"])
-def test_every_parameter_learns(changes: dict[str, Any]) -> None:
+def test_every_parameter_has_a_gradient(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = build(Config.model_validate({"classes": 2} | changes))
     boxes = torch.tensor([[[4.0, 4, 60, 40], [10, 10, 90, 20]]])

@@ -90,7 +90,7 @@ def batch(empty: bool, rows: int = 7) -> Batch:
     return Batch(images, boxes[:, :rows], labels[:, :rows], ignore[:, :rows], frames)
 
 
-def test_forward_gives_the_named_maps(model: torch.nn.Module) -> None:
+def test_forward_returns_the_named_raw_outputs(model: torch.nn.Module) -> None:
     assert isinstance(model, Detector)
     raw = model.eval()(batch(empty=True).images)
     assert len(raw) == len(model.raw_names)
@@ -99,7 +99,7 @@ def test_forward_gives_the_named_maps(model: torch.nn.Module) -> None:
         assert model.state_dict()[name].shape == (3, 1, 1)
 
 
-def test_maps_of_one_stage_come_coarse_first(model: torch.nn.Module) -> None:
+def test_one_stage_raw_outputs_are_ordered_coarse_to_fine(model: torch.nn.Module) -> None:
     if not model.raw_names[0].startswith("stride"):
         return
     raw = model.eval()(batch(empty=True).images)
@@ -115,7 +115,7 @@ def test_maps_of_one_stage_come_coarse_first(model: torch.nn.Module) -> None:
     assert channels // anchors >= 4 + model.config.classes  # a box and a score a class, for each anchor
 
 
-def test_the_mode_changes_batch_norm_only(model: torch.nn.Module) -> None:
+def test_training_mode_affects_batch_norm_only(model: torch.nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.train = lambda mode=True, part=part: part  # type: ignore[method-assign,misc]
@@ -128,7 +128,7 @@ def test_the_mode_changes_batch_norm_only(model: torch.nn.Module) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("empty", "rows"), [(False, 7), (True, 7), (True, 0)], ids=["full", "padding", "no-rows"])
-def test_loss_and_gradient(model: torch.nn.Module, empty: bool, rows: int) -> None:
+def test_loss_and_gradients_are_finite(model: torch.nn.Module, empty: bool, rows: int) -> None:
     terms = model.train().loss(batch(empty, rows))
     assert all(term.shape == () and bool(term.isfinite()) for term in terms.values())
     total = torch.stack(list(terms.values())).sum()
@@ -140,7 +140,7 @@ def test_loss_and_gradient(model: torch.nn.Module, empty: bool, rows: int) -> No
 
 
 @pytest.mark.slow
-def test_loss_never_waits_for_a_gpu(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_does_not_synchronize_with_the_gpu(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpn, "_kept", lambda boxes, _, *settings: rpn.kept_at_once(boxes, *settings))  # a GPU's way
     full = batch(empty=False)
     with NoNumbersFromTheHost():
@@ -148,7 +148,7 @@ def test_loss_never_waits_for_a_gpu(model: torch.nn.Module, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_loss_falls(model: torch.nn.Module) -> None:
+def test_loss_decreases(model: torch.nn.Module) -> None:
     """A few steps on one batch bring the loss down: signs and targets are not upside down."""
     model.train()
     full = batch(empty=False)
@@ -163,7 +163,7 @@ def test_loss_falls(model: torch.nn.Module) -> None:
     assert 0 <= losses[-1] < losses[0] * 0.9
 
 
-def test_decode(model: torch.nn.Module) -> None:
+def test_decode_returns_valid_boxes_and_scores(model: torch.nn.Module) -> None:
     with torch.no_grad():
         raw = model.eval()(batch(empty=True).images)
     everything = model.decode(raw, 0.0)
@@ -185,7 +185,7 @@ def test_decode(model: torch.nn.Module) -> None:
     assert [len(found) for found in model.decode(raw, 1.0)] == [0, 0]
 
 
-def test_an_image_does_not_depend_on_its_neighbors(model: torch.nn.Module) -> None:
+def test_detections_do_not_depend_on_the_rest_of_the_batch(model: torch.nn.Module) -> None:
     images = batch(empty=True).images
     with torch.no_grad():
         both, second = model.eval()(images), model(images[1:])
@@ -194,7 +194,7 @@ def test_an_image_does_not_depend_on_its_neighbors(model: torch.nn.Module) -> No
     torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-6)
 
 
-def test_all_classifiers_are_here() -> None:
+def test_all_classifiers_are_tested() -> None:
     assert {name for name, _ in CLASSIFIERS} == {name for name, task in TASKS.items() if task == "classify"}
 
 
@@ -218,7 +218,7 @@ def example_images(blended: bool = False) -> ClassBatch:
     return ClassBatch(images, labels, frames, (labels + 1).remainder(3), torch.tensor([0.0, 0.3, 0.6, 1.0]))
 
 
-def test_classifier_gives_logits(classifier: torch.nn.Module) -> None:
+def test_classifier_returns_logits(classifier: torch.nn.Module) -> None:
     assert isinstance(classifier, Classifier)
     assert classifier.raw_names == ("logits",)
     with torch.no_grad():
@@ -229,7 +229,7 @@ def test_classifier_gives_logits(classifier: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("blended", [False, True])
-def test_classifiers_loss_and_gradient(classifier: torch.nn.Module, blended: bool) -> None:
+def test_classifier_loss_and_gradients_are_finite(classifier: torch.nn.Module, blended: bool) -> None:
     """Every weight learns, and nothing waits for a GPU."""
     batch = example_images(blended)
     with NoNumbersFromTheHost():
@@ -242,7 +242,7 @@ def test_classifiers_loss_and_gradient(classifier: torch.nn.Module, blended: boo
 
 
 @pytest.mark.slow
-def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
+def test_classifier_loss_decreases(classifier: torch.nn.Module) -> None:
     classifier.train()
     optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
     losses = []
@@ -255,7 +255,7 @@ def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
     assert 0 <= losses[-1] < losses[0] * 0.9
 
 
-def test_classifier_decodes_each_image_alone(classifier: torch.nn.Module) -> None:
+def test_classes_do_not_depend_on_the_rest_of_the_batch(classifier: torch.nn.Module) -> None:
     images = example_images().images
     with torch.no_grad():
         both, second = classifier.eval()(images), classifier(images[1:2])

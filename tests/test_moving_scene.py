@@ -42,7 +42,7 @@ def detected(frame: int, rate: float) -> Detections:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [25, 10])
-def test_counts_are_exact_and_ids_stay(tmp_path: Path, rate: float) -> None:
+def test_counts_are_exact_and_track_ids_are_stable(tmp_path: Path, rate: float) -> None:
     """A round of 20 s."""
     tracker, counter = Tracker(), Counter(PLACES)
     seen: dict[int, list[int]] = {}
@@ -72,7 +72,7 @@ def write(path: Path, seconds: float, rate: float) -> Path:
 
 
 @pytest.mark.slow
-def test_what_is_written_of_a_video(tmp_path: Path) -> None:
+def test_output_files_of_a_video(tmp_path: Path) -> None:
     """8 s at 10 frames per second."""
     path = write(tmp_path / "scene.mkv", 8, 10)
     with open_video(str(path)) as video:
@@ -127,7 +127,7 @@ def test_tentative_tracks_have_no_id_in_the_files(tmp_path: Path) -> None:
     assert "tracks.txt, tracks.json: from an earlier run into this folder, not from this one" in summary.lines()
 
 
-def test_detections_of_low_score_are_in_the_files_if_they_belong_to_a_track(tmp_path: Path) -> None:
+def test_low_score_detections_of_tracks_are_written(tmp_path: Path) -> None:
     """A blue square becomes hollow and scores low, as a green one does always, and more; a red one scores high."""
     from made_video import write_video
 
@@ -157,7 +157,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object,
     return ended.value.code, capsys.readouterr().err
 
 
-def test_options_that_do_not_go_together_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incompatible_options_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((10, 10, 3), np.uint8))
     weights = tmp_path / "no.weights"
     image, video = tmp_path / "a.png", tmp_path / "a.mp4"
@@ -174,7 +174,7 @@ def test_options_that_do_not_go_together_are_one_line(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
-def test_a_minute_counts_exactly(tmp_path: Path) -> None:
+def test_counts_of_a_one_minute_video_are_exact(tmp_path: Path) -> None:
     """Three rounds, through an encoded video; docs/results.md has the numbers at 25 frames per second."""
     path = write(tmp_path / "scene.mkv", 60, RATE)
     with open_video(str(path)) as video:

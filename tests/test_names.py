@@ -36,7 +36,7 @@ def write(path: Path) -> Path:
 
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs file names in UTF-8")
 @pytest.mark.parametrize("tile", [None, 64])
-def test_a_name_that_is_no_utf8_is_done_like_others(tile: int | None, tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf8_is_processed(tile: int | None, tmp_path: Path) -> None:
     for name in ("a.png", LATIN, "é.png"):
         write(tmp_path / "in" / name)
     run = predict_to_folder if tile is None else lambda *words: predict_scenes_to_folder(*words, Tiling(64))
@@ -50,7 +50,7 @@ def test_a_name_that_is_no_utf8_is_done_like_others(tile: int | None, tmp_path: 
     assert json_text.read(tmp_path / "out" / "detections.json")["images"] == rows
 
 
-def test_other_names_are_written_as_they_are() -> None:
+def test_names_round_trip_through_json() -> None:
     assert json_text.dumps({"name": "é\U0001f600"}) == '{"name": "é\U0001f600"}'
     for name in (LATIN, "\ud800", "\\udce9"):  # the last is what it says
         assert json.loads(json_text.dumps([name]).encode("utf-8")) == [name]
@@ -71,7 +71,7 @@ echo("\\n".join([*done.lines(), *sorted(sys.argv), "\\u00e9"]))
 
 
 @pytest.mark.slow
-def test_names_beyond_ascii_in_the_locale_c(tmp_path: Path) -> None:
+def test_non_ascii_names_in_the_c_locale(tmp_path: Path) -> None:
     write(tmp_path / "é" / "naïve.png")
     command = [sys.executable, "-X", "utf8=0", "-c", C_LOCALE, str(tmp_path / "é"), str(tmp_path / "öut")]
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -82,7 +82,7 @@ def test_names_beyond_ascii_in_the_locale_c(tmp_path: Path) -> None:
     assert [os.fsencode(row["file"]) for row in rows] == [os.fsencode(tmp_path / "é" / "naïve.png")]
 
 
-def test_a_name_as_long_as_there_can_be(tmp_path: Path) -> None:
+def test_file_names_of_maximum_length(tmp_path: Path) -> None:
     """Of two of 255 bytes the second cannot be drawn beside the first; it is reported, its detections are written."""
     longest = "n" * 251 + ".png"
     for place in ("a/" + longest, "b/" + longest, "c/short.png"):
@@ -95,7 +95,7 @@ def test_a_name_as_long_as_there_can_be(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {longest, "short.png", "detections.json"}
 
 
-def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped_in_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "in" / "a.png")
     (tmp_path / "in" / FORGED).write_text("no image")
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
@@ -115,7 +115,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
-def test_titles_of_progress_are_shown_as_they_are(kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_titles_are_escaped_and_not_parsed_as_markup(
+    kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "stderr", kind())
@@ -126,7 +128,7 @@ def test_titles_of_progress_are_shown_as_they_are(kind: type[io.StringIO], monke
 
 
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs file names in UTF-8")
-def test_labels_of_such_images_are_converted_or_rejected_in_one_line(tmp_path: Path) -> None:
+def test_labels_with_non_utf8_names_are_converted_or_rejected(tmp_path: Path) -> None:
     write(tmp_path / "set" / "train" / LATIN)
     (tmp_path / "set" / "annotations").mkdir()
     labels = {
@@ -144,14 +146,14 @@ def test_labels_of_such_images_are_converted_or_rejected_in_one_line(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_closed_stderr_changes_nothing(tiny_coco: Path, tmp_path: Path) -> None:
+def test_closed_stderr_is_ignored(tiny_coco: Path, tmp_path: Path) -> None:
     command = f"exec '{sys.executable}' -m boxwright data check '{tiny_coco}' --report '{tmp_path / 'r.json'}' 2>&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
     assert done.returncode == 0
     assert done.stdout.endswith(b"0 errors, 0 notes\n")
 
 
-def test_a_terminal_of_another_encoding_gets_escapes() -> None:
+def test_unencodable_characters_are_escaped_in_output() -> None:
     code = "from boxwright import cli\ncli._set_up_process()\nprint('\\u00e9')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True

@@ -26,7 +26,7 @@ class Settings:
     max_detections: int = 30000
 
 
-def plain(found: Detections, settings: Settings) -> list[int]:
+def reference_nms(found: Detections, settings: Settings) -> list[int]:
     """The definition, box by box: rows of `found` that stay, best first."""
     boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
     order = sorted(range(len(scores)), key=lambda i: -scores[i])[: settings.pre_nms_top_k]
@@ -80,13 +80,13 @@ def made(count: int, classes: int, seed: int, *, size: float = 200.0, steps: int
         ((0, 0), 1, 0, 0.5),
     ],
 )
-def test_equals_the_plain_loop(
+def test_matches_reference_loop(
     counts: tuple[int, ...], classes: int, steps: int, threshold: float, plus_one: bool, kind: str
 ) -> None:
     settings = Settings(kind, iou=threshold, plus_one=plus_one)
     images = [made(count, classes, seed, steps=steps) for seed, count in enumerate(counts)]
     for found, ours in zip(images, suppress(images, settings), strict=True):  # px for all kinds
-        rows = plain(found, settings)
+        rows = reference_nms(found, settings)
         assert len(found) < 400 or len(rows) < len(found)  # something was dropped
         assert_same(ours, found[torch.tensor(rows, dtype=torch.int64)])
 
@@ -98,7 +98,7 @@ def assert_same(ours: Detections, theirs: Detections) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
-def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_the_result(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [made(200, 2, seed) for seed in range(2)]
     whole = suppress(found, Settings())
     monkeypatch.setattr(nms, "BLOCK", block)
@@ -106,7 +106,7 @@ def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.Mon
         assert_same(ours, theirs)
 
 
-def test_a_chain_where_every_box_overlaps_the_next() -> None:
+def test_chain_of_overlapping_boxes() -> None:
     """Each box is dropped or kept because of the one before: the longest chain."""
     x = torch.arange(600.0)[:, None] * 10
     boxes = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)  # neighbors: 20/40, next: 10/50
@@ -114,14 +114,14 @@ def test_a_chain_where_every_box_overlaps_the_next() -> None:
     assert torch.equal(suppress([found], Settings(iou=0.45))[0].boxes, boxes[::2])
 
 
-def test_checking_less_often_gives_the_same() -> None:
+def test_check_interval_does_not_change_the_result() -> None:
     alive = torch.ones(50, dtype=torch.bool)
     better = torch.zeros(50, 50).fill_diagonal_(1).roll(-1, 1).tril(-1)  # each overlaps the next
     for every in (1, nms.CHECK_EVERY, 60):
         assert nms._rounds(alive, better, every).nonzero()[:, 0].tolist() == list(range(0, 50, 2))
 
 
-def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
+def test_pre_nms_top_k_and_max_detections_are_across_classes() -> None:
     images = [made(300, 4, seed) for seed in (3, 4)]
     for settings in (
         Settings(pre_nms_top_k=50),
@@ -130,30 +130,30 @@ def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
         Settings(iou=0.9, max_detections=3),
     ):
         for found, ours in zip(images, suppress(images, settings), strict=True):
-            assert_same(ours, found[torch.tensor(plain(found, settings))])
+            assert_same(ours, found[torch.tensor(reference_nms(found, settings))])
 
 
-def test_keep_ends_a_long_class_early_and_rightly() -> None:
+def test_max_detections_stops_a_large_class_early() -> None:
     found = made(700, 1, 5, size=2000)
     settings = Settings(max_detections=150)
-    assert_same(suppress([found], settings)[0], found[torch.tensor(plain(found, settings))])
+    assert_same(suppress([found], settings)[0], found[torch.tensor(reference_nms(found, settings))])
 
 
 @pytest.mark.parametrize("keep", [9, 10, 11])
-def test_keep_at_the_edge_of_a_block(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_detections_at_a_block_boundary(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nms, "BLOCK", 10)
     x = torch.arange(40.0)[:, None]
     found = Detections(torch.cat((x, x, x + 1, x + 1), 1), torch.linspace(1, 0.1, 40), torch.zeros(40).long())
     assert_same(suppress([found], Settings(max_detections=keep))[0], found[:keep])
 
 
-def test_names_and_no_images() -> None:
+def test_class_names_are_kept_and_empty_input_is_valid() -> None:
     named = Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0.5]), torch.tensor([1]), ("cat", "dog"))
     assert suppress([named], Settings())[0].names == ("cat", "dog")
     assert suppress([], Settings()) == []
 
 
-def test_the_distance_keeps_neighbors_apart() -> None:
+def test_iou_of_standard_diou_and_greedy_by_hand() -> None:
     """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over the enclosing box's 13^2 + 10^2:
     9 / 269 = 0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
@@ -163,7 +163,7 @@ def test_the_distance_keeps_neighbors_apart() -> None:
         assert len(suppress([found], Settings(kind, iou=value - 0.001))[0]) == 1
 
 
-def test_darknets_distance_is_in_shares_of_the_image() -> None:
+def test_greedy_distance_is_relative_to_the_image_size() -> None:
     """The same in an image of 200 x 50: as shares, 0.015^2 over 0.065^2 + 0.2^2 = 0.00509, to the 0.6: 0.042."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
     found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
@@ -174,12 +174,12 @@ def test_darknets_distance_is_in_shares_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["diou", "greedy"])
-def test_boxes_that_are_one_point(kind: str) -> None:
+def test_boxes_without_area_are_kept(kind: str) -> None:
     found = Detections(torch.full((2, 4), 7.0), torch.tensor([0.9, 0.8]), torch.zeros(2).long())
     assert len(suppress([found], Settings(kind))[0]) == 2  # they share no area, as in the plain kind
 
 
-def softened(found: Detections, settings: Settings, lowest: float) -> list[tuple[int, float]]:
+def reference_soft_nms(found: Detections, settings: Settings, lowest: float) -> list[tuple[int, float]]:
     """Soft-NMS as its paper writes it, class by class: (row, new score), best first."""
     boxes, labels = found.boxes.tolist(), found.labels.tolist()
     result = []
@@ -203,11 +203,11 @@ def softened(found: Detections, settings: Settings, lowest: float) -> list[tuple
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("kind", ["soft", "soft_linear"])
 @pytest.mark.parametrize(("keep", "lowest"), [(1000, 0.001), (1000, 0.3), (40, 0.0)])
-def test_soft_nms_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
+def test_soft_nms_matches_the_paper(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
     settings = Settings(kind, iou=0.3, sigma=0.4, plus_one=plus_one, max_detections=keep)
     images = [made(count, classes, seed) for seed, (count, classes) in enumerate([(150, 3), (0, 1), (1, 1), (90, 1)])]
     for found, ours in zip(images, suppress(images, settings, lowest=lowest), strict=True):
-        expected = softened(found, settings, lowest)
+        expected = reference_soft_nms(found, settings, lowest)
         rows = torch.tensor([row for row, _ in expected], dtype=torch.int64)
         assert_same(replace(ours, scores=found.scores[rows]), found[rows])
         torch.testing.assert_close(ours.scores, torch.tensor([score for _, score in expected]), rtol=1e-4, atol=1e-6)
@@ -236,7 +236,7 @@ def zoo_decoded(oracle: dict[str, np.ndarray]) -> Tensor:
         ("yolov4", "detections_multi_label", Settings("diou", iou=0.6, plus_one=True)),
     ],
 )
-def test_the_zoos_detections(system: str, answer: str, settings: Settings) -> None:
+def test_detections_match_the_zoo(system: str, answer: str, settings: Settings) -> None:
     """Its own filtering is done here; what is tested is the suppression with whole-pixel widths."""
     with np.load(ORACLES / system / "post.npz") as stored:
         oracle = dict(stored)
@@ -267,11 +267,11 @@ def coco_ids() -> list[int]:
     return [i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
 
 
-def test_is_not_a_loop_over_boxes() -> None:
+def test_faster_than_the_reference_loop() -> None:
     images = [made(1000, 80, seed, size=400) for seed in range(8)]
     suppress(images, Settings())
     ours = min(timed(lambda: suppress(images, Settings())) for _ in range(3))
-    theirs = timed(lambda: [plain(found, Settings()) for found in images])
+    theirs = timed(lambda: [reference_nms(found, Settings()) for found in images])
     assert ours < theirs
 
 

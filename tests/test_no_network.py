@@ -124,7 +124,7 @@ def watched(watch: Path, home: Path, *command: str) -> list[str]:
     return log.read_text().splitlines()
 
 
-def test_the_watch_sees_every_way_out(watch: Path, tmp_path: Path) -> None:
+def test_watch_detects_every_kind_of_network_access(watch: Path, tmp_path: Path) -> None:
     code = """if True:
         import contextlib, socket
         with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ def test_the_watch_sees_every_way_out(watch: Path, tmp_path: Path) -> None:
     any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime", "openvino", "nncf")),
     reason="needs the extras onnx and openvino",
 )
-def test_nothing_is_sent_and_nothing_left_in_the_home_folder(watch: Path, tiny_coco: Path, tmp_path: Path) -> None:
+def test_no_network_access_and_no_files_in_the_home_folder(watch: Path, tiny_coco: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     changes = {"model.width": 0.03, "data.canvas.size": [64, 64], "train.epochs": 1}
     small = [word for key, value in (SMALL | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def served(folder: Path, file: Path) -> np.ndarray:
+def server_scores(folder: Path, file: Path) -> np.ndarray:
     """The server's twelve numbers: pycocotools with the labels that only it has."""
     listed = json.loads((folder / "annotations" / "image_info_test-dev2017.json").read_text())
     boxes = [(image_id, box, label) for image_id, some in RECTANGLES.items() for box, label in some]
@@ -63,16 +63,16 @@ def served(folder: Path, file: Path) -> np.ndarray:
     return judge.stats
 
 
-def test_the_server_takes_the_file_and_finds_every_object(folder: Path, tmp_path: Path) -> None:
+def test_result_file_has_full_ap_on_the_evaluation_server(folder: Path, tmp_path: Path) -> None:
     file = results.write(rectangles_predictor(), open_images(folder, "test"), tmp_path / "out")
     assert file == tmp_path / "out" / "detections_test-dev2017_demo_results.json"
     rows = json.loads(file.read_text())
     assert sorted(row["image_id"] for row in rows) == [139, 139, 139, 581, 581]
     assert all(set(row) == {"image_id", "category_id", "bbox", "score"} for row in rows)
-    assert served(folder, file)[0] == pytest.approx(1.0)
+    assert server_scores(folder, file)[0] == pytest.approx(1.0)
 
 
-def test_the_best_of_a_image_stay(folder: Path, tmp_path: Path) -> None:
+def test_top_k_limits_detections_per_image(folder: Path, tmp_path: Path) -> None:
     """The rectangles of image 139 in three scores: what they fill of their boxes."""
     holes = scene(64, 64, [(4, 40, 20, 60), (30, 4, 40, 18), (50, 20, 62, 40)], [2, 2, 0])
     holes[44:56, 8:16] = 20
@@ -97,7 +97,7 @@ def test_boxes_are_rounded_to_hundredths(folder: Path, tmp_path: Path) -> None:
     assert all(row["score"] == round(row["score"], 5) for row in rows)
 
 
-def test_two_lists_of_one_split_are_ambiguous(folder: Path) -> None:
+def test_two_image_lists_of_a_split_are_ambiguous(folder: Path) -> None:
     listed = folder / "annotations" / "image_info_test-dev2017.json"
     whole = json.loads(listed.read_text())
     (folder / "annotations" / "image_info_test2017.json").write_text(json.dumps(whole))
@@ -107,7 +107,7 @@ def test_two_lists_of_one_split_are_ambiguous(folder: Path) -> None:
     assert [len(open_images(folder, split)) for split in ("test-dev", "test-dev2017", "test2017")] == [1, 1, 3]
 
 
-def test_the_json_itself_and_a_yaml_can_be_named(folder: Path) -> None:
+def test_path_of_a_json_or_yaml_is_accepted(folder: Path) -> None:
     named = open_images(folder / "annotations" / "image_info_test-dev2017.json", "test")
     (folder / "data.yaml").write_text("test: annotations/image_info_test-dev2017.json\nimages: test2017\n")
     for images in (named, open_images(folder / "data.yaml", "test")):
@@ -116,7 +116,7 @@ def test_the_json_itself_and_a_yaml_can_be_named(folder: Path) -> None:
         assert len(images.rows) == 0
 
 
-def test_labels_are_not_looked_at(folder: Path) -> None:
+def test_labels_are_ignored(folder: Path) -> None:
     """Those of a val set may stand in its JSON, faulty ones included; a text format's are read and left."""
     tree = json.loads((folder / "annotations" / "image_info_test-dev2017.json").read_text())
     tree["annotations"] = [{"id": 1, "bbox": "none"}]
@@ -129,7 +129,7 @@ def test_labels_are_not_looked_at(folder: Path) -> None:
     assert "image_id: missing" in error.text
 
 
-def test_a_list_without_labels_is_no_labeled_split(folder: Path) -> None:
+def test_image_list_is_not_opened_as_a_labeled_split(folder: Path) -> None:
     with pytest.raises(InputError, match="folders of images, but also a folder annotations"):
         open_boxes(folder, "test")
     with pytest.raises(InputError, match="key 'annotations': missing"):
@@ -142,7 +142,9 @@ def status_of(*words: str) -> int | str | None:
     return leaving.value.code
 
 
-def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_command_with_no_truth(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(loading, "recipe_of", lambda *_: rectangles_predictor().recipe)
     monkeypatch.setattr(predictor, "load", lambda *_, **__: rectangles_predictor())
     out = folder / "out"

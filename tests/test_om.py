@@ -9,7 +9,7 @@ from boxwright import runtimes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.runtimes.base.metadata import Metadata
-from test_export import left, saved
+from test_export import files_beside_weights, saved
 
 pytestmark = pytest.mark.runtimes
 
@@ -35,17 +35,17 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_without_cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cann_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     weights = saved(tmp_path)
     with pytest.raises(InputError, match=r"use --to onnx here and then.* atc --framework=5 .*--soc_version=Ascend9"):
         export_model(weights, "om", tmp_path / "x.om", chip="Ascend9")
     with pytest.raises(InputError, match="--chip, for example Ascend310P3"):
         export_model(weights, "om", tmp_path / "x.om")
-    assert left(tmp_path) == set()
+    assert files_beside_weights(tmp_path) == set()
 
 
-def test_atc_gets_the_network_that_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_atc_receives_the_checked_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "bin", monkeypatch, 'cp "$model" "$output.om"')
     weights = saved(tmp_path)
     folder = tmp_path / "a b"
@@ -64,7 +64,7 @@ def test_atc_gets_the_network_that_passed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("end", ["echo 'E10001: unknown chip' >&2; exit 1", "echo 'E10001: unknown chip'"])
-def test_atc_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+def test_rejection_by_atc_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     install(tmp_path / "bin", monkeypatch, end)
     weights = saved(tmp_path)
     with pytest.raises(InputError, match=r"x\.om: atc --soc_version=Ascend9 rejects .* \(E10001: unknown chip\)"):
@@ -74,12 +74,12 @@ def test_atc_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) 
 
 @pytest.mark.parametrize("to", [name for name, target in runtimes.targets().items() if target.fixed_shapes])
 @pytest.mark.parametrize("word", ["dynamic_batch", "complete"])
-def test_fixed_shapes(tmp_path: Path, to: str, word: str) -> None:
+def test_dynamic_batch_and_nms_are_rejected_for_fixed_shapes(tmp_path: Path, to: str, word: str) -> None:
     weights = saved(tmp_path)
     with pytest.raises(InputError, match=f"--to {to}: found --dynamic-batch or --with-nms, needs fixed shapes"):
         export_model(weights, to, tmp_path / f"x.{to}", **{word: True})  # type: ignore[arg-type]
 
 
-def test_air(tmp_path: Path) -> None:
+def test_air_export_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="AIR on Ascend hardware only; use --to mindir or --to om"):
         export_model(saved(tmp_path), "air")

@@ -36,7 +36,7 @@ def start(module: Any, out: Path, only: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_measures_what_is_missing_and_writes_tables(
+def test_missing_cases_are_measured_and_tables_written(
     on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "results.md"
@@ -70,7 +70,7 @@ def test_measures_what_is_missing_and_writes_tables(
     assert f"| Tiny-DarkNet 224, batch 128, fp32, eager | 12000 | {row['training']:.0f} |" in text
 
 
-def test_no_case_begins_that_the_minutes_may_not_suffice_for(
+def test_cases_beyond_the_time_limit_are_not_started(
     on_gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on_gpu.run(on_gpu.cases(), tmp_path / "gpu-x.json", tmp_path, 0.0, False)

@@ -117,7 +117,7 @@ PAIRS = [(fit, RESIZES[(number + step) % len(RESIZES)]) for number, fit in enume
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fit", "resize"), PAIRS)
-def test_weights(
+def test_evaluation_matches_prediction_with_weights(
     fit: str, resize: str, images: list[Path], weights: Path, labels: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
     changes = {"data.canvas.fit": fit, "data.canvas.resize": resize}
@@ -133,7 +133,7 @@ def test_weights(
         (True, "torchvision_corner", "float"),
     ],
 )
-def test_exported_files(
+def test_evaluation_matches_prediction_with_exported_files(
     complete: bool,
     fit: str,
     resize: str,
@@ -151,7 +151,7 @@ def test_exported_files(
 
 
 @pytest.mark.slow
-def test_classifiers_decode_once_as_well(tmp_path: Path, decoded: list[int]) -> None:
+def test_classification_decodes_every_image_once(tmp_path: Path, decoded: list[int]) -> None:
     root = write_classes(tmp_path / "set", {"val": 3})
     recipe = recipes.load("tiny_darknet_cifar10").with_names(bw.open_dataset(root, "val").names)
     predictor = bw.Predictor(bw.create_model(recipe), recipe)

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_same_maps_as_onnx_runtime(folder: Path) -> None:
+def test_raw_outputs_match_onnxruntime(folder: Path) -> None:
     images = torch.rand(3, 3, 64, 96)
     ours, theirs = (bw.load(folder / "raw.onnx", backend=backend).runtime for backend in ("opencv", "onnxruntime"))
     assert ours is not None
@@ -49,7 +49,7 @@ def test_the_same_maps_as_onnx_runtime(folder: Path) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_detections_on_an_image(folder: Path) -> None:
+def test_detections_match_pytorch(folder: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     found = bw.load(folder / "raw.onnx", backend="opencv")(image)
     wanted = bw.load(folder / "net.safetensors")(image)
@@ -57,7 +57,7 @@ def test_detections_on_an_image(folder: Path) -> None:
     torch.testing.assert_close(found.boxes, wanted.boxes, rtol=1e-3, atol=1e-2)
 
 
-def test_complete_files_are_left_to_others(folder: Path) -> None:
+def test_complete_files_are_rejected(folder: Path) -> None:
     import onnx
 
     model = onnx.load(folder / "raw.onnx")
@@ -68,7 +68,7 @@ def test_complete_files_are_left_to_others(folder: Path) -> None:
         bw.load(folder / "complete.onnx", backend="opencv")
 
 
-def test_an_operator_that_it_does_not_have(folder: Path) -> None:
+def test_unsupported_operator_is_rejected(folder: Path) -> None:
     """ONNX has Det, the determinant; OpenCV does not."""
     import onnx
     from onnx import helper

@@ -28,7 +28,7 @@ def coco(boxes: Tensor) -> np.ndarray:
     return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1).double().numpy()
 
 
-def test_forms_of_a_box() -> None:
+def test_conversion_between_xyxy_and_cxcywh() -> None:
     boxes = torch.tensor([[10.0, 20, 40, 100]])
     assert xyxy_to_cxcywh(boxes).tolist() == [[25, 60, 30, 80]]
     torch.testing.assert_close(cxcywh_to_xyxy(xyxy_to_cxcywh(random_boxes(50, 0))), random_boxes(50, 0))
@@ -42,7 +42,7 @@ def test_area_and_clip() -> None:
     assert clip(torch.tensor([[-5.0, -6, 500, 300]]), (200, 400)).tolist() == [[0, 0, 400, 200]]
 
 
-def test_iou_is_that_of_pycocotools() -> None:
+def test_iou_matches_pycocotools() -> None:
     a, b = random_boxes(40, 1), random_boxes(30, 2)
     for crowd in (False, True):
         theirs = mask.iou(coco(a), coco(b), [crowd] * 30)
@@ -74,7 +74,7 @@ def test_ciou_by_hand() -> None:
     assert ciou(a, b).item() == pytest.approx(overlap - distance - aspect**2 / (1 - overlap + aspect), rel=1e-5)
 
 
-def test_ciou_leads_a_box_to_its_goal() -> None:
+def test_minimizing_ciou_loss_reaches_the_target_box() -> None:
     goal = torch.tensor([[30.0, 30, 60, 50]])
     box = torch.tensor([[0.0, 0, 10, 10]], requires_grad=True)  # no overlap at first
     optimizer = torch.optim.Adam([box], lr=1.0)
@@ -85,7 +85,7 @@ def test_ciou_leads_a_box_to_its_goal() -> None:
     assert pairwise_iou(box, goal).item() > 0.9
 
 
-def test_best_anchor_is_the_best_centered_iou() -> None:
+def test_best_anchor_maximizes_centered_iou() -> None:
     anchors = torch.tensor([[10.0, 13], [16, 30], [33, 23], [30, 61]])
     sides = random_boxes(200, 3)[:, 2:]
     centered = [torch.cat((-one / 2, one / 2), 1) for one in (sides, anchors)]
@@ -101,7 +101,7 @@ def test_last_claim_wins() -> None:
     assert last_claim(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.bool), 4).shape == (2, 0)
 
 
-def test_cells_lie_where_flatten_puts_them() -> None:
+def test_cells_match_the_order_of_flatten() -> None:
     """Mark one place of a map; after `flatten` it must stand in the row that `Cells` gives the same place."""
     anchors = torch.tensor([[[40.0, 50], [60, 30]], [[10, 12], [14, 8]]])  # two scales, two anchors
     raw = tuple(torch.zeros(1, 2 * 7, h, w) for h, w in ((2, 3), (4, 6)))
@@ -120,7 +120,7 @@ def test_cells_lie_where_flatten_puts_them() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_rows_of_some_cells_are_those_of_all(layout: torch.memory_format) -> None:
+def test_rows_at_matches_flatten(layout: torch.memory_format) -> None:
     """All cells in another order, and none."""
     raw = tuple(torch.rand(2, 3 * 7, side, side + 1).to(memory_format=layout) for side in (1, 2, 3))
     rows = flatten(raw, 3)
@@ -130,19 +130,19 @@ def test_rows_of_some_cells_are_those_of_all(layout: torch.memory_format) -> Non
     assert rows_at(raw, 3, image[:0], cell[:0]).shape == (0, 7)
 
 
-def test_responsible_stays_inside_the_canvas() -> None:
+def test_responsible_cell_is_inside_the_canvas() -> None:
     cells = Cells.of([(2, 2)], (32,), torch.tensor([[[10.0, 10]]]))
     boxes = torch.tensor([[59.0, 59, 69, 69], [-10, -10, 4, 4]])  # one center on the far corner, one outside
     assert cells.responsible(boxes).tolist() == [3, 0]
 
 
-def test_one_process_counts_alone() -> None:
+def test_across_processes_with_a_single_process() -> None:
     assert across_processes(torch.tensor(3)).item() == 3
     assert across_processes(torch.tensor(0), minimum=1).item() == 1
 
 
 @pytest.mark.slow
-def test_processes_share_their_mean(tmp_path: Path) -> None:
+def test_across_processes_averages_over_processes(tmp_path: Path) -> None:
     mp.spawn(_mean_in_a_process, args=(str(tmp_path / "meeting"), tmp_path), nprocs=2)
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt", weights_only=True).tolist() == [3.5, 0.5]
