@@ -29,7 +29,7 @@ from boxwright.cache import VARIABLE
 from boxwright.cli.output import log_to_stderr
 from boxwright.extras import silence_telemetry
 from boxwright.memory import tune_malloc
-from boxwright.ops.kernels import torchvision_ops
+from boxwright.ops import kernels
 from boxwright.runtimes import openvino
 from boxwright.weights import names
 from object_store import Store
@@ -86,9 +86,9 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def referee() -> ModuleType:
+def torchvision_ops() -> ModuleType:
     """torchvision.ops"""
-    ops = torchvision_ops()
+    ops = kernels.torchvision_ops()
     if ops is None:
         pytest.skip("torchvision cannot be imported here: it is absent, or its CUDA libraries are, or cc and nm")
     return ops

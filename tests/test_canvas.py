@@ -136,7 +136,7 @@ def test_corner_content_fills_its_frame(size: tuple[int, int], room: tuple[int, 
 
 
 @pytest.mark.parametrize("size", [(64, 80), (75, 49), (20, 93), (93, 20), (31, 31), (150, 160), (49, 75), (1, 2)])
-def test_torchvision_corner_matches_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
+def test_torchvision_corner_matches_torchvision(torchvision_ops: ModuleType, size: tuple[int, int]) -> None:
     """Compared with its own transform, also at sizes that its floats round down: 49 * (64 / 49) is below 64."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 

@@ -169,7 +169,7 @@ def test_check_reports_unreadable_unused_and_shared_images(pets: Path, capsys: p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(100, 150), (37, 20), (30, 300)])
-def test_random_crop_statistics_match_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
+def test_random_crop_statistics_match_torchvision(torchvision_ops: ModuleType, size: tuple[int, int]) -> None:
     """Moments of area, aspect and place over many draws; whole px inside the image. Very wide: the fallback."""
     count = 4000
     config = ClassAugmentConfig(area=(0.08, 1.0))

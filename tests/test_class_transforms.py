@@ -39,7 +39,7 @@ def changed(batch: ClassBatch, canvas: CanvasConfig = CANVAS, seed: int = 0, ste
 
 
 @pytest.fixture(scope="module")
-def v2(referee: ModuleType) -> ModuleType:
+def v2(torchvision_ops: ModuleType) -> ModuleType:
     from torchvision.transforms import v2
 
     return v2

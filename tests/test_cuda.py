@@ -135,7 +135,7 @@ def test_augmentation_never_synchronizes() -> None:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_deformable_convolution_matches_cpu(sampling: Sampling, stride: int, referee: ModuleType) -> None:
+def test_deformable_convolution_matches_cpu(sampling: Sampling, stride: int, torchvision_ops: ModuleType) -> None:
     inputs = made_for_deform(19, 24, stride, 3.0)
 
     def call(*parts: Tensor) -> Tensor:

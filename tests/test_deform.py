@@ -34,7 +34,7 @@ def made(height: int, width: int, stride: int, reach: float, dtype: torch.dtype 
 
 
 def through_kernel(inputs: Inputs, stride: int, sampling: Sampling) -> Tensor:
-    """Needs the fixture `referee`."""
+    """Needs the fixture `torchvision_ops`."""
     x, offset, mask, weight = inputs
     return deform.in_torchvision(x, deform._shift(x, offset, stride, sampling), mask, weight, stride)
 
@@ -60,7 +60,7 @@ def assert_same(found: list[Tensor], wanted: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", ["s1", "s2", "s1far", "zero"])
-def test_zoo_sampling_matches_zoo(name: str, referee: ModuleType) -> None:
+def test_zoo_sampling_matches_zoo(name: str, torchvision_ops: ModuleType) -> None:
     oracle = np.load(ORACLE)
     arrays = {key: torch.from_numpy(oracle[f"{name}.{key}"]) for key in ("input", "offset", "mask", "output")}
     weights = {ours: torch.from_numpy(oracle[f"{name}.{theirs}.weight"]) for ours, theirs in
@@ -90,9 +90,9 @@ def test_initial_layer_is_half_an_ordinary_convolution(stride: int) -> None:
 
 @pytest.mark.parametrize("reach", [0.0, 0.7, 30.0])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_standard_sampling_matches_torchvision(stride: int, reach: float, referee: ModuleType) -> None:
+def test_standard_sampling_matches_torchvision(stride: int, reach: float, torchvision_ops: ModuleType) -> None:
     def theirs(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        out: Tensor = referee.deform_conv2d(x, pairs(offset), weight, stride=stride, padding=1, mask=mask)
+        out: Tensor = torchvision_ops.deform_conv2d(x, pairs(offset), weight, stride=stride, padding=1, mask=mask)
         return out
 
     inputs = made(9, 12, stride, reach)
@@ -123,7 +123,7 @@ def test_zoo_sampling_matches_grid_sample_with_border_padding(stride: int, reach
 @pytest.mark.parametrize(("height", "width", "stride"), [(9, 12, 1), (9, 12, 2), (1, 1, 1), (1, 7, 1), (6, 1, 2)])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_torchvision_kernel_and_plain_torch_are_equal(
-    sampling: Sampling, height: int, width: int, stride: int, reach: float, referee: ModuleType
+    sampling: Sampling, height: int, width: int, stride: int, reach: float, torchvision_ops: ModuleType
 ) -> None:
     inputs = made(height, width, stride, reach)
     plain = with_gradients(lambda *given: deform_conv(*given, stride, sampling), inputs)
@@ -170,7 +170,9 @@ def test_clamped_positions_have_zero_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("path", ["plain", "kernel"])
-def test_half_precision_keeps_fractions_of_large_positions(path: str, dtype: torch.dtype, referee: ModuleType) -> None:
+def test_half_precision_keeps_fractions_of_large_positions(
+    path: str, dtype: torch.dtype, torchvision_ops: ModuleType
+) -> None:
     """A quarter pixel right of column 700 or so, which these types cannot distinguish from the column."""
     x = torch.zeros(1, 1, 1, 1001, dtype=dtype)
     x[..., ::2] = 1  # so that a quarter past an even column reads 0.75, past an odd one 0.25
@@ -240,7 +242,7 @@ def test_export_uses_operators_of_its_format(sampling: Sampling) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_cuda_uses_the_torchvision_kernel(
-    sampling: Sampling, referee: ModuleType, monkeypatch: pytest.MonkeyPatch
+    sampling: Sampling, torchvision_ops: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `torch.compile` in one graph."""
     inputs = made(9, 12, 2, 2.0)

@@ -27,7 +27,7 @@ from stand_in import NAMES, Rectangles, rectangles_predictor, scene
 BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd"
 
 
-def referee(truth, results):
+def pycocotools_metrics(truth, results):
     """pycocotools on a COCO file's content and a list of results -> its evaluator and the lines it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -92,7 +92,7 @@ def made(seed, images=14, classes=5):
     return samples, found, [f"class {label}" for label in range(classes)]
 
 
-def check_against_referee(metrics, judge, lines):
+def check_against_pycocotools(metrics, judge, lines):
     assert list(metrics.summary.values()) == pytest.approx(judge.stats.tolist(), abs=1e-6)
     assert metrics.lines() == lines
     precision = judge.eval["precision"][:, :, :, 0, 2]
@@ -107,7 +107,7 @@ def check_against_referee(metrics, judge, lines):
 def test_summary_matches_pycocotools(seed):
     samples, found, names = made(seed)
     metrics = score(samples, found, names)
-    check_against_referee(metrics, *referee(*to_files(samples, found, names)))
+    check_against_pycocotools(metrics, *pycocotools_metrics(*to_files(samples, found, names)))
     assert 0.05 < metrics.ap < 0.9
     assert min(metrics.summary.values()) > 0
     assert metrics.classes[-1].ap == -1
@@ -120,7 +120,7 @@ def test_scoring_classes_in_groups_matches_pycocotools(monkeypatch):
     """As pycocotools scores them together: nine classes, three at once, the last without truth."""
     monkeypatch.setattr(coco, "CLASSES_AT_ONCE", 3)
     samples, found, names = made(5, classes=9)
-    check_against_referee(score(samples, found, names), *referee(*to_files(samples, found, names)))
+    check_against_pycocotools(score(samples, found, names), *pycocotools_metrics(*to_files(samples, found, names)))
 
 
 def test_memory_with_2000_classes():
@@ -165,7 +165,7 @@ def test_random_sets_depend_on_crowd_and_area():
 def test_empty_detections_and_ground_truth():
     samples, found, names = made(1)
     none = [Detections.empty()] * len(samples)
-    check_against_referee(score(samples, none, names), *referee(*to_files(samples, none, names)))
+    check_against_pycocotools(score(samples, none, names), *pycocotools_metrics(*to_files(samples, none, names)))
     bare = [
         Sample(
             s.image_id,
@@ -178,7 +178,7 @@ def test_empty_detections_and_ground_truth():
     ]
     for given in (found, none):
         metrics = score(bare, given, names)
-        check_against_referee(metrics, *referee(*to_files(bare, given, names)))
+        check_against_pycocotools(metrics, *pycocotools_metrics(*to_files(bare, given, names)))
         assert set(metrics.summary.values()) == {-1.0}
 
 
@@ -226,7 +226,7 @@ def test_evaluate_scores_every_image_and_writes_detections(tmp_path):
     results = json.loads((out / "detections.json").read_text())
     check_sorted = sorted(row.name for row in metrics.classes)
     assert check_sorted == sorted(NAMES)
-    judge, lines = referee(tree, results)
+    judge, lines = pycocotools_metrics(tree, results)
     assert list(metrics.summary.values()) == pytest.approx(judge.stats.tolist(), abs=1e-6)
     assert metrics.lines() == lines
     assert str(metrics).splitlines()[:12] == lines
@@ -334,7 +334,7 @@ def test_scores_on_real_images_match_pycocotools(tmp_path):
     predictor = Predictor(Cells(), rectangles_predictor(**canvas).recipe)
     metrics = evaluate(predictor, dataset, tmp_path)
     tree = json.loads((BCCD / "annotations/val.json").read_text())
-    judge, lines = referee(tree, json.loads((tmp_path / "detections.json").read_text()))
+    judge, lines = pycocotools_metrics(tree, json.loads((tmp_path / "detections.json").read_text()))
     assert list(metrics.summary.values()) == pytest.approx(judge.stats.tolist(), abs=1e-6)
     assert metrics.lines() == lines
     assert metrics.classes[dataset.names.index("WBC")].ap50 > 0.2  # real detections, not none

@@ -160,13 +160,13 @@ def crowded() -> tuple[Tensor, Tensor]:
     return torch.cat((corner, corner + side), -1), scores
 
 
-def test_nms_matches_torchvision_and_pytorch(tmp_path: Path, referee: Any) -> None:
+def test_nms_matches_torchvision_and_pytorch(tmp_path: Path, torchvision_ops: Any) -> None:
     boxes, scores = crowded()
     wanted = torch.zeros_like(scores, dtype=torch.bool)
     for group in range(2):
         for label in range(3):
             rows = (scores[group, label] >= 0.3).nonzero()[:, 0]
-            kept = referee.nms(boxes[group, rows], scores[group, label, rows], 0.5)
+            kept = torchvision_ops.nms(boxes[group, rows], scores[group, label, rows], 0.5)
             wanted[group, label, rows[kept]] = True
     assert wanted[0, 0, 0]
     assert 10 < wanted.sum() < 200

@@ -64,7 +64,7 @@ def torchvision_detector(classes: int, image: Tensor) -> Any:
 
 
 @torch.inference_mode()
-def test_detections_match_torchvision(referee: ModuleType, tmp_path: Path) -> None:
+def test_detections_match_torchvision(torchvision_ops: ModuleType, tmp_path: Path) -> None:
     """From its own weights, of images that do not fill the canvas, each by itself and both in one batch."""
     example_images = [random_image(*size) for size in SIZES]
     images = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in example_images]

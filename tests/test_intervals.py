@@ -20,7 +20,7 @@ from boxwright.metrics.resampling import draw_weights, interval
 from boxwright.types import Classes
 from stand_in import NAMES as COLORS
 from stand_in import rectangles_predictor, scene
-from test_evaluation import made, referee, to_files
+from test_evaluation import made, pycocotools_metrics, to_files
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -32,7 +32,7 @@ def ones(images):
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_unit_weights_match_pycocotools(seed):
     samples, found, _ = made(seed)
-    judge, _ = referee(*to_files(samples, found, NAMES))
+    judge, _ = pycocotools_metrics(*to_files(samples, found, NAMES))
     resampled = coco.resample(samples, found, NAMES, ones(len(samples)))
     keys = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
     assert [resampled.summary[key][0] for key in keys] == pytest.approx(judge.stats[:6].tolist(), abs=1e-6)

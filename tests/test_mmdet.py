@@ -56,7 +56,7 @@ def test_roi_align_matches_reference_values(parts: Any, key: str, aligned: bool,
     torch.testing.assert_close(found[:, : wanted.shape[1]], wanted, rtol=0, atol=1e-5)
 
 
-def test_adaptive_roi_align_and_gradient_match_torchvision(referee: Any) -> None:
+def test_adaptive_roi_align_and_gradient_match_torchvision(torchvision_ops: Any) -> None:
     """Against torchvision's kernel, which has it as `sampling_ratio` 0; an elongated box among them."""
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, 3, 64 // step, 96 // step, generator=generator).requires_grad_() for step in (1, 2)]
@@ -67,7 +67,8 @@ def test_adaptive_roi_align_and_gradient_match_torchvision(referee: Any) -> None
     level = torch.arange(18).view(2, 9) % 2
     found = roi_align(maps, boxes, level, (4, 8), aligned=True, plus_one=False, samples=0)
     every = [
-        referee.roi_align(one, list(boxes), 7, 1 / stride, 0, True) for one, stride in zip(maps, (4, 8), strict=True)
+        torchvision_ops.roi_align(one, list(boxes), 7, 1 / stride, 0, True)
+        for one, stride in zip(maps, (4, 8), strict=True)
     ]
     wanted = torch.stack(every)[level.flatten(), torch.arange(18)].unflatten(0, (2, 9))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)

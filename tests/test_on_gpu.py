@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def on_gpu(referee: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+def on_gpu(torchvision_ops: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module; what it changes in others is changed back afterwards."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setattr(job, "compiled_loss", job.compiled_loss)  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ from boxwright.models.faster_rcnn import Targets
 from boxwright.recipe import AugmentConfig, CanvasConfig
 from boxwright.tasks.detect import TASK
 from boxwright.types import Batch, Detections, Frame
-from test_evaluation import check_against_referee, made, referee, to_files
+from test_evaluation import check_against_pycocotools, made, pycocotools_metrics, to_files
 
 NAMES = ("car", "truck", "bus")
 REGION = {"bbox": [20, 10, 30, 20], "ignore": 1}
@@ -500,7 +500,7 @@ def without_marks(samples: list[Sample], found: list[Detections], names: list[st
 def test_coco_metrics_match_pycocotools_on_equivalent_labels(seed: int) -> None:
     samples, found, names = with_marks(seed)
     metrics = coco.score(samples, found, names)
-    check_against_referee(metrics, *referee(*to_files(*without_marks(samples, found, names))))
+    check_against_pycocotools(metrics, *pycocotools_metrics(*to_files(*without_marks(samples, found, names))))
     # each mark matters
     regions_only = [replace(sample, labeled=None) for sample in samples]
     bare = [replace(s, labels=np.where(s.labels < 0, 0, s.labels)) for s in samples]

@@ -35,7 +35,7 @@ def torchvision_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_stages_match_torchvision(referee: ModuleType) -> None:
+def test_stages_match_torchvision(torchvision_ops: ModuleType) -> None:
     import torchvision
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def test_stages_match_torchvision(referee: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152])
-def test_parameter_shapes_match_torchvision(depth: int, referee: ModuleType) -> None:
+def test_parameter_shapes_match_torchvision(depth: int, torchvision_ops: ModuleType) -> None:
     import torchvision
 
     with torch.device("meta"):
@@ -89,7 +89,7 @@ def test_deformable_layers_are_in_the_last_three_stages() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_initialization_matches_torchvision(referee: ModuleType) -> None:
+def test_initialization_matches_torchvision(torchvision_ops: ModuleType) -> None:
     """Deviation of every convolution, which is drawn from a normal distribution (bound: five standard errors)."""
     import torchvision
 
@@ -106,11 +106,11 @@ def test_initialization_matches_torchvision(referee: ModuleType) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(24, 40), (25, 33)])
-def test_fpn_matches_torchvision(size: tuple[int, int], referee: ModuleType) -> None:
+def test_fpn_matches_torchvision(size: tuple[int, int], torchvision_ops: ModuleType) -> None:
     torch.manual_seed(0)
     channels = (8, 16, 24, 32)
-    more = referee.feature_pyramid_network.LastLevelMaxPool()
-    theirs = referee.FeaturePyramidNetwork(list(channels), 12, more)
+    more = torchvision_ops.feature_pyramid_network.LastLevelMaxPool()
+    theirs = torchvision_ops.FeaturePyramidNetwork(list(channels), 12, more)
     ours = FPN(channels, 12)
     for level in range(4):
         for mine, other in ((ours.inner, theirs.inner_blocks), (ours.outer, theirs.layer_blocks)):

@@ -59,11 +59,11 @@ def test_matches_the_zoo(stride: int) -> None:
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_matches_torchvision(aligned: bool, last: bool, referee: ModuleType) -> None:
+def test_matches_torchvision(aligned: bool, last: bool, torchvision_ops: ModuleType) -> None:
     maps, (boxes, level) = made_maps(), made_boxes()
     given = [one.contiguous(memory_format=torch.channels_last) for one in maps] if last else maps
     found = roi_align(given, boxes, level, STRIDES, aligned=aligned, plus_one=False)
-    wanted = torchvision_roi_align(referee, maps, boxes, level, aligned)
+    wanted = torchvision_roi_align(torchvision_ops, maps, boxes, level, aligned)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * largest(wanted))
     probe = torch.randn_like(wanted)
     gradients = [torch.autograd.grad((one * probe).sum(), maps) for one in (found, wanted)]
@@ -73,10 +73,12 @@ def test_matches_torchvision(aligned: bool, last: bool, referee: ModuleType) -> 
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_one_pixel_maps_match_torchvision(aligned: bool, referee: ModuleType) -> None:
+def test_one_pixel_maps_match_torchvision(aligned: bool, torchvision_ops: ModuleType) -> None:
     maps, (boxes, level) = made_maps(32, 32), made_boxes()
     found = roi_align(maps, boxes, level, STRIDES, aligned=aligned, plus_one=False)
-    torch.testing.assert_close(found, torchvision_roi_align(referee, maps, boxes, level, aligned), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found, torchvision_roi_align(torchvision_ops, maps, boxes, level, aligned), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("plus_one", [False, True])

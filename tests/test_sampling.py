@@ -41,7 +41,7 @@ def test_anchors_match_the_zoo(zoo: dict[str, Tensor]) -> None:
     assert len(anchors(base, shapes, STRIDES)) == 245520
 
 
-def test_anchors_match_torchvision(referee: ModuleType) -> None:
+def test_anchors_match_torchvision(torchvision_ops: ModuleType) -> None:
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.image_list import ImageList
 
@@ -66,7 +66,7 @@ def test_box_coding_matches_the_zoo(zoo: dict[str, Tensor], name: str, stds: Ten
     torch.testing.assert_close(clip(decoded, (192, 320)), zoo[f"box.decode.{name}"])
 
 
-def test_box_coding_matches_torchvision(referee: ModuleType, zoo: dict[str, Tensor]) -> None:
+def test_box_coding_matches_torchvision(torchvision_ops: ModuleType, zoo: dict[str, Tensor]) -> None:
     from torchvision.models.detection._utils import BoxCoder
 
     for weights in ((1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)):
@@ -107,7 +107,7 @@ def test_fpn_levels_match_the_zoo(zoo: dict[str, Tensor]) -> None:
     assert (ours[border], theirs[border]) == (3, 2)
 
 
-def test_fpn_levels_match_torchvision(referee: ModuleType) -> None:
+def test_fpn_levels_match_torchvision(torchvision_ops: ModuleType) -> None:
     from torchvision.ops.poolers import LevelMapper
 
     corner = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 100

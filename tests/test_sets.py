@@ -424,7 +424,7 @@ def write_colored(root: Path, scenes: Iterable[Any], names: tuple[str, ...], mov
 
 def pycocotools_summary(sets: list[dict[str, Any]], results: list[list[dict[str, Any]]]) -> list[float]:
     """The twelve numbers of several sets' JSONs and results, joined here by class names."""
-    from test_evaluation import referee
+    from test_evaluation import pycocotools_metrics
 
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     truth["categories"] = [{"id": number, "name": name} for number, name in enumerate(("red", "green", "blue"), 1)]
@@ -442,7 +442,7 @@ def pycocotools_summary(sets: list[dict[str, Any]], results: list[list[dict[str,
             {**row, "image_id": 100 * index + row["image_id"], "category_id": numbers[name_of[row["category_id"]]]}
             for row in rows
         ]
-    judge, _ = referee(truth, joined)
+    judge, _ = pycocotools_metrics(truth, joined)
     return [float(value) for value in judge.stats]
 
 

@@ -82,7 +82,7 @@ def test_large_scene_has_each_object_once_in_bounded_memory(tmp_path):
     assert len(reads) == len(grid((2500, 2500), 600, 0.2)) == 25
     assert max(reads) <= 2 * 4  # one batch at work, one ahead
     short, twice = found[: len(found) - 1], found[torch.cat((torch.arange(len(found) - 1), torch.tensor([0])))]
-    assert faults(short, truth)  # the referee itself is awake
+    assert faults(short, truth)  # `faults` finds errors
     assert faults(twice, truth)
 
 

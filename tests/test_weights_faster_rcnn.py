@@ -237,7 +237,7 @@ def assert_close(oracle: Any, name: str, ours: Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def classifier(referee: ModuleType) -> dict[str, Tensor]:
+def classifier(torchvision_ops: ModuleType) -> dict[str, Tensor]:
     """The state dict of torchvision's ResNet-50; timm's has the same names."""
     import torchvision
 
@@ -319,7 +319,7 @@ def test_filled_deformable_layers_match_standard_convolutions(classifier: dict[s
 
 
 @pytest.fixture(scope="module")
-def detector(referee: ModuleType) -> Any:
+def detector(torchvision_ops: ModuleType) -> Any:
     """torchvision's Faster R-CNN of 91 classes."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 

@@ -1,4 +1,4 @@
-"""Lets torchvision be imported beside a PyTorch built without CUDA, so that tests and benchmarks have it as a referee.
+"""Lets torchvision be imported beside a PyTorch built without CUDA, for tests and benchmarks that compare with it.
 
 The torchvision wheel of the default package index is linked against CUDA libraries that such a PyTorch does not bring.
 On a CPU nothing in them is called but the registration of kernels, at import, whose results are unused. So empty
