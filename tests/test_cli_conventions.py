@@ -1,4 +1,4 @@
-"""Habits of a command line: --json, NO_COLOR, hints on a terminal only, completion, exit status in the help."""
+"""Conventions of command lines: --json, NO_COLOR, hints on a terminal only, completion, exit status in the help."""
 
 import io
 import json
