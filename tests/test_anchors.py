@@ -36,10 +36,10 @@ def test_clusters_match_values_by_hand(tmp_path: Path) -> None:
     assert found.anchors.tolist() == [[11, 20], [100, 52]]  # means of the sides, not their medians
     assert found.nearest.tolist() == [0, 0, 1, 1, 1]
     np.testing.assert_allclose(found.iou, [10 / 11, 11 / 12, 49 / 52, 50 / 52, 52 / 57], rtol=1e-6)
-    assert found.left_out == {"crowd regions": 1, "labels of unreadable images": 0, "boxes without area": 1}
+    assert found.left_out == {"crowd region[s]": 1, "label[s] of unreadable images": 0, "box[es] without area": 1}
     assert str(found).splitlines() == [
         "5 boxes of 1 images of train, stretch to 400 x 50 px",
-        "  left out: 1 crowd regions, 1 boxes without area",
+        "  left out: 1 crowd region, 1 box without area",
         f"mean IoU {(10 / 11 + 11 / 12 + 49 / 52 + 50 / 52 + 52 / 57) / 5:.4f}, 100.0% of the boxes above 0.5",
         "anchors = 11,20,  100,52",
         "model.anchors=[[11,20],[100,52]]",

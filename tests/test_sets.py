@@ -630,7 +630,7 @@ def test_images_outside_a_merged_set_are_rejected(working_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a"], "a: found 1 sets, needed two or more"),
+        (["a"], "a: found 1, needed two or more sets"),
         (["a", "b", "--class-map", "car"], "--class-map car: needed OLD=NEW, for example lorry=truck or sign=drop"),
         (
             ["a", "b", "--class-map", "van=car"],

@@ -87,7 +87,7 @@ def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = N
     """Several roots as sets of weight 1. Raises InputError for a single root, a root that itself lists sets, or web
     addresses as `_public`."""
     if len(roots) < 2:
-        raise InputError(f"{shown(roots) or 'data'}: found {len(roots)} sets, needed two or more")
+        raise InputError(f"{shown(roots) or 'data'}: found {len(roots)}, needed two or more sets")
     for root in roots:
         if is_list(Path(root).expanduser()):
             raise InputError(f"{root}: itself lists several sets; use it alone, and list the other sets in it")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.dataset import Dataset
+from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, printable
 from boxwright.formats import open_boxes
 from boxwright.images.canvas import frame_for
@@ -36,7 +37,7 @@ class Anchors:
         nearest: (T,) the anchor of highest IoU for each box.
         iou: (T,) that IoU, of shapes with the same center.
         title: Description of the boxes and the input.
-        left_out: Reason for leaving out labels -> number of labels.
+        left_out: Reason for leaving out labels, as a phrase for `pluralize` -> number of labels.
     """
 
     boxes: Sizes
@@ -53,7 +54,7 @@ class Anchors:
 
     def __str__(self) -> str:
         pairs = self.anchors.astype(int).tolist()
-        reasons = [f"{count} {what}" for what, count in self.left_out.items() if count]
+        reasons = [pluralize(count, what) for what, count in self.left_out.items() if count]
         lines = [
             self.title,
             self.quality,
@@ -117,9 +118,9 @@ def resized(dataset: Dataset, canvas: CanvasConfig) -> tuple[Sizes, dict[str, in
         sides = (rows.xyxy[:, 2:].astype(np.float64) - rows.xyxy[:, :2]) * scales[owner, ::-1]
         has_area = np.isfinite(sides).all(axis=1) & (sides > 0).all(axis=1)
     left_out = {
-        "crowd regions": int(rows.crowd.sum()),
-        "labels of unreadable images": int((~rows.crowd & ~has_size).sum()),
-        "boxes without area": int((~rows.crowd & has_size & ~has_area).sum()),
+        "crowd region[s]": int(rows.crowd.sum()),
+        "label[s] of unreadable images": int((~rows.crowd & ~has_size).sum()),
+        "box[es] without area": int((~rows.crowd & has_size & ~has_area).sum()),
     }
     return sides[~rows.crowd & has_size & has_area], left_out
 
