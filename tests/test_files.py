@@ -226,7 +226,6 @@ def test_tiles_among_the_scenes_are_rejected(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = scenes_of(tmp_path / "data")
-    (tmp_path / "data" / "images").rename(tmp_path / "data" / "images")
     source = source.rename(tmp_path / "set.yaml")
     source.write_text("root: data\ntrain: train.json\nimages: images\n")
     before = sorted((tmp_path / "data").rglob("*"))

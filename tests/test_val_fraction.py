@@ -135,9 +135,7 @@ def test_resume_and_evaluation_use_the_same_split(
         patched.setattr(training, "train_epoch", stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             run(only_train, stopped, QUARTER)
-    with pytest.raises(
-        InputError, match=r"data\.val_fraction is 0\.25 there and 0\.5 now|train images .* have changed"
-    ):
+    with pytest.raises(InputError, match=r"data\.val_fraction is 0\.25 there and 0\.5 now"):
         run(only_train, stopped, QUARTER | {"data.val_fraction": 0.5}, resume=True)
     run(only_train, stopped, QUARTER, resume=True)
     assert lines(stopped) == lines(whole)

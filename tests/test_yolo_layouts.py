@@ -196,7 +196,7 @@ def test_forms_of_data_yaml(tmp_path: Path, yaml: str, checked: dict[str, tuple[
         ("train: images/gone/images\nnames: [a]\n", "train: there is no"),  # not the folder of another split
     ],
 )
-def test_invalid_data_yaml_is_an_error(tmp_path: Path, yaml: str, message: str) -> None:
+def test_data_yaml_validation(tmp_path: Path, yaml: str, message: str) -> None:
     labeled(tmp_path, "images/a.png")
     write(tmp_path / "l.json", "{}")
     file = write(tmp_path / "d.yaml", yaml)
@@ -462,7 +462,7 @@ def test_cvat_obj_data_beside_its_lists(tmp_path: Path) -> None:
         (("data/test.txt", "data/train.txt"), ""),
     ],
 )
-def test_invalid_obj_data_is_an_error(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_obj_data_validation(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     file = darknet(tmp_path)
     file.write_text(file.read_text().replace(*change))
     if message:
