@@ -242,7 +242,7 @@ def test_check_folder_and_json_report(tmp_path: Path) -> None:
     assert "error: 1 box without area\n  train, " in str(report)
     assert str(report).endswith("2 errors, 0 notes")
     assert len(check_folder(tmp_path, ("val",)).errors) == 1
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="there is no such folder"):
         check_folder(tmp_path, report=tmp_path / "gone" / "report.json")
 
 
