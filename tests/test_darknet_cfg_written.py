@@ -225,7 +225,7 @@ def test_training_settings_round_trip_through_cfg() -> None:
     assert {key: found["loss"][key] for key in loss} == loss
     assert network.net.word("letter_box") == "1"
     # the recipe's third and fourth anchor are equal; Darknet's training would never choose the fourth
-    masks = [(head.section.wholes("mask"), head.section.integer("num")) for head in network.heads]
+    masks = [(head.section.integers("mask"), head.section.integer("num")) for head in network.heads]
     assert masks == [((2, 3, 4), 5), ((0, 1, 2), 5)]
     assert [head.section.word("nms_kind") for head in network.heads] == ["diounms"] * 2
     assert [head.section.word("beta_nms") for head in network.heads] == ["1"] * 2
@@ -257,7 +257,7 @@ def test_sections_round_trip() -> None:
     text = written(sections)
     assert text == "[net]\nwidth=8\ndecay=1e-05\n\n[route]\nlayers=-1,-3\n\n[avgpool]\n"
     net, route, _ = parse(text)
-    assert (net.integer("width"), net.number("decay"), route.wholes("layers")) == (8, 1e-5, (-1, -3))
+    assert (net.integer("width"), net.number("decay"), route.integers("layers")) == (8, 1e-5, (-1, -3))
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def _class_weights(sections: Sequence[Section]) -> list[float]:
     """
     _same(sections, "counters_per_class")
     section = sections[0]
-    counts = [max(1, count) for count in section.wholes("counters_per_class", end="#")]
+    counts = [max(1, count) for count in section.integers("counters_per_class", end="#")]
     if counts and len(counts) != section.integer("classes", 20):
         needed = section.integer("classes", 20)
         raise section.error(f"{len(counts)} counts for {needed} classes; needed one per class", "counters_per_class")

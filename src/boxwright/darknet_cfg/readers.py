@@ -74,7 +74,7 @@ class Before:
         Raises InputError if the key is missing, or there is no such layer before this one.
         """
         found = []
-        for number in self.section.wholes(key):
+        for number in self.section.integers(key):
             index = number + len(self.layers) if number < 0 else number
             if not 0 <= index < len(self.layers):
                 raise self.section.error(
@@ -284,7 +284,7 @@ def _softmax(before: Before) -> Softmax:
 
 def head_mask(section: Section) -> tuple[int, ...]:
     """Indices of a head's anchors in its list `anchors`."""
-    mask = () if section.kind == "region" else section.wholes("mask", end="#")
+    mask = () if section.kind == "region" else section.integers("mask", end="#")
     return mask or tuple(range(section.integer("num", 1)))
 
 

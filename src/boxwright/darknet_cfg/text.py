@@ -55,18 +55,18 @@ class Section:
 
     def integer(self, key: str, default: int = 0) -> int:
         """The value as C's atoi reads it: the digits it starts with, or 0."""
-        return _whole(self.options[key][0]) if self.has(key) else default
+        return _integer(self.options[key][0]) if self.has(key) else default
 
     def number(self, key: str, default: float = 0.0) -> float:
         """The value as C's atof reads it: the decimal number it starts with, or 0."""
         return self._number(key, self.options[key][0]) if self.has(key) else default
 
-    def wholes(self, key: str, end: str = "") -> tuple[int, ...]:
+    def integers(self, key: str, end: str = "") -> tuple[int, ...]:
         """Integers separated by commas; () if the key is missing.
 
         A trailing comma adds an entry 0. end: a character that also ends the list, # in masks.
         """
-        return tuple(_whole(part) for part in self._parts(key, end))
+        return tuple(_integer(part) for part in self._parts(key, end))
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Decimal numbers separated by commas, up to #; () if the key is missing."""
@@ -168,7 +168,7 @@ def _kind(line: str, number: int, source: str) -> str:
     return FULL_NAMES.get(line[1:-1], line[1:-1])
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     match = WHOLE.match(text)
     if not match:
         return 0

@@ -124,7 +124,7 @@ def _cycles(net: Section, limit: int) -> list[int]:
 
 def _falls(net: Section) -> Tree:
     """Multistep schedule. Darknet processes the list in order, so a step waits for those before it."""
-    steps, scales = net.wholes("steps"), net.numbers("scales")
+    steps, scales = net.integers("steps"), net.numbers("scales")
     if len(scales) < len(steps):
         raise net.error(f"{len(scales)} scales for {len(steps)} steps; needed one per step", "scales")
     falls: dict[int, float] = {}
