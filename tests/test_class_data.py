@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -287,8 +288,8 @@ def test_random_crops_depend_only_on_seed_step_and_index(pets: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loader_names_unreadable_image(pets: Path, workers: int) -> None:
     (pets / "train" / "dog" / "deeper" / "1.JPG").write_bytes(b"")
-    loader = ClassLoader(open_classes(pets, "train"), CanvasConfig(size=(8, 8)), 6, workers=workers)
-    assert "1.JPG: is empty (0 bytes)" in rejection(lambda: list(loader.epoch(0)))
+    with closing(ClassLoader(open_classes(pets, "train"), CanvasConfig(size=(8, 8)), 6, workers=workers)) as loader:
+        assert "1.JPG: is empty (0 bytes)" in rejection(lambda: list(loader.epoch(0)))
 
 
 def test_training_canvas_of_classifiers() -> None:

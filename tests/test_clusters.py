@@ -123,8 +123,10 @@ def stopped(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run, port = tmp_path_factory.mktemp("stopped") / "run", free_port()
     launch = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
     launch += ["--rdzv-endpoint", f"{LOOPBACK}:{port}", "--rdzv-id", "test", "--local-addr", LOOPBACK]
-    command = [sys.executable, "-m", *launch, "-m", "boxwright", *arguments(tiny_coco, run, HALF | {"data.workers": 1})]
-    nodes = [subprocess.Popen(command, env=SINGLE_THREAD, stderr=subprocess.PIPE) for _ in range(2)]
+    train = ["-m", "boxwright", *arguments(tiny_coco, run, HALF | {"data.workers": 1})]
+    # The node that stays has the store: without it torchrun fails before it can report the status of its worker.
+    commands = [[sys.executable, "-m", *launch, "--rdzv-conf", f"is_host={host}", *train] for host in (1, 0)]
+    nodes = [subprocess.Popen(command, env=SINGLE_THREAD, stderr=subprocess.PIPE) for command in commands]
     try:
         wait_for_step(nodes[1], run, 2)
         (worker,) = children(nodes[1].pid)
