@@ -167,6 +167,8 @@ def test_invalid_overrides_are_rejected(word, words):
         ({"word": "maybe"}, "here: word: input should be 'no' or 'yes' (found 'maybe')"),
         ({"word": "x", "y": 1}, "here: word: input should be 'no' or 'yes' (found 'x'); y: unknown key"),
         ([1], "here: needed a mapping of keys to values (found [1])"),
+        ({"inner": {"depth": True}}, "here: inner.depth: needed a number (found True)"),
+        ({"inner": {"pair": [0, False]}}, "here: inner.pair.1: needed a number (found False)"),
     ],
 )
 def test_validation_errors_name_the_key(tree, expected):

@@ -3,7 +3,7 @@
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
@@ -258,7 +258,7 @@ def validate(kind: type[C], tree: object, source: str, place: str = "") -> C:
     Raises InputError with one line that names the keys of the faults and, for unknown keys, the most similar ones.
     """
     try:
-        return kind.model_validate(tree)
+        result = kind.model_validate(tree)
     except pydantic.ValidationError as error:
         faults: list[ErrorDetails] = []
         for fault in error.errors(include_url=False):
@@ -269,6 +269,23 @@ def validate(kind: type[C], tree: object, source: str, place: str = "") -> C:
                 faults.append(fault)
         lines = [_explain(kind, fault, place) for fault in faults[:MAX_FAULTS]] + ["..."] * (len(faults) > MAX_FAULTS)
         raise InputError(f"{source}: " + "; ".join(lines)) from error
+    if converted := list(_converted_booleans(tree, result, place)):
+        raise InputError(f"{source}: " + "; ".join(converted[:MAX_FAULTS]) + "; ..." * (len(converted) > MAX_FAULTS))
+    return result
+
+
+def _converted_booleans(found: object, result: object, place: str) -> Iterator[str]:
+    """Faults of booleans that pydantic has converted to numbers: `flip: true` is not a probability of 1."""
+    if isinstance(found, bool):
+        if isinstance(result, int | float) and not isinstance(result, bool):
+            yield f"{place}: needed a number (found {found})"
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            part = result.get(key) if isinstance(result, Mapping) else getattr(result, str(key), None)
+            yield from _converted_booleans(value, part, f"{place}.{key}" if place else str(key))
+    elif isinstance(found, list | tuple) and isinstance(result, list | tuple):
+        for index, (value, part) in enumerate(zip(found, result, strict=False)):
+            yield from _converted_booleans(value, part, f"{place}.{index}")
 
 
 def _parse(text: str) -> object:
