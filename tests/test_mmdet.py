@@ -399,6 +399,9 @@ def test_class_names_come_from_the_checkpoint(tmp_path: Path) -> None:
     assert left.what == "a Faster R-CNN of mmdetection 2 or 3 of 3 classes, whose 80 stored names are not used"
     assert {(chosen.model.classes, chosen.data.names) for chosen in left.fits} == {(3, ())}
     changes = {"model.classes": 3, "data.names": ["x", "y", "z"]}
+    torch.save({"meta": {"CLASSES": ("ship", "ship", "plane")}, "state_dict": values}, tmp_path / "c.pth")
+    twice = "a Faster R-CNN of mmdetection 2 or 3, whose stored class names are not used (found 'ship' twice)"
+    assert identify(tmp_path / "c.pth").what == twice
     again = load(tmp_path / "b.pth", "faster_rcnn_r50_coco_mmdet", "cpu", overrides=changes)
     assert again.recipe.data.names == ("x", "y", "z")
     torch.save({"state_dict": values}, tmp_path / "a.pth")

@@ -149,8 +149,11 @@ def _origin(contents: Contents) -> tuple[str, str]:
     tensors = contents.tensors
     if mmdetection.is_faster_rcnn(tensors) or mmdetection.is_yolov3(tensors):
         network = "YOLOv3" if mmdetection.is_yolov3(tensors) else "Faster R-CNN"
-        count, names = meta.class_count(contents), len(contents.classes)
-        unused = f" of {count} classes, whose {names} stored names are not used" if 0 < names != count > 0 else ""
+        count, names, unused = meta.class_count(contents), len(contents.classes), ""
+        if contents.names_fault:
+            unused = f", whose stored class names are not used (found {contents.names_fault})"
+        elif 0 < names != count > 0:
+            unused = f" of {count} classes, whose {names} stored names are not used"
         return f"a {network} of mmdetection {contents.version or '2 or 3'}{unused}", "_mmdet"
     if detectron2.is_faster_rcnn(tensors):
         return "a Faster R-CNN of Detectron2", "_detectron2"

@@ -6,6 +6,7 @@ import itertools
 import pickletools
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from boxwright.config import class_name_fault
-from boxwright.errors import InputError
+from boxwright.config import MAX_NAME, class_name_fault
+from boxwright.errors import InputError, shortened
 from boxwright.files import open_regular
 from boxwright.weights import restricted
 
@@ -46,7 +47,8 @@ class Contents(NamedTuple):
 
     Attributes:
         tensors: Tensors on the CPU by name.
-        classes: Class names, as mmdetection stores them; () if there are none.
+        classes: Class names, as mmdetection stores them; () if there are none, or invalid ones.
+        names_fault: The reason why stored class names are invalid; "" if they are valid, or there are none.
         config: The configuration as text, as mmdetection stores it; it is only searched.
         version: Version of mmdetection, if it is stored.
         skipped: Names of objects beside the tensors that were not built.
@@ -54,6 +56,7 @@ class Contents(NamedTuple):
 
     tensors: dict[str, Tensor]
     classes: tuple[str, ...] = ()
+    names_fault: str = ""
     config: str = ""
     version: str = ""
     skipped: tuple[str, ...] = ()
@@ -97,7 +100,7 @@ def contents(file: Path) -> Contents:
             f"{file}: of mmdetection {version[:10]!r}, whose boxes count both end pixels and whose background is "
             "first; needed one of 2.0 or newer, retrained or fine-tuned there"
         )
-    return Contents(_unwrapped(state), _class_names(meta), config, version, skipped)
+    return Contents(_unwrapped(state), *_class_names(meta), config, version, skipped)
 
 
 def _weights_in(state: object) -> object:
@@ -124,17 +127,18 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _class_names(meta: object) -> tuple[str, ...]:
-    """Class names in mmdetection's `meta`: CLASSES of 2.x, dataset_meta of 3.x; () if they are not valid names."""
+def _class_names(meta: object) -> tuple[tuple[str, ...], str]:
+    """Class names in mmdetection's `meta`, CLASSES of 2.x, dataset_meta of 3.x, and their fault as in `Contents`."""
     if not isinstance(meta, Mapping):
-        return ()
+        return (), ""
     inner = meta.get("dataset_meta")
     found = inner.get("classes", inner.get("CLASSES")) if isinstance(inner, Mapping) else meta.get("CLASSES")
     found = (found,) if isinstance(found, str) else found
     if not isinstance(found, tuple | list) or not all(isinstance(name, str) for name in found):
-        return ()
-    proper = len(set(found)) == len(found) and not any(class_name_fault(name) for name in found)
-    return tuple(found) if proper else ()
+        return (), ""
+    twice = [f"{shortened(repr(name), MAX_NAME)} twice" for name, times in Counter(found).items() if times > 1]
+    faults = [*filter(None, map(class_name_fault, found)), *twice]
+    return ((), faults[0]) if faults else (tuple(found), "")
 
 
 def unpickled(file: Path) -> object:
