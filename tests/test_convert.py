@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -90,6 +91,14 @@ def test_yolo_txt_by_hand(tmp_path: Path) -> None:
     assert (tmp_path / "to/labels/train/in/b c.txt").read_text() == "1 0.5 0.5 1.0 1.0\n"
     assert (tmp_path / "to/labels/train/in/bare.txt").read_text() == ""
     assert (tmp_path / "to/classes.txt").read_text() == "car\ndelivery truck\n"
+    described = yaml.safe_load((tmp_path / "to/data.yaml").read_text())
+    assert described == {"train": "images/train", "names": {0: "car", 1: "delivery truck"}}
+    (tmp_path / "to/data.yaml").unlink()
+    for part in ("images", "labels"):
+        (tmp_path / "to" / part / "train").rename(tmp_path / "to" / part / "fold 1")
+    convert(tmp_path / "to", "yolo_txt", tmp_path / "folds")
+    assert not (tmp_path / "folds/data.yaml").exists(), "its splits are train, val and test"
+    assert splits(tmp_path / "folds") == ["fold 1"]
 
 
 def test_line_txt_by_hand(tmp_path: Path) -> None:
@@ -383,6 +392,7 @@ def test_inconvertible_data_is_rejected(tmp_path: Path, change: dict[str, Any], 
 def test_split_name_with_another_meaning_is_rejected(tmp_path: Path, layout: str, split: str) -> None:
     root = tmp_path / "from"
     convert(write_coco(tmp_path / "coco"), "yolo_txt", root)
+    (root / "data.yaml").unlink()
     for part in ("images", "labels"):
         (root / part / "train").rename(root / part / split)
     with pytest.raises(InputError, match=f"split '{split}': in {layout} that name has another meaning"):

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 import class_folder
 from boxwright import cli
@@ -405,7 +406,9 @@ def test_image_lists(tmp_path: Path) -> None:
         (root / "all" / kind).rename(root / kind)
     (root / "all").rmdir()
     summary = split.split(root, tmp_path / "to", Division(parts=HALVES), lists=True)
-    assert {file.name for file in (tmp_path / "to").iterdir()} == {"train.txt", "val.txt", "classes.txt"}
+    assert {file.name for file in (tmp_path / "to").iterdir()} == {"train.txt", "val.txt", "classes.txt", "data.yaml"}
+    described = yaml.safe_load((tmp_path / "to" / "data.yaml").read_text())
+    assert described == {"train": "train.txt", "val": "val.txt", "names": {0: "car", 1: "truck"}}
     parts = [open_boxes(tmp_path / "to", name) for name in HALVES]
     assert contents(parts[0]) | contents(parts[1]) == contents(open_boxes(root, "all"))
     assert [len(part) for part in parts] == [2, 2]

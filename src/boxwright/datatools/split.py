@@ -28,7 +28,7 @@ from boxwright.datatools.stratify import Rows, image_classes, stratify
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import folder as class_folders
-from boxwright.formats import holds_classes, open_boxes, open_classes
+from boxwright.formats import holds_classes, open_boxes, open_classes, yolo_txt
 
 PART = re.compile(r"([A-Za-z][\w.-]{0,63})=([0-9.eE-]+)")
 MAX_CLASSES = 20  # listed in the summary
@@ -232,7 +232,7 @@ def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
     """Write a list of image files for each split, and check that its reader finds the labels."""
     lines = []
     with new_folder(out) as folder:
-        text.write_lines(folder / "classes.txt", datasets[0].names)
+        yolo_txt.write_names(folder, datasets[0].names, {each.split: f"{each.split}.txt" for each in datasets})
         for dataset in datasets:
             paths = [os.path.abspath(dataset.path(index)) for index in range(len(dataset))]  # noqa: PTH100  (100,000s)
             text.write_lines(folder / f"{dataset.split}.txt", paths)

@@ -9,11 +9,12 @@ no ids, so images and boxes are numbered from 1 (annotation id 0 would mean "unm
 import codecs
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from boxwright.data import data_file, text, yolo_labels
@@ -129,7 +130,7 @@ def extras(dataset: Dataset) -> Extras:
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """Write labels/{split}/*.txt, without crowd regions."""
+    """Write labels/{split}/*.txt, without crowd regions, `classes.txt` and `data.yaml`."""
     rows, name = split.dataset.rows, split.dataset.split
     sides = split.sizes[split.dataset.image_indices()][:, ::-1]
     box = text.decimals(rows.xyxy)
@@ -138,8 +139,25 @@ def write(split: Split, folder: Path) -> list[Path]:
     for index, path in enumerate(split.images):
         lines = [" ".join([str(labels[row]), *map(repr, words[row])]) for row in split.rows(index) if not crowd[row]]
         text.write_lines(folder / "labels" / name / path.with_suffix(".txt"), lines)
-    text.write_lines(folder / "classes.txt", split.dataset.names)
+    written = sorted(path.name for path in (folder / "labels").iterdir())
+    write_names(folder, split.dataset.names, {name: f"images/{name}" for name in written})
     return [folder / "images" / name / path for path in split.images]
+
+
+def write_names(folder: Path, names: Sequence[str], images: Mapping[str, str]) -> None:
+    """Write `classes.txt`, for label tools, and `data.yaml`, with which Ultralytics' programs train.
+
+    A set with a split that such a file cannot name, since its splits are train, val and test, has none.
+
+    images: Split -> the folder or list of its images, relative to `folder`.
+    """
+    text.write_lines(folder / "classes.txt", names)
+    file = folder / "data.yaml"
+    if all(name in STANDARD for name in images):
+        content = {name: images[name] for name in STANDARD if name in images} | {"names": dict(enumerate(names))}
+        file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    else:
+        file.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
