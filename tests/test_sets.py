@@ -630,7 +630,8 @@ def test_images_outside_a_merged_set_are_rejected(working_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a"], "a: found 1, needed two or more sets"),
+        (["a"], "a: found 1, needed two or more sets\n"),
+        (["both.yaml"], "both.yaml: found 1, needed two or more sets; it lists sets itself, and `data convert` writes"),
         (["a", "b", "--class-map", "car"], "--class-map car: needed OLD=NEW, for example lorry=truck or sign=drop"),
         (
             ["a", "b", "--class-map", "van=car"],
@@ -645,6 +646,7 @@ def test_images_outside_a_merged_set_are_rejected(working_folder: Path) -> None:
 def test_errors_of_merging(
     working_folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write_yaml("both.yaml", "sets: [{path: a}, {path: b}]")
     with pytest.raises(SystemExit) as leaving:
         cli.main(["data", "merge", *arguments, "-o", "new"])
     assert leaving.value.code == 2

@@ -87,9 +87,10 @@ def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = N
     """Several roots as sets of weight 1. Raises InputError for a single root, a root that itself lists sets, or web
     addresses as `_public`."""
     if len(roots) < 2:
-        raise InputError(f"{shown(roots) or 'data'}: found {len(roots)}, needed two or more sets")
+        hint = "; it lists sets itself, and `data convert` writes them as one" if any(map(is_list, roots)) else ""
+        raise InputError(f"{shown(roots) or 'data'}: found {len(roots)}, needed two or more sets{hint}")
     for root in roots:
-        if is_list(Path(root).expanduser()):
+        if is_list(root):
             raise InputError(f"{root}: itself lists several sets; use it alone, and list the other sets in it")
     sets = tuple(SetConfig(path=path) for path in _public(roots))
     return Sets(shown(roots), sets, None, dict(class_map or {}))
@@ -120,8 +121,9 @@ def read_class_map(words: Sequence[str]) -> dict[str, str]:
     return class_map
 
 
-def is_list(path: Path) -> bool:
-    """Whether `path` is a data YAML with the key `sets`."""
+def is_list(root: str | Path) -> bool:
+    """Whether `root` is a data YAML with the key `sets`."""
+    path = Path(root).expanduser()
     return mentions(path, "sets") and "sets" in config.read_yaml(path)
 
 
