@@ -1,6 +1,7 @@
 """Broken aerial input through the real command line: one clear line, a status, nothing half-written, no traceback."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -85,6 +86,23 @@ def test_empty_label_file_is_a_scene_without_objects(dota: Path, capsys: pytest.
     out, error = capsys.readouterr()
     assert "Traceback" not in error
     assert [line.split()[1:4] for line in out.splitlines() if line.startswith("mean")] == [["-", "-", "-"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_scenes_of_held_out_tiles(split: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tiles of one of two scenes are held out in memory, so that scene is `val`, and the other `train`."""
+    shutil.rmtree("dota/val")
+    cv2.imwrite("dota/train/images/P2.png", np.full((80, 100, 3), 150, np.uint8))
+    Path("dota/train/labelTxt/P2.txt").write_text(f"{GOOD}\n{GOOD.replace('30', '50')}\n")
+    assert run(*CUT) == 0
+    held_out = ["--set", "data.val_fraction=0.5", "--split", split]
+    assert run("evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", "--out", "found", *held_out) == 0
+    found = json.loads(Path("found/scenes.json").read_text())
+    assert found["scenes"] == 1
+    assert "scenes without any tile" not in capsys.readouterr().out
+    whole = json.loads(Path("found/metrics.json").read_text())
+    assert (whole["images"], found["covered"]) == (4, 1), "2 x 2 tiles of one scene"
 
 
 def test_missing_scene_is_rejected(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:

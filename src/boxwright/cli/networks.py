@@ -158,12 +158,12 @@ def evaluate(
     """Evaluate weights on labeled images: COCO's twelve metrics, or top-1 and top-5; also per class."""
     from boxwright import tasks
     from boxwright.datatools.clean import Cleaning
+    from boxwright.datatools.val_fraction import divided_split
     from boxwright.evaluation import evaluate as evaluation
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as scene_evaluation
     from boxwright.predict.loading import given_recipe, recipe_of
     from boxwright.predict.predictor import load
-    from boxwright.recipe import DataConfig
     from boxwright.runtimes.base.runtime import RuntimeOptions
 
     if no_truth and scenes is not None:
@@ -185,7 +185,8 @@ def evaluate(
     if scenes is not None:
         cleaning = Cleaning(skip_bad, clip_boxes)
         tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
-        scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
+        part = None if divided_split(data, split, config) is None else tile_set
+        scene_set = evaluation.cleaned(task, scene_evaluation.open_scenes(scenes, split, part), cleaning)
         of_scenes = scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval)
         print_result(of_scenes, of_scenes.to_json(), as_json=json)
     else:

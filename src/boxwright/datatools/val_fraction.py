@@ -39,12 +39,9 @@ def open_split(open_named: Callable[[str], Labels], root: Root, split: str, conf
     Raises:
         InputError: As `open_named`, or there are too few images to divide.
     """
-    if not config.val_fraction or split not in PARTS:
+    source = divided_split(root, split, config)
+    if source is None:
         return open_named(split)
-    names = splits(root, config.kind)
-    if "val" in names:
-        return open_named(split)
-    source = name_to_train_on(names)
     dataset = open_named(source)
     sources = [dataset.source(index) for index in range(len(dataset))]
     groups = group(keys_of(dataset), sources, config.cache)
@@ -56,6 +53,14 @@ def open_split(open_named: Callable[[str], Labels], root: Root, split: str, conf
             len(indices), len(dataset), source, config.val_fraction,
         )  # fmt: skip
     return dataset.subset(indices).with_split(split)
+
+
+def divided_split(root: Root, split: str, config: DataConfig) -> str | None:
+    """The name of the split that `open_split` divides; None if `split` is in the data set as such."""
+    if not config.val_fraction or split not in PARTS:
+        return None
+    names = splits(root, config.kind)
+    return None if "val" in names else name_to_train_on(names)
 
 
 def name_to_train_on(names: list[str]) -> str:

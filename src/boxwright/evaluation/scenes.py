@@ -15,10 +15,13 @@ import torch
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
+from boxwright.data.sets import Root
 from boxwright.datatools.placement import Placement, placements
+from boxwright.datatools.val_fraction import name_to_train_on
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import predict_dataset, report_folder, score_and_write, to_score
 from boxwright.files import atomic_write
+from boxwright.formats import open_boxes, splits
 from boxwright.images.windows import Window
 from boxwright.json_text import JsonObject
 from boxwright.metrics import voc
@@ -70,6 +73,23 @@ class SceneMetrics:
         values = (f"{key} {value:.3f}{after(key, self.kit.intervals)}" for key, value in self.kit.summary.items())
         kit = f"with both end pixels counted, as DOTA's kit does: {', '.join(values)}"
         return "\n".join([str(self.tiles), "", title, "", str(self.scenes), kit])
+
+
+def open_scenes(root: Root, split: str, part: Dataset | None = None) -> Dataset:
+    """Open the labeled scenes of a split.
+
+    Args:
+        root: The data set of scenes.
+        split: The split.
+        part: The tiles, if they are one of the two parts of `data.val_fraction`: the scenes are then those of these
+            tiles, from the split that is trained on.
+    """
+    scenes = open_boxes(root, split if part is None else name_to_train_on(splits(root))).without_group()
+    if part is None:
+        return scenes
+    tiled = {position.scene for position in placements(part)}
+    indices = [index for index in range(len(scenes)) if Path(scenes.path(index)).stem in tiled]
+    return scenes.subset(indices).with_split(split)
 
 
 def evaluate(
