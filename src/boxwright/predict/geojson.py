@@ -5,9 +5,10 @@
 `NAME.geojson` uses the scene's coordinate reference system and names it in the `crs` member of GeoJSON 2008, which QGIS
 reads; it is not written if the system has no authority code. `NAME.wgs84.geojson` follows RFC 7946: longitude,
 latitude, no `crs`; it is not written if a box cannot be transformed. Both store easting before northing, whatever the
-axis order of the system.
+axis order of the system. A box on the antimeridian becomes two polygons there, as RFC 7946 recommends (section 3.1.9).
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,12 @@ def write_geojson(detections: Detections, georeference: Georeference, folder: Pa
         urn = CRS84 if code == ("EPSG", "4326") else f"urn:ogc:def:crs:{code[0]}::{code[1]}"
         digits = DEGREE_DIGITS if system.is_geographic else METER_DIGITS
         member = {"crs": {"type": "name", "properties": {"name": urn}}}
-        written.append(_write(folder / f"{stem}.geojson", detections, polygons.round(digits), member))
-    polygons = _to_wgs84(polygons, georeference.crs).round(DEGREE_DIGITS)
+        geometries = [_geometry([ring], digits) for ring in polygons]
+        written.append(_write(folder / f"{stem}.geojson", detections, geometries, member))
+    polygons = _to_wgs84(polygons, georeference.crs)
     if np.isfinite(polygons).all():
-        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, polygons, {}))
+        geometries = [_geometry(_cut(ring), DEGREE_DIGITS) for ring in _continuous(polygons)]
+        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, geometries, {}))
     return written
 
 
@@ -80,8 +83,46 @@ def _to_wgs84(rings: Points, crs: str) -> Points:
         return np.full_like(rings, np.nan)
 
 
-def _write(path: Path, detections: Detections, rings: Points, members: JsonObject) -> str:
-    columns = zip(rings.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
+def _continuous(rings: Points) -> Points:
+    """(N, 5, 2) longitude, latitude -> the same without jumps of 360 degrees within a ring.
+
+    The western end of each ring is in [-180, 180).
+    """
+    east, north = rings[..., 0], rings[..., 1]
+    east = east - 360 * np.round((east - east[:, :1]) / 360)
+    east = east - 360 * np.floor((east.min(1, keepdims=True) + 180) / 360)
+    return np.stack((east, north), axis=-1)
+
+
+def _cut(ring: Points) -> list[Points]:
+    """A convex ring from `_continuous`, (5, 2) -> the rings of its parts on both sides of the antimeridian."""
+    if ring[:, 0].max() <= 180:
+        return [ring]
+    return [_clip(ring, 1), _clip(ring, -1) - [360, 0]]
+
+
+def _clip(ring: Points, sign: int) -> Points:
+    """The part of a convex ring (5, 2) west (1) or east (-1) of 180 degrees, which the ring crosses: (n, 2), closed."""
+    points = []
+    for start, end in pairwise(ring):
+        before, after = sign * (180 - start[0]), sign * (180 - end[0])
+        if before >= 0:
+            points.append(start)
+        if before * after < 0:
+            points.append(start + (end - start) * before / (before - after))
+    return np.array([*points, points[0]])
+
+
+def _geometry(rings: list[Points], digits: int) -> JsonObject:
+    """One polygon, or several, with coordinates of that many decimals."""
+    polygons = [[ring.round(digits).tolist()] for ring in rings]
+    if len(polygons) == 1:
+        return {"type": "Polygon", "coordinates": polygons[0]}
+    return {"type": "MultiPolygon", "coordinates": polygons}
+
+
+def _write(path: Path, detections: Detections, geometries: list[JsonObject], members: JsonObject) -> str:
+    columns = zip(geometries, detections.labels.tolist(), detections.scores.tolist(), strict=True)
     features = [
         {
             "type": "Feature",
@@ -90,9 +131,9 @@ def _write(path: Path, detections: Detections, rings: Points, members: JsonObjec
                 "label": label,
                 "score": score,
             },
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "geometry": geometry,
         }
-        for ring, label, score in columns
+        for geometry, label, score in columns
     ]
     json_text.write(path, {"type": "FeatureCollection", **members, "features": features})
     return path.name
