@@ -288,6 +288,24 @@ def test_local_crs_and_empty_detections(tmp_path):
     assert json.loads((tmp_path / "none.wgs84.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform", "result"),
+    [
+        ("EPSG:4326", UTM, False),  # meters that the file declares as degrees
+        ("EPSG:32650", Affine(2, 0, 5e5, 0, -5e303, 4e6), False),  # a damaged file
+        ("EPSG:4326", Affine(0.25, 0, -0.125, 0, -0.25, 90.125), True),  # ERA5: px centered on the poles
+    ],
+)
+def test_coordinates_that_are_not_on_earth_are_no_georeference(crs, transform, result):
+    assert is_georeferenced(Georeference(crs, tuple(transform)[:6]), (721, 1440)) == result
+
+
+def test_latitudes_end_at_the_poles(tmp_path):
+    tree = geojson(tmp_path, "EPSG:4326", Affine(0.25, 0, -0.125, 0, -0.25, 90.125), [(0, 0, 4, 4), *BOXES[1:]])
+    ring = rings(tree["x.wgs84.geojson"])[0]
+    assert [(ring[:, axis].min(), ring[:, axis].max()) for axis in (0, 1)] == [(-0.125, 0.875), (89.125, 90)]
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     """Run `boxwright predict` with the stand-in for weights; return exit status and output."""

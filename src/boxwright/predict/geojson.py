@@ -8,6 +8,7 @@ latitude, no `crs`; it is not written if a box cannot be transformed. Both store
 axis order of the system. A box on the antimeridian becomes two polygons there, as RFC 7946 recommends (section 3.1.9).
 """
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,8 @@ CRS84 = "urn:ogc:def:crs:OGC:1.3:CRS84"  # WGS84 with longitude first; GeoJSON 2
 # Indices of x, y in xyxy, downward first: counterclockwise on a north-up map, as RFC 7946 requires.
 RING = ((0, 1), (0, 3), (2, 3), (2, 1), (0, 1))
 DEGREE_DIGITS, METER_DIGITS = 8, 3  # about 1 mm
+MAX_COORDINATE = 1e11  # twice the Earth's circumference in mm
+MAX_DEGREES = (720, 91)  # of longitude, which may count from 0 to 360; of latitude, as pixels are centered on the poles
 
 
 def is_georeferenced(georeference: Georeference | None, size: tuple[int, int]) -> bool:
@@ -73,14 +76,16 @@ def rings(boxes: Points, georeference: Georeference) -> Points:
 
 
 def _to_wgs84(rings: Points, crs: str) -> Points:
-    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude; not finite where undefined."""
+    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude; not finite where there is no such place."""
     from rasterio import warp
 
     east, north = rings.reshape(-1, 2).T.tolist() if rings.size else ([], [])
     try:
-        return np.array(warp.transform(crs, WGS84, east, north)[:2]).T.reshape(rings.shape)
+        degrees = np.array(warp.transform(crs, WGS84, east, north)[:2]).T.reshape(rings.shape)
     except Exception:  # for a point outside the projection rasterio raises a GDAL error without a public type
         return np.full_like(rings, np.nan)
+    on_earth = (np.abs(rings) <= MAX_COORDINATE) & (np.abs(degrees) <= MAX_DEGREES)
+    return np.where(on_earth.all(-1, keepdims=True), degrees.clip((-math.inf, -90), (math.inf, 90)), np.nan)
 
 
 def _continuous(rings: Points) -> Points:
