@@ -58,11 +58,13 @@ def write_geojson(detections: Detections, georeference: Georeference, folder: Pa
         urn = CRS84 if code == ("EPSG", "4326") else f"urn:ogc:def:crs:{code[0]}::{code[1]}"
         digits = DEGREE_DIGITS if system.is_geographic else METER_DIGITS
         member = {"crs": {"type": "name", "properties": {"name": urn}}}
-        geometries = [_geometry([ring], digits) for ring in polygons]
-        written.append(_write(folder / f"{stem}.geojson", detections, geometries, member))
+        written.append(_write(folder / f"{stem}.geojson", detections, _geometries(polygons, digits), member))
     polygons = _to_wgs84(polygons, georeference.crs)
     if np.isfinite(polygons).all():
-        geometries = [_geometry(_cut(ring), DEGREE_DIGITS) for ring in _continuous(polygons)]
+        polygons = _continuous(polygons)
+        geometries = _geometries(polygons, DEGREE_DIGITS)
+        for index in np.flatnonzero(polygons[..., 0].max(axis=1) > 180).tolist():
+            geometries[index] = _cut(polygons[index])
         written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, geometries, {}))
     return written
 
@@ -99,11 +101,15 @@ def _continuous(rings: Points) -> Points:
     return np.stack((east, north), axis=-1)
 
 
-def _cut(ring: Points) -> list[Points]:
-    """A convex ring from `_continuous`, (5, 2) -> the rings of its parts on both sides of the antimeridian."""
-    if ring[:, 0].max() <= 180:
-        return [ring]
-    return [_clip(ring, 1), _clip(ring, -1) - [360, 0]]
+def _geometries(rings: Points, digits: int) -> list[JsonObject]:
+    """(N, 5, 2) -> N polygons, with coordinates of that many decimals."""
+    return [{"type": "Polygon", "coordinates": [ring]} for ring in rings.round(digits).tolist()]
+
+
+def _cut(ring: Points) -> JsonObject:
+    """A convex ring from `_continuous`, (5, 2), which crosses the antimeridian -> its parts on both sides."""
+    parts = (_clip(ring, 1), _clip(ring, -1) - [360, 0])
+    return {"type": "MultiPolygon", "coordinates": [[part.round(DEGREE_DIGITS).tolist()] for part in parts]}
 
 
 def _clip(ring: Points, sign: int) -> Points:
@@ -116,14 +122,6 @@ def _clip(ring: Points, sign: int) -> Points:
         if before * after < 0:
             points.append(start + (end - start) * before / (before - after))
     return np.array([*points, points[0]])
-
-
-def _geometry(rings: list[Points], digits: int) -> JsonObject:
-    """One polygon, or several, with coordinates of that many decimals."""
-    polygons = [[ring.round(digits).tolist()] for ring in rings]
-    if len(polygons) == 1:
-        return {"type": "Polygon", "coordinates": polygons[0]}
-    return {"type": "MultiPolygon", "coordinates": polygons}
 
 
 def _write(path: Path, detections: Detections, geometries: list[JsonObject], members: JsonObject) -> str:
