@@ -93,7 +93,7 @@ def _to_wgs84(rings: Points, crs: str) -> Points:
 def _continuous(rings: Points) -> Points:
     """(N, 5, 2) longitude, latitude -> the same without jumps of 360 degrees within a ring.
 
-    The western end of each ring is in [-180, 180).
+    Rings are less than 180 degrees wide. The western end of each is in [-180, 180).
     """
     east, north = rings[..., 0], rings[..., 1]
     east = east - 360 * np.round((east - east[:, :1]) / 360)
