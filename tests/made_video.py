@@ -13,11 +13,11 @@ av = pytest.importorskip("av", reason="needs the extra video")
 STAMPS = Fraction(1, 1000)  # s
 
 
-def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", sound=None, gop=12):
+def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", sound=None, gop=12, rate=16_000):
     """Encode images, uint8 RGB (h, w, 3), at `times`, s.
 
     times: None for 10 frames per second. sound: codec of a tone as long as the video, with an amplitude that grows
-    from 0.
+    from 0. rate: of the tone, Hz.
     """
     times = [index / 10 for index in range(len(images))] if times is None else times
     with av.open(str(path), "w") as container:
@@ -26,7 +26,7 @@ def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", soun
         stream.codec_context.gop_size = gop
         if codec == "mpeg4":
             stream.codec_context.options = {"qscale": "2"}
-        tones = None if sound is None else container.add_stream(sound, rate=16_000, layout="mono")
+        tones = None if sound is None else container.add_stream(sound, rate=rate, layout="mono")
         if Path(path).suffix != ".avi":  # which has no time stamps but numbers of frames
             stream.codec_context.time_base = STAMPS
         for image, time in zip(images, times, strict=True):
@@ -52,10 +52,11 @@ def set_matrix(path, a, b, c, d):
 
 
 def _add_tone(container, stream, seconds):
-    places = np.arange(round(16_000 * seconds))
-    wave = (np.sin(places * 2 * np.pi * 440 / 16_000) * 30_000 * places / len(places)).astype(np.int16)
+    rate = stream.codec_context.sample_rate
+    places = np.arange(round(rate * seconds))
+    wave = (np.sin(places * 2 * np.pi * 440 / rate) * 30_000 * places / len(places)).astype(np.int16)
     for start in range(0, len(wave), 1000):
         frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1000], format="s16", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 16_000, start, Fraction(1, 16_000)
+        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

@@ -241,6 +241,38 @@ def test_geojson_of_degrees_and_of_systems_without_epsg_code(tmp_path):
     assert list(geojson(tmp_path / "own", "+proj=utm +zone=33 +ellps=bessel", UTM)) == ["x.wgs84.geojson"]
 
 
+@pytest.mark.parametrize(
+    ("crs", "px", "left"),
+    [("EPSG:4326", 0.01, 179.4), ("EPSG:3832", 6_378_137 * math.radians(0.01), 6_378_137 * math.radians(29.4))],
+)
+def test_box_on_the_antimeridian_becomes_two_polygons(tmp_path, crs, px, left):
+    """In degrees of up to 360, and in Mercator around 150 degrees east; both with 0.01 degrees of longitude a px."""
+    tree = geojson(tmp_path, crs, Affine(px, 0, left, 0, -px, 10 * px))["x.wgs84.geojson"]
+    crossing, *others = (feature["geometry"] for feature in tree["features"])
+    assert crossing["type"] == "MultiPolygon"  # RFC 7946, section 3.1.9
+    spans = [sorted({longitude for longitude, _ in ring}) for (ring,) in crossing["coordinates"]]
+    assert spans == [pytest.approx([179.7, 180], abs=1e-7), pytest.approx([-180, -179.7], abs=1e-7)]
+    east = [np.array(geometry["coordinates"])[0, :, 0] for geometry in others]
+    assert [(each.min(), each.max()) for each in east] == [
+        (pytest.approx(-179.1, abs=1e-7), pytest.approx(-178.7, abs=1e-7)),
+        (pytest.approx(-179.3, abs=1e-7), pytest.approx(-178.1, abs=1e-7)),
+    ]
+
+
+def test_parts_of_a_rotated_box_on_the_antimeridian_have_its_area(tmp_path):
+    transform = Affine.translation(179.93, 0) @ Affine.rotation(30) @ Affine.scale(0.001, -0.001)
+    tree = geojson(tmp_path, "EPSG:4326", transform)["x.wgs84.geojson"]
+    areas = []
+    for (ring,) in tree["features"][0]["geometry"]["coordinates"]:
+        (x, y), closed = np.array(ring).T, ring[0] == ring[-1]
+        assert closed
+        assert ((np.abs(x) <= 180) & (np.abs(x) > 179.9)).all()
+        areas.append((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)  # positive: counterclockwise
+    assert len(areas) == 2
+    assert min(areas) > 1e-3
+    assert sum(areas) == pytest.approx(60 * 60 * 1e-6, rel=1e-4)
+
+
 def test_wgs84_file_is_omitted_without_valid_coordinates(tmp_path):
     files = geojson(tmp_path, "EPSG:32650", BEYOND, [(0, 0, 4, 4), *BOXES[1:]])
     assert list(files) == ["x.geojson"] == [path.name for path in tmp_path.iterdir()]
@@ -254,6 +286,24 @@ def test_local_crs_and_empty_detections(tmp_path):
     assert is_georeferenced(Georeference("EPSG:32650", tuple(UTM)[:6]), (192, 320))
     write_geojson(Detections.empty(NAMES), Georeference("EPSG:32650", tuple(UTM)[:6]), tmp_path, "none")
     assert json.loads((tmp_path / "none.wgs84.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "result"),
+    [
+        ("EPSG:4326", UTM, False),  # meters that the file declares as degrees
+        ("EPSG:32650", Affine(2, 0, 5e5, 0, -5e303, 4e6), False),  # a damaged file
+        ("EPSG:4326", Affine(0.25, 0, -0.125, 0, -0.25, 90.125), True),  # ERA5: px centered on the poles
+    ],
+)
+def test_coordinates_that_are_not_on_earth_are_no_georeference(crs, transform, result):
+    assert is_georeferenced(Georeference(crs, tuple(transform)[:6]), (721, 1440)) == result
+
+
+def test_latitudes_end_at_the_poles(tmp_path):
+    tree = geojson(tmp_path, "EPSG:4326", Affine(0.25, 0, -0.125, 0, -0.25, 90.125), [(0, 0, 4, 4), *BOXES[1:]])
+    ring = rings(tree["x.wgs84.geojson"])[0]
+    assert [(ring[:, axis].min(), ring[:, axis].max()) for axis in (0, 1)] == [(-0.125, 0.875), (89.125, 90)]
 
 
 @pytest.fixture

@@ -118,6 +118,13 @@ def test_occluded_object_keeps_its_id_within_the_memory(hidden: float, same: boo
     assert [int(one) for tracks in found for one in tracks.ended] == ([] if same else [1])
 
 
+@pytest.mark.parametrize(("place", "ids"), [(300.0, [2]), (52.0, [1])])
+def test_gap_without_frames_ends_tracks_that_no_box_overlaps(place: float, ids: list[int]) -> None:
+    """Ten minutes, as after an outage of a camera."""
+    frames = [(0.1 * k, [(50.0, 50.0, 0.9, 0)]) for k in range(6)]
+    assert follow([*frames, (600.0, [(place, 50.0, 0.9, 0)])])[-1].ids.tolist() == ids
+
+
 def test_low_score_detections_continue_but_never_start_tracks() -> None:
     weak = [(0.04 * k, [(50.0 + k, 50.0, 0.9 if k < 5 else 0.2, 0), (150.0, 50.0, 0.2, 0)]) for k in range(20)]
     found = follow(weak)

@@ -20,7 +20,7 @@ from boxwright.predict.predictor import Predictor
 from boxwright.predict.video import predict_video
 from boxwright.predict.video_output import FrameRows, stem_of
 from boxwright.types import Detections
-from boxwright.video import decode
+from boxwright.video import decode, sound
 from boxwright.video.encode import VideoWriter
 from boxwright.video.files import VideoFile
 from boxwright.video.frames import Clock, Selection
@@ -326,6 +326,29 @@ def test_audio_stays_in_sync(tmp_path, name, codec, start):
             assert np.abs(wave).max() / 0.9155 * 2 == pytest.approx(time + start, abs=0.12)
 
 
+@pytest.mark.parametrize(("codec", "rate"), [("pcm_s16le", 22_255), ("pcm_s16le", 192_000), ("libmp3lame", 8_000)])
+def test_audio_at_rates_that_mp4_or_aac_lack_is_encoded(tmp_path, codec, rate):
+    path = write_video(tmp_path / "a.avi", moving(20)[0], sound=codec, rate=rate)
+    with open_video(str(path)) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        stream = container.streams.audio[0]
+        assert stream.codec_context.name == "aac"
+        assert float(stream.duration * stream.time_base) == pytest.approx(2.0, abs=0.2)  # AAC at 8 kHz: 0.13 s a packet
+
+
+def test_audio_that_mp4_cannot_hold_is_left_out(tmp_path, monkeypatch, log):
+    monkeypatch.setattr(sound, "MIN_MP3_RATE", 0)
+    path = write_video(tmp_path / "a.avi", moving(5)[0], sound="libmp3lame", rate=8_000)
+    with open_video(str(path)) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    assert [line for line in log if "its sound is left out (Invalid argument)" in line] == log
+    assert len(log) == 1
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        assert not container.streams.audio
+        assert len(list(container.decode(video=0))) == 5
+
+
 def test_odd_sizes_are_encoded(tmp_path):
     path = write_video(tmp_path / "a.mkv", [scene(51, 77, [BOX], [1])] * 3, codec="ffv1", pix_fmt="yuv444p")
     with open_video(str(path)) as video:
@@ -346,6 +369,24 @@ def test_writer_uses_size_of_first_frame_and_keeps_times(tmp_path):
     for _, image in frames:
         assert image.shape == (64, 96, 3)
         assert image[:, :40, 1].mean() > 200 > 60 > image[:, 56:, 1].mean()
+
+
+def test_gaps_that_mp4_cannot_hold_are_shortened(tmp_path):
+    """31 bits of ticks of 1/60,000 s are 9.9 hours, and a frame waits for up to five others."""
+    with VideoWriter(tmp_path / "a.mp4", 10.0) as writer:
+        for time in (0.0, 0.1, 100_000.0, 100_000.1, *range(200_000, 1_200_000, 100_000)):
+            writer.write(scene(64, 96, [BOX], [1]), time)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert np.diff(times) == pytest.approx([0.1, 3600, 0.1] + 10 * [3600], abs=1e-3)
+
+
+def test_size_without_encoder_is_a_one_line_error(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"cannot be written .*; leave it out by --no-draw"),
+        VideoWriter(tmp_path / "a.mp4", 10.0) as writer,
+    ):
+        writer.write(np.zeros((2, 20_000, 3), np.uint8), 0.0)  # x264: up to 16,384 px
 
 
 @pytest.mark.slow
@@ -443,6 +484,13 @@ def test_sigterm_leaves_valid_files(tmp_path, weights_file):
 )
 def test_name_of_the_drawn_video(source, stem):
     assert stem_of(source) == stem
+
+
+def test_start_after_the_end_of_a_video_with_audio_is_an_error(tmp_path):
+    path = write_video(tmp_path / "a.avi", moving(5)[0], sound="pcm_s16le")
+    with pytest.raises(InputError, match="no frame from start"), open_video(str(path), Selection(start=9)) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_failed_prediction_leaves_no_file(tmp_path):

@@ -237,6 +237,10 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
     sound = write_tiff(folder / "sound.tif", noise(), compress="deflate", tiled=True, blockxsize=64, blockysize=64)
     data = sound.read_bytes()
     Image.fromarray(noise().transpose(1, 2, 0)).save(folder / "turned.tif", tiffinfo={274: 6})
+    located = write_tiff(folder / "geo.tif", noise(), crs='LOCAL_CS["yard",UNIT["metre",1]]').read_bytes()
+    unscaled = located.replace(struct.pack("<HHI", 33550, 12, 3), struct.pack("<HHI", 65000, 12, 3))
+    bad_key = unscaled.replace(struct.pack("<4H", 1025, 0, 1, 1), struct.pack("<4H", 1025, 0, 9, 1))  # 9 values, of 1
+    assert len({located, unscaled, bad_key}) == 3
     return {
         "4 bands": (write_tiff(folder / "4.tif", noise(4), photometric="minisblack"), "4 bands (gray, undefined"),
         "2 bands": (write_tiff(folder / "2.tif", noise(2)), "2 bands (gray, undefined)"),
@@ -246,6 +250,11 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
         "not a TIFF": (file("no.tif", b"II*\0" + bytes(50)), "not a readable TIFF"),
         "truncated header": (file("head.tif", data[:100]), "not a readable TIFF"),
         "damaged": (file("hole.tif", data[:9000] + bytes(40000) + data[49000:]), "cannot be decoded at rows ("),
+        "georeference": (file("key.tif", bad_key), "not a readable TIFF (Key GTRasterTypeGeoKey"),
+        "name of the system": (
+            file("name.tif", located.replace(b"yard", b"\xe7ard")),
+            "not a readable TIFF ('utf-8' codec",
+        ),
         "text": (file("a.jpg", b"no image at all"), "not an image"),
         "empty": (file("b.png", b""), "the file is empty"),
         "missing": (folder / "c.tif", "cannot be read (No such file or directory)"),
@@ -254,7 +263,7 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 NAMES = ["4 bands", "2 bands", "float", "signed", "turned", "not a TIFF", "truncated header", "damaged"]
-NAMES += ["text", "empty", "missing", "folder"]
+NAMES += ["georeference", "name of the system", "text", "empty", "missing", "folder"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -139,12 +139,13 @@ def _opener(path: str | Path) -> Callable[..., BinaryIO]:
 
 def _open(name: str | Path, path: str | Path, opener: Callable[..., BinaryIO] | None = None) -> "DatasetReader":
     import rasterio
-    from rasterio.errors import RasterioError
 
     try:
         with quiet():  # else it warns of files without a georeference
-            return rasterio.open(name, driver="GTiff", **({"opener": opener} if opener else {}))
-    except RasterioError as error:
+            source = rasterio.open(name, driver="GTiff", **({"opener": opener} if opener else {}))
+            _ = source.colorinterp  # at the first access GDAL reads the georeference, whose faults are errors
+    except Exception as error:  # also UnicodeDecodeError, and errors of GDAL without a public type
         raise InputError(
             f"{path}: not a readable TIFF ({first_line(error)}); replace the file or leave it out"
         ) from error
+    return source

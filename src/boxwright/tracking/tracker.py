@@ -87,25 +87,26 @@ class Tracker:
             self._filter.move(self._camera.update(frame))
         boxes = detections.boxes.numpy(force=True).astype(np.float64)
         scores, labels = detections.scores.numpy(force=True), detections.labels.numpy(force=True)
-        self._rows = self._associate(boxes, scores, labels)
+        self._rows = self._associate(boxes, scores, labels, time)
         self._correct(boxes, scores, labels, time)
         ended = self._forget(time)
         self._begin(self._unclaimed(boxes, scores), boxes, scores, labels, time)
         self._time = time
         return self._tracks(detections, ended)
 
-    def _associate(self, boxes: Array, scores: Array, labels: Array) -> Array:
+    def _associate(self, boxes: Array, scores: Array, labels: Array, time: float) -> Array:
         """(N,) the detection of each track, -1 for none."""
         config = self.config
         same = self._labels[:, None] == labels
         iou = overlaps(self._filter.boxes, boxes) * np.where(same, 1.0, config.other_class)
         confirmed = self._hits >= config.confirm
+        recent = time - self._seen <= config.memory  # after a long gap without frames, any center is near
         high = scores >= config.high
         low = (scores >= config.low) & ~high
         stages = (
             (confirmed, high, iou, config.iou),
             (confirmed, low, iou, config.iou),
-            (confirmed, high, self._nearness(boxes) * same, 0.0),
+            (confirmed & recent, high, self._nearness(boxes) * same, 0.0),
             (~confirmed, high, iou, config.iou_tentative),
         )
         rows = np.full(len(self._ids), -1)

@@ -77,10 +77,14 @@ def _open(url: str, name: str, options: dict[str, str], timeout: float | None) -
 
 def unreadable(name: str, error: FFmpegError, hint: str = "is it complete?") -> InputError:
     """The error for a video that FFmpeg cannot open or read."""
-    reason = error.strerror or type(error).__name__  # its text has the address with the password
-    if isinstance(error, import_extra("av", "video").error.ExitError):  # PyAV's error after a timeout
-        reason = "no data came in time"
-    return InputError(f"{name}: cannot be read as a video ({reason}); {hint}")
+    after_timeout = isinstance(error, import_extra("av", "video").error.ExitError)
+    why = "no data came in time" if after_timeout else reason(error)
+    return InputError(f"{name}: cannot be read as a video ({why}); {hint}")
+
+
+def reason(error: FFmpegError) -> str:
+    """What an error of FFmpeg says, without the name of the file or the address, which may have a password."""
+    return error.strerror or type(error).__name__
 
 
 def video_stream(container: InputContainer, name: str, *, low_delay: bool = False) -> VideoStream:

@@ -15,7 +15,7 @@ from boxwright import interrupt
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
-from boxwright.video.decode import DEFAULT_RATE, RgbConverter, frame_rate, stamp_of, video_stream
+from boxwright.video.decode import DEFAULT_RATE, RgbConverter, frame_rate, reason, stamp_of, video_stream
 from boxwright.video.frames import Clock, Decoded, Selection, VideoFrame
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class StreamConnection:
                     if not behind:
                         yield stamp_of(frame) if self.stamped else None, partial(self._to_rgb, frame)
         except av.error.FFmpegError as error:
-            raise InputError(error.strerror or type(error).__name__) from error  # its text has the password
+            raise InputError(reason(error)) from error
 
     def close(self) -> None:
         self.container.close()
@@ -208,7 +208,7 @@ class LiveVideo:
         """The frames of all connections, with times that continue across connections."""
         clock, index, last = LiveClock(1 / self._connection.rate), 0, time.monotonic()
         while True:
-            reason = "it ended"
+            why = "it ended"
             try:
                 for stamp, convert in self._connection:
                     last, self._pause = time.monotonic(), FIRST_PAUSE
@@ -217,18 +217,18 @@ class LiveVideo:
                     if self._closing.is_set():
                         return
             except InputError as error:
-                reason = str(error)
-            if not self._connect_again(reason, last + self.patience):
+                why = str(error)
+            if not self._connect_again(why, last + self.patience):
                 return
             clock.start_anew()
 
-    def _connect_again(self, reason: str, deadline: float) -> bool:
+    def _connect_again(self, why: str, deadline: float) -> bool:
         """Connect until it works; the pauses grow until there are frames.
 
-        reason: why the connection broke off. Returns whether it worked before `deadline` and the end of reading.
+        why: the connection broke off. Returns whether it worked before `deadline` and the end of reading.
         """
         while time.monotonic() < deadline:
-            logger.warning("%s: no more frames (%s); connecting again in %g s", self.name, reason, self._pause)
+            logger.warning("%s: no more frames (%s); connecting again in %g s", self.name, why, self._pause)
             self._connection.close()
             if self._closing.wait(self._pause):
                 return False
@@ -236,9 +236,9 @@ class LiveVideo:
             try:
                 self._connection = self.connect()
             except InputError as error:
-                reason = str(error).removeprefix(f"{self.name}: ")
+                why = str(error).removeprefix(f"{self.name}: ")
             else:
                 logger.info("%s: connected again", self.name)
                 return True
-        self.faults.append(f"{self.name}: no frame for {self.patience:g} s ({reason})")
+        self.faults.append(f"{self.name}: no frame for {self.patience:g} s ({why})")
         return False

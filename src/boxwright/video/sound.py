@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from boxwright.extras import first_line, import_extra
-from boxwright.video.decode import open_file
+from boxwright.extras import import_extra
+from boxwright.video.decode import open_file, reason
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COPIED = {"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"}  # supported by players in MP4; others become AAC
+MIN_MP3_RATE = 16_000  # Hz; MP4 has no MP3 of lower rates (MPEG-2.5)
 
 
 class Sound:
@@ -25,7 +26,9 @@ class Sound:
         """Read the opened `container` with sound, closed with this object. name: of the file in messages."""
         self.container, self.name = container, name
         self.stream: AudioStream = container.streams.audio[0]
-        self.copied = self.stream.codec_context.codec.canonical_name in COPIED
+        context = self.stream.codec_context
+        codec, self._rate = context.codec.canonical_name, context.sample_rate
+        self.copied = codec in COPIED and (codec != "mp3" or self._rate >= MIN_MP3_RATE)
         self._packets = container.demux(self.stream)
         self._start = 0.0  # the stamp of the output's time 0, s
         self._last, self._end = -1, 0.0  # the last stamp written; where its sound ends, s
@@ -49,9 +52,10 @@ class Sound:
         if self.copied:
             self.target: Any = output.add_stream_from_template(self.stream)
         else:
-            context = self.stream.codec_context
-            layout = "mono" if context.channels == 1 else "stereo"
-            self.target = output.add_stream("aac", rate=context.sample_rate, layout=layout)
+            layout = "mono" if self.stream.codec_context.channels == 1 else "stereo"
+            rates = import_extra("av", "video").codec.Codec("aac", "w").audio_rates or [self._rate]
+            nearest = min(rates, key=lambda rate: abs(rate - self._rate))
+            self.target = output.add_stream("aac", rate=nearest, layout=layout)
 
     def write(self, until: float) -> None:
         """Write the sound up to the output's time `until`, s. Damaged sound ends there, with a line in the log."""
@@ -60,13 +64,16 @@ class Sound:
             while self._end < until and (packet := next(self._packets, None)) is not None:
                 self._write(packet)
         except av.error.FFmpegError as error:
-            logger.warning("%s: its sound ends early (%s)", self.name, first_line(error))
+            logger.warning("%s: its sound ends early (%s)", self.name, reason(error))
             self._packets = iter(())
 
-    def close(self) -> None:
-        """Write the samples that the encoder still keeps, and close the file."""
+    def finish(self) -> None:
+        """Write the samples that the encoder still keeps."""
         if not self.copied:
             self.output.mux(self.target.encode(None))
+
+    def close(self) -> None:
+        """Close the file."""
         self.container.close()
 
     def _write(self, packet: Packet[AudioStream]) -> None:
