@@ -594,6 +594,17 @@ def test_chunks_of_a_batch_are_joined_in_order():
         assert doubled[2].dtype == torch.int64
 
 
+def test_complete_files_take_reversed_and_read_only_arrays(made):
+    loaded = bw.load(made[2] / "whole.onnx", backend="onnxruntime")
+    (image,) = example_images(1)
+    expected, bgr, fixed = loaded(image), image[..., ::-1].copy(), image.copy()
+    assert len(expected) > 5
+    fixed.flags.writeable = False
+    for found in (loaded(bgr, bgr=True), loaded(bgr[..., ::-1]), loaded(fixed)):
+        assert found.boxes.tolist() == expected.boxes.tolist()
+        assert found.labels.tolist() == expected.labels.tolist()
+
+
 @pytest.mark.usefixtures("figures")
 def test_bench_times_every_installed_runtime(made, tmp_path, monkeypatch, two_threads):
     _, _, folder = made
