@@ -627,6 +627,17 @@ def test_bench_rejects_complete_graphs_and_writes_nothing(made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_bench_times_an_exported_file_with_the_given_settings(made, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(bench, "load", lambda *args, **kwargs: opened.append(bw.load(*args, **kwargs)) or opened[-1])
+    bench.bench(made[2] / "one.onnx", tmp_path, overrides={"predict.threshold": 0.01}, batches=(), rounds=1)
+    assert {loaded.args().threshold for loaded in opened} == {0.01}
+    needed = r"one.onnx: no runtime can run it: \S+one.onnx: data.canvas.size: found \[640, 640\], the file is made for"
+    with pytest.raises(InputError, match=needed) as error:
+        bench.bench(made[2] / "one.onnx", tmp_path, overrides={"data.canvas.size": [640, 640]}, batches=(), rounds=1)
+    assert str(error.value).count("640, 640") == 1
+
+
 def test_bench_exports_weights_for_each_runtime(made, tmp_path, two_threads):
     _, _, folder = made
     report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
