@@ -361,7 +361,12 @@ def test_settings_inside_a_complete_graph_cannot_be_changed():
     with pytest.raises(InputError, match=r"nms: found .* it is inside the file"):
         predictor(example_images(1)[0], iou=0.9)
     assert complete(chosen, predict__threshold=0.7)(example_images(1)[0]).labels.tolist() == [1]
+    renamed = complete(chosen, data__names=["Boot", "Haus"])
+    assert renamed.names == renamed(example_images(1)[0]).names == ("Boot", "Haus")
+    assert renamed(example_images(1)[0], classes=["Boot"]).class_names == ["Boot"]
     for words, message in (
+        ({"model__anchors": [[9, 9]] * 6}, "model: found other values than those in the file; .*--raw"),
+        ({"predict__temperatures": [2.0, 2.0]}, "predict.temperatures: found other values than those in the file"),
         ({"predict__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
         ({"predict__nms__iou": 0.9}, "nms: found .* it is inside the file"),
         ({"data__canvas__size": [96, 96]}, "data.canvas: found other values than those in the file; .*--raw"),
