@@ -361,7 +361,12 @@ def test_settings_inside_a_complete_graph_cannot_be_changed():
     with pytest.raises(InputError, match=r"nms: found .* it is inside the file"):
         predictor(example_images(1)[0], iou=0.9)
     assert complete(chosen, predict__threshold=0.7)(example_images(1)[0]).labels.tolist() == [1]
+    renamed = complete(chosen, data__names=["Boot", "Haus"])
+    assert renamed.names == renamed(example_images(1)[0]).names == ("Boot", "Haus")
+    assert renamed(example_images(1)[0], classes=["Boot"]).class_names == ["Boot"]
     for words, message in (
+        ({"model__anchors": [[9, 9]] * 6}, "model: found other values than those in the file; .*--raw"),
+        ({"predict__temperatures": [2.0, 2.0]}, "predict.temperatures: found other values than those in the file"),
         ({"predict__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
         ({"predict__nms__iou": 0.9}, "nms: found .* it is inside the file"),
         ({"data__canvas__size": [96, 96]}, "data.canvas: found other values than those in the file; .*--raw"),
@@ -594,6 +599,17 @@ def test_chunks_of_a_batch_are_joined_in_order():
         assert doubled[2].dtype == torch.int64
 
 
+def test_complete_files_take_reversed_and_read_only_arrays(made):
+    loaded = bw.load(made[2] / "whole.onnx", backend="onnxruntime")
+    (image,) = example_images(1)
+    expected, bgr, fixed = loaded(image), image[..., ::-1].copy(), image.copy()
+    assert len(expected) > 5
+    fixed.flags.writeable = False
+    for found in (loaded(bgr, bgr=True), loaded(bgr[..., ::-1]), loaded(fixed)):
+        assert found.boxes.tolist() == expected.boxes.tolist()
+        assert found.labels.tolist() == expected.labels.tolist()
+
+
 @pytest.mark.usefixtures("figures")
 def test_bench_times_every_installed_runtime(made, tmp_path, monkeypatch, two_threads):
     _, _, folder = made
@@ -614,6 +630,17 @@ def test_bench_rejects_complete_graphs_and_writes_nothing(made, tmp_path):
     with pytest.raises(InputError, match=r"whole.onnx: found a file of --with-nms, needed weights or one"):
         bench.bench(made[2] / "whole.onnx", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_bench_times_an_exported_file_with_the_given_settings(made, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(bench, "load", lambda *args, **kwargs: opened.append(bw.load(*args, **kwargs)) or opened[-1])
+    bench.bench(made[2] / "one.onnx", tmp_path, overrides={"predict.threshold": 0.01}, batches=(), rounds=1)
+    assert {loaded.args().threshold for loaded in opened} == {0.01}
+    needed = r"one.onnx: no runtime can run it: \S+one.onnx: data.canvas.size: found \[640, 640\], the file is made for"
+    with pytest.raises(InputError, match=needed) as error:
+        bench.bench(made[2] / "one.onnx", tmp_path, overrides={"data.canvas.size": [640, 640]}, batches=(), rounds=1)
+    assert str(error.value).count("640, 640") == 1
 
 
 def test_bench_exports_weights_for_each_runtime(made, tmp_path, two_threads):

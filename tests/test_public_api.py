@@ -92,6 +92,21 @@ def test_every_image_type_gives_the_same_detections(tmp_path: Path) -> None:
     assert predictor(stream.getvalue()).boxes.tolist() == expected.boxes.tolist()
 
 
+def test_reversed_and_read_only_arrays_of_the_size_of_the_canvas() -> None:
+    """Such an image is not resized, so the network gets the array itself, which PyTorch cannot share."""
+    predictor, image = rectangles_predictor(), np.pad(example_image(), ((12, 12), (2, 2), (0, 0)), mode="edge")
+    assert image.shape[:2] == predictor.recipe.data.canvas.size
+    expected = predictor(image)
+    assert expected.class_names == ["red", "blue"]
+    bgr = image[..., ::-1].copy()
+    assert predictor(bgr, bgr=True).boxes.tolist() == expected.boxes.tolist()
+    assert predictor(bgr[..., ::-1]).boxes.tolist() == expected.boxes.tolist()
+    assert (
+        predictor(np.frombuffer(image.tobytes(), np.uint8).reshape(64, 64, 3)).boxes.tolist() == expected.boxes.tolist()
+    )
+    assert predictor(Image.fromarray(image)).boxes.tolist() == expected.boxes.tolist()  # Pillow's arrays are read-only
+
+
 def test_generator_is_consumed_batch_by_batch() -> None:
     predictor, taken = rectangles_predictor(), []
 

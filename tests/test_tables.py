@@ -149,6 +149,9 @@ def test_mismatched_shards_and_settings_are_rejected(images: Path, tmp_path: Pat
     predict_table(predictor, [images], out, shard=Shard(1, 2))
     with pytest.raises(InputError, match=r"threshold 0\.5, found 0\.6"):
         predict_table(predictor, [images], out, predictor.args(0.6), shard=Shard(2, 2))
+    calibrated = rectangles_predictor(predict__temperatures=[2.0, 2.0, 2.0])  # as after `boxwright calibrate`
+    with pytest.raises(InputError, match=r"temperatures \[\], found \[2\.0, 2\.0, 2\.0\]"):
+        predict_table(calibrated, [images], out, shard=Shard(2, 2))
     with pytest.raises(InputError, match="holds a run with 2 shards, found 3"):
         predict_table(predictor, [images], out, shard=Shard(2, 3))
     other = rectangles_predictor()

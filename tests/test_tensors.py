@@ -131,6 +131,22 @@ def test_repeated_run_is_a_no_op_and_changed_settings_are_rejected(tiny_coco: Pa
         tensors.write(tiny_coco, out, chosen)
 
 
+def test_tensors_of_a_replaced_image_or_of_bands_are_not_taken_for_those_asked_for(
+    tiny_coco: Path, tmp_path: Path
+) -> None:
+    """The names, sizes and shapes are equal, the pixels are not."""
+    chosen, out = recipe.load(TINY, {"data.canvas.size": [32, 32]}), tmp_path / "out"
+    tensors.write(tiny_coco, out, chosen)
+    path = Path(index_of(out)["images"][0]["image"])
+    cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    with pytest.raises(InputError, match="is there already, needed a new or empty folder"):
+        tensors.write(tiny_coco, out, chosen)
+    reversed_bands = chosen.with_overrides({"data.bands": [3, 2, 1]})
+    tensors.write(tiny_coco, tmp_path / "bands", reversed_bands)
+    with pytest.raises(InputError, match="is there already, needed a new or empty folder"):
+        tensors.write(tiny_coco, tmp_path / "bands", chosen)
+
+
 def test_damaged_image_leaves_no_output(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "cells", {"val": 2})
     (root / "val" / "red" / "1.png").write_bytes(b"no image")

@@ -128,7 +128,7 @@ def bench(
     with tempfile.TemporaryDirectory() as tmp_folder:
         predictors, absent = _load_all(source, resolved, Path(tmp_folder), compile_, trust)
         if not predictors:
-            raise InputError(f"{source}: no runtime can run it: " + "; ".join(absent.values()))
+            raise InputError(f"{source}: no runtime can run it: " + "; ".join(dict.fromkeys(absent.values())))
         rows = tuple(_measure(predictors, sorted({1, *batches}), rounds))
     info = {
         "recipe": resolved.name,
@@ -159,7 +159,7 @@ def _load_all(
             absent[name] = str(error)
 
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
-        own_recipe = None if is_exported(path) else recipe
+        own_recipe = recipe if path == source else None  # files that were exported here have it
         options = RuntimeOptions(fuse=True, trust=trust)
         predictors[name] = load(path, own_recipe, "cpu", backend=backend, runtime_options=options)
         options = replace(options, batch_size=max(BATCHES))

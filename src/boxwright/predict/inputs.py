@@ -77,7 +77,14 @@ def pixel_count(image: Image, bands: Bands | None = None) -> int:
 
 def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
     """The canvases, (C, H, W) each, uint8 or float in 0..255."""
-    return [torch.from_numpy(image.pixels).permute(2, 0, 1) for image in images]
+    return [to_tensor(image.pixels).permute(2, 0, 1) for image in images]
+
+
+def to_tensor(pixels: Array) -> Tensor:
+    """Tensor that shares the memory of the pixels, or of a copy where PyTorch cannot share it: of a read-only array, or
+    of a reversed one, as `image[..., ::-1]` is."""
+    is_shared = pixels.flags.writeable and min(pixels.strides) >= 0
+    return torch.from_numpy(pixels if is_shared else pixels.copy())
 
 
 def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime | None = None) -> Tensor:

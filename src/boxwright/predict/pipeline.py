@@ -20,6 +20,7 @@ from boxwright.predict.inputs import (
     prepare,
     read_pixels,
     to_batch,
+    to_tensor,
     trim,
 )
 from boxwright.recipe import Recipe
@@ -78,21 +79,24 @@ class CanvasPipeline(Generic[R]):
 class FilePipeline(Generic[R]):
     """The pipeline of a complete file (`boxwright export --with-nms`), which contains all three steps.
 
-    Its canvas, minimum score, NMS and number of classes are fixed.
+    Its network, canvas, minimum score, NMS and temperatures are fixed; class names are those of the recipe.
     """
 
     def __init__(self, recipe: Recipe, task: AnyTask, runtime: Runtime, metadata: Metadata) -> None:
         """Create the pipeline. Raises InputError if the recipe needs other settings than those of the file."""
         self.task, self.runtime, self.inside = task, runtime, metadata.recipe
         self.bands = Bands.of(recipe.data)
-        if recipe.data.canvas != self.inside.data.canvas:
-            reject_inside("data.canvas: found other values than those in the file")
-        if recipe.predict.temperatures != self.inside.predict.temperatures:
-            reject_inside("predict.temperatures: found other values than those in the file")
+        for key, wanted, stored in (
+            ("model", recipe.model, self.inside.model),
+            ("data.canvas", recipe.data.canvas, self.inside.data.canvas),
+            ("predict.temperatures", recipe.predict.temperatures, self.inside.predict.temperatures),
+        ):
+            if wanted != stored:
+                reject_inside(f"{key}: found other values than those in the file")
         # an evaluation uses the file's settings of prediction, unless the user asks for others
-        predict, evaluate, stored = recipe.predict, recipe.evaluate, self.inside.evaluate
-        threshold = predict.threshold if evaluate.threshold == stored.threshold else evaluate.threshold
-        nms = predict.nms if evaluate.nms == stored.nms else evaluate.nms
+        predict, evaluate, before = recipe.predict, recipe.evaluate, self.inside.evaluate
+        threshold = predict.threshold if evaluate.threshold == before.threshold else evaluate.threshold
+        nms = predict.nms if evaluate.nms == before.nms else evaluate.nms
         for args in (PostprocessArgs(predict.threshold, predict.nms), PostprocessArgs(threshold, nms)):
             task.check_inside(args, self.inside)
         same = {"evaluate.threshold": threshold, "evaluate.nms": nms.model_dump()}
@@ -106,11 +110,11 @@ class FilePipeline(Generic[R]):
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         """The outputs with the rows of all images, which run one at a time since they differ in size."""
-        parts = [chunks((torch.from_numpy(image.pixels)[None],), self.runtime.shape[0])[0] for image in images]
+        parts = [chunks((to_tensor(image.pixels)[None],), self.runtime.shape[0])[0] for image in images]
         outputs = [[output[:1] for output in raw] for raw in self.runtime.each(parts)]
         return RawOutputs(joined(outputs, len(images)), (0, 0))
 
     def postprocess(self, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs) -> list[R]:
         self.task.check_inside(args, self.inside)
-        results: list[R] = self.task.read_outputs(raw.tensors, frames, args, self.inside)
+        results: list[R] = self.task.read_outputs(raw.tensors, frames, args, self.recipe)
         return results

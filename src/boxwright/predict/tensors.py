@@ -3,6 +3,7 @@
 H x W canvas px
 """
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from boxwright import json_text, tasks
 from boxwright.arrays import Array
 from boxwright.data.class_dataset import ClassSample
 from boxwright.data.dataset import Sample, evenly_spaced
+from boxwright.data.fingerprint import image_digest
 from boxwright.errors import InputError, printable, titled
 from boxwright.files import new_folder
 from boxwright.images.bands import Bands
@@ -22,6 +24,7 @@ from boxwright.recipe import Recipe
 from boxwright.types import Frame
 
 INDEX = "tensors.json"
+DIGITS = 16  # hex digits of digests
 Format = Literal["bin", "npy"]
 
 
@@ -65,7 +68,7 @@ def write(
     bands = Bands.of(recipe.data)
     if bands is not None:
         head |= {"bands": list(bands.numbers), "range": [list(pair) for pair in bands.ranges] or None}
-    rows = [_row(dataset[index], index, kind) for index in indices]
+    rows = [_row(dataset[index], index, kind) | {"digest": _digest(dataset.source(index))} for index in indices]
     shape = " x ".join(map(str, head["shape"]))
     summary = f"{len(rows)} of {len(dataset)} images of {split} as {kind}, {shape}"
     if _is_written(target, head, rows):
@@ -87,11 +90,17 @@ def _row(sample: Sample | ClassSample, index: int, kind: Format) -> JsonObject:
     return row if label is None else row | {"label": label}
 
 
+def _digest(source: str | Array) -> str:
+    """Digest of an image: of its file name, size, and both ends of its content, or of its pixels."""
+    digest = image_digest(source, "sample") if isinstance(source, str) else hashlib.sha256(source.tobytes()).digest()
+    return digest.hex()[:DIGITS]
+
+
 def _is_written(target: Path, head: JsonObject, rows: list[JsonObject]) -> bool:
     """Whether the folder contains the files of an earlier run with the same settings and images."""
     try:
         tree = json_text.read(target / INDEX)
-        same = tree | head == tree and len(tree["images"]) == len(rows)
+        same = head | {"images": tree["images"]} == tree and len(tree["images"]) == len(rows)
         return same and all(
             row.items() <= written.items() and (target / row["file"]).is_file()
             for row, written in zip(rows, tree["images"], strict=True)

@@ -37,6 +37,7 @@ def describe(predictor: AnyPredictor, args: PostprocessArgs, tiling: Tiling | No
         "weights": weights_digest(predictor),
         "threshold": args.threshold,
         "nms": args.nms.model_dump(mode="json"),
+        "temperatures": list(recipe.predict.temperatures),
         "classes": None if args.labels is None else [names[label] if names else label for label in sorted(args.labels)],
         "tile": None if tiling is None else tiling.window,
         "overlap": None if tiling is None else tiling.overlap,

@@ -266,9 +266,9 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def read_outputs(
-        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
+        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[R]:
-        """`graph_outputs` of a complete file, exported with the recipe `inside` -> the results of the images."""
+        """`graph_outputs` of a complete file -> the results of the images, with the class names of the recipe."""
 
     @abstractmethod
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:

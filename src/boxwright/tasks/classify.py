@@ -175,11 +175,11 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return [_prediction(classes.to("cpu"), frame, recipe) for classes, frame in zip(decoded, frames, strict=True)]
 
     def read_outputs(
-        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
+        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[ClassPrediction]:
         scores, labels = outputs
         decoded = map(Classes, scores[:, : args.top_k], labels[:, : args.top_k])
-        return [_prediction(classes, frame, inside) for classes, frame in zip(decoded, frames, strict=True)]
+        return [_prediction(classes, frame, recipe) for classes, frame in zip(decoded, frames, strict=True)]
 
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
         classes = inside.model.classes

@@ -209,14 +209,14 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         ]
 
     def read_outputs(
-        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
+        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[Prediction]:
         results = []
         for boxes, scores, labels, frame in zip(*outputs, frames, strict=True):
             kept = (labels >= 0) & (scores >= args.threshold)
             if args.labels is not None:
                 kept &= torch.isin(labels, labels.new_tensor(args.labels))
-            results.append(_prediction(Detections(boxes[kept], scores[kept], labels[kept]), frame, inside))
+            results.append(_prediction(Detections(boxes[kept], scores[kept], labels[kept]), frame, recipe))
         return results
 
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
