@@ -123,10 +123,8 @@ def test_mmdet_configuration_with_other_anchors_or_pixels(
     assert found is not None
     np.testing.assert_allclose(getattr(found.model, key), value, rtol=1e-6)
     torch.save({"meta": {"cfg": contents.config}, "state_dict": contents.tensors}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match=f"its configuration has model.{key}=.*, unlike recipe {name}; --set") as error:
+    with pytest.raises(InputError, match=f"its configuration has model.{key}=.*, unlike recipe {name}; import it"):
         weights.build(tmp_path / "a.pth", recipe.load(name))
-    (change,) = re.findall(r"--set '(\S*)'", str(error.value))
-    assert meta.contradiction(recipe.load(name, [change]), contents) == ""
 
 
 def test_mmdet_configuration_with_other_channel_order() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from boxwright import recipe as recipes
 from boxwright.config import AUTO
+from boxwright.errors import shortened
 from boxwright.nn.yolo import ANCHORS_PER_SCALE
 from boxwright.recipe import Recipe
 from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
@@ -20,6 +21,7 @@ TO_RGB = re.compile(r"\b(?:bgr_)?to_rgb['\"]?\s*[=:]\s*(True|False)")
 GENERATOR = re.compile(r"\banchor_generator['\"]?\s*[=:]\s*(?:dict\(|\{)(.*?)(?:dict\(|\{|\Z)", re.DOTALL)
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 MAX_NUMBERS = 64  # of a list in a configuration
+MAX_SHOWN = 40  # characters of a value in a message
 TORCHVISION = "rpn.head.cls_logits.weight"  # in both versions of its Faster R-CNN
 
 
@@ -92,13 +94,15 @@ def contradiction(recipe: Recipe, contents: Contents) -> str:
     """Contradiction between `recipe` and a file's origin or configuration that tensors do not show; "" for none."""
     if reason := _other_origin(recipe, contents.tensors) or _other_style(recipe, contents):
         return f"{reason}; take the recipe of its origin"
-    settings = [f"{key}={shown(value)}" for key, value in other_settings(recipe, contents).items()]
-    remedy = " ".join(f"--set '{each}'" for each in settings)
-    return f"its configuration has {', '.join(settings)}, unlike recipe {recipe.name}; {remedy}" if settings else ""
+    settings = [
+        f"{key}={shortened(shown(value), MAX_SHOWN)}" for key, value in other_settings(recipe, contents).items()
+    ]
+    found = ", ".join(settings)
+    return f"its configuration has {found}, unlike recipe {recipe.name}; import it without --recipe" if settings else ""
 
 
 def shown(value: Any) -> str:
-    """A number, or a list of numbers or of pairs, as in --set."""
+    """A number, or a list of numbers or of pairs, as --set takes them."""
     return f"[{','.join(map(shown, value))}]" if isinstance(value, list) else f"{value:.9g}"
 
 
