@@ -25,7 +25,7 @@ from boxwright import cli
 from boxwright import recipe as recipes
 from boxwright.datatools.clean import Cleaning
 from boxwright.engine import datasets, optim
-from boxwright.engine.job import build_network
+from boxwright.engine.job import build_network, initial_network
 from boxwright.engine.schedule import learning_rates
 from boxwright.engine.train import optimizer_step, train
 from boxwright.errors import InputError
@@ -172,6 +172,15 @@ class TestRun:
         for part in datasets.open_checked(TASK, settings, Cleaning(), SimpleNamespace(num_processes=1))[:2]:
             assert part.names == ("red", "blue", "green")
             assert {names[part.labels[n]] for n in range(len(part)) if "/red/" in part.path(n)} == {"red"}
+
+    def test_other_class_order_of_initial_weights_is_logged(self, finished: Path, log: list[str]) -> None:
+        settings = recipes.load(finished / "recipe.yaml")
+        for names, note in (("red, green, blue", "another order"), ("a, b, c", "as many"), ("blue, green, red", "")):
+            log.clear()
+            initial_network(
+                settings.with_names(names.split(", ")), finished, False, SimpleNamespace(is_main_process=True)
+            )
+            assert [note in line for line in log if "its classes are blue, green, red; " in line] == [True] * bool(note)
 
     def test_ema_weights_are_evaluated(self, data: Path, tmp_path: Path) -> None:
         folder = run(data, tmp_path / "run", {"train.ema.decay": 0.5})

@@ -19,6 +19,7 @@ from boxwright.config import ModelConfig
 from boxwright.nn.network import Network
 from boxwright.ops.boxes import clip, cxcywh_to_xyxy
 from boxwright.predict.predictor import AnyPredictor
+from boxwright.recipe.of_cfg import read_names
 from boxwright.types import Detections
 from boxwright.weights import cfg_report, checkpoint, darknet
 from test_cli import status_of
@@ -144,6 +145,13 @@ def test_names_file(folder: Path, log: list[str], text: str, expected: list[str]
         return
     assert list(recipe.of_cfg(folder / "net.cfg", folder / "my.names").data.names) == expected
     assert ("holds 3 names, the .cfg has classes=2" in "\n".join(log)) == (text.count("\n") == 3)
+
+
+@pytest.mark.parametrize("name", ["obj.data", "data.YAML", "net.cfg"])
+def test_data_set_file_given_as_names_is_an_error(folder: Path, name: str) -> None:
+    (folder / name).write_text("classes = 2\ntrain = train.txt\nnames = my.names\n")
+    with pytest.raises(bw.InputError, match="needed a text with one class name per line"):
+        read_names(folder / name, 2)
 
 
 def test_summary_of_classes_without_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -456,7 +456,8 @@ def test_cvat_obj_data_beside_its_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("classes= 2", "classes= 3"), "nc is 3, names holds 2"),
+        (("classes= 2", "classes= 3"), r"classes is 3, .*obj.names holds 2 names"),
+        (("classes= 2", "classes= 2 # two"), "classes: found '2 # two', needed a number"),
         (("data/obj.names", "gone.names"), "names: there is no gone.names"),
         (("backup = b/", "what is this"), "line 6: found 'what is this', needed key = value"),
         (("data/test.txt", "data/train.txt"), ""),

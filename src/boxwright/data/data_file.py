@@ -191,10 +191,17 @@ def _darknet_tree(file: Path) -> Tree:
         if value and key not in DARKNET_KEYS:
             tree[key] = value
     if (classes := tree.pop("classes", None)) is not None:
-        tree["nc"] = int(classes) if classes.isascii() and classes.isdigit() and len(classes) < 10 else classes
+        if not (classes.isascii() and classes.isdigit() and len(classes) < 10):
+            raise InputError(f"{file}: classes: found '{classes[:MAX_SHOWN]}', needed a number and nothing after it")
+        tree["nc"] = int(classes)
     if "names" in tree:
         found = locate(file, "", tree["names"])
         if found is None:
             raise InputError(f"{file}: names: there is no {tree['names'][:MAX_SHOWN]}; put the class names there")
         tree["names"] = list(text.read_class_names(found[0]).values())
+        count = len(tree["names"])
+        if tree.get("nc", count) != count:
+            raise InputError(
+                f"{file}: classes is {tree['nc']}, {found[0]} holds {count} names; needed a line per class"
+            )
     return tree

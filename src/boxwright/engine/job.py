@@ -165,9 +165,10 @@ def initial_network(recipe: Recipe, file: str | Path | None, transfer: bool, acc
         stored = weight_files.stored_recipe(file)
         theirs, ours = stored.data.names if stored else (), recipe.data.names
         if theirs != ours and len(theirs) == len(ours) and accelerator.is_main_process:
-            logger.info(
-                "%s: its classes are %s; there are as many here, so its last layers are used", file, ", ".join(theirs)
-            )
+            used = "there are as many here, so its last layers are used"
+            if set(theirs) == set(ours):
+                used = "they have another order here, so that its last layers start with those of other classes"
+            logger.info("%s: its classes are %s; %s", file, ", ".join(theirs), used)
     if frozen := [prefix for prefix in recipe.train.freeze if any(optim.has_prefix(name, prefix) for name in fresh)]:
         # batch norm's initial statistics are not those of the data either
         frozen_norms = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 THRESHOLD = 0.25
 NMS_IOU = 0.45
 GREEDY_BETA = 0.6  # exponent of `greedynms`, and default of `beta_nms`
+OTHER_FILES = {".data", ".yaml", ".yml", ".json", ".cfg"}  # of which each line would be read as a class name
 NMS_KINDS = {"greedynms": "greedy", "diounms": "diou"}
 
 
@@ -75,8 +76,14 @@ def read_names(path: str | Path, classes: int) -> list[str]:
     Names that occur twice, such as `crane` in Darknet's list of ImageNet, get the number of their class: `crane (428)`.
 
     Raises:
-        InputError: For a file that cannot be read, has fewer lines, or a line that is not a name, with its number.
+        InputError: For a file that cannot be read, has fewer lines, or a line that is not a name, with its number; and
+            for one of another kind, such as obj.data.
     """
+    if (suffix := Path(path).suffix.lower()) in OTHER_FILES:
+        raise InputError(
+            f"{path}: found the suffix {suffix}, needed a text with one class name per line; `names` in obj.data "
+            "is its path"
+        )
     try:
         text = read_input(path, ", needed one class name per line", MAX_YAML).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -103,7 +103,7 @@ def read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[
     else:
         contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
         if not transfer and (reason := contradiction(recipe, contents)):
-            raise InputError(f"{file}: {reason}; take the recipe of its origin, or --transfer")
+            raise InputError(f"{file}: {reason}, or --transfer")
         return renamed(model, contents, file, recipe), []
     if not transfer:
         _check_lineage(kind, foreign.padding, file, recipe)

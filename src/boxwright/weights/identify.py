@@ -61,6 +61,10 @@ def identify(path: str | Path) -> Identified:
         fits = tuple(each for each in chosen if each is not None and _fits_tensors(file, contents, each))
         if fits or not suffix:
             break
+    by_name = {each.name: each for each in shipped}
+    own = {key: value for each in fits for key, value in meta.other_settings(by_name[each.name], contents).items()}
+    if own:
+        what += f" with {', '.join(f'{key}={meta.shown(value)}' for key, value in own.items())}"
     return Identified(what, fits, contents.skipped)
 
 
@@ -86,11 +90,9 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
 
 
 def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Recipe | None:
-    """`recipe` with the classes and the kind of deformable layers of another project's file, and the depth of the
-    ResNet; None if the file's own configuration contradicts it."""
-    if meta.contradiction(recipe, contents):
-        return None
-    changes: dict[str, object] = {}
+    """`recipe` with the classes, the kind of deformable layers, anchors and normalization of another project's file,
+    and the depth of the ResNet; None if the file's own configuration contradicts it."""
+    changes: dict[str, object] = dict(meta.other_settings(recipe, contents))
     rows = next((contents.tensors[name].shape[0] for name in OFFSETS if name in contents.tensors), 0)
     if rows and getattr(recipe.model, "deform_bias", False):
         masks = rows % 27 == 0 and not VERSION_1.search(contents.config)
@@ -102,9 +104,10 @@ def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Rec
             return None
         changes["model.depth"] = depth
     try:
-        return meta.with_own_names(recipe.with_overrides(changes), contents)
+        own = meta.with_own_names(recipe.with_overrides(changes), contents)
     except InputError:
         return None
+    return None if meta.contradiction(own, contents) else own
 
 
 def with_own_classes(path: str | Path, recipe: Recipe) -> Recipe:
@@ -117,7 +120,7 @@ def with_own_classes(path: str | Path, recipe: Recipe) -> Recipe:
     if kind in ("darknet", "mindspore"):
         return next(iter(_of_other_classes(file, recipe)), recipe)
     contents = _contents(file, kind)
-    own = adapted(recipe, contents)
+    own = None if meta.contradiction(recipe, contents) else adapted(recipe, contents)
     return own if own is not None and _fits_tensors(file, contents, own) else recipe
 
 

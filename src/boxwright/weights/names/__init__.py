@@ -5,6 +5,7 @@ A model without a module here, such as a user's own, has the defaults of `Foreig
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
@@ -74,3 +75,10 @@ def of(config: ModelConfig) -> ForeignNames[ModelConfig]:
         return ForeignNames(config)
     kind: type[ForeignNames[ModelConfig]] = importlib.import_module(f"{__name__}.{config.name}").Names
     return kind(config)
+
+
+def replaced(table: Mapping[str, str], name: str) -> str:
+    """`name` with each pattern of `table` replaced in turn."""
+    for pattern, replacement in table.items():
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from boxwright.models.faster_rcnn import Config
-from boxwright.weights.names import mmdetection
+from boxwright.weights.names import mmdetection, replaced
 
 _NAMES = {
     r"^backbone\.bottom_up\.stem\.conv1\.norm\.": "backbone.bn1.",
@@ -49,6 +49,4 @@ def _ours(name: str) -> str:
     if found := _PYRAMID.fullmatch(name):
         kind, level, leaf = found.groups()
         return f"neck.{'inner' if kind == 'lateral' else 'outer'}.{int(level) - 2}.{leaf}"
-    for pattern, replacement in _NAMES.items():
-        name = re.sub(pattern, replacement, name)
-    return name
+    return replaced(_NAMES, name)

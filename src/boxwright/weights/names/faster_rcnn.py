@@ -7,7 +7,7 @@ from torch import Tensor
 
 from boxwright.config import Padding
 from boxwright.models.faster_rcnn import Config
-from boxwright.weights.names import MINDSPORE_NORM, ForeignNames, detectron2, mmdetection
+from boxwright.weights.names import MINDSPORE_NORM, ForeignNames, detectron2, mmdetection, replaced
 
 # Unused ids of COCO's 91 categories; torchvision's published files have a row for each id, 0 first.
 COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -68,7 +68,7 @@ class Names(ForeignNames[Config]):
         module, _, leaf = parameter.rpartition(".")
         if not module or leaf == "num_batches_tracked":
             return None
-        module = _replace(_ZOO, module)
+        module = replaced(_ZOO, module)
         if module.rpartition(".")[2].startswith("bn"):
             leaf = MINDSPORE_NORM[leaf]
         return f"{module}.{leaf}"
@@ -80,7 +80,7 @@ class Names(ForeignNames[Config]):
     def mindspore_backbone(self, entry: str) -> str | None:
         """Our name for an entry of the zoo's ResNet classifier (`layer1.0.down_sample_layer.0.weight`), with or without
         the prefix `backbone.` of the zoo's own conversion. For conv2 see `translate`."""
-        ours = "backbone." + _replace(_ZOO_CLASSIFIER, entry)
+        ours = "backbone." + replaced(_ZOO_CLASSIFIER, entry)
         return ours if self._fills(ours) else None
 
     def is_foreign(self, tensors: Mapping[str, Tensor]) -> bool:
@@ -100,7 +100,7 @@ class Names(ForeignNames[Config]):
         table = _TORCHVISION_V2 | _TORCHVISION if self.config.neck_norm else _TORCHVISION
         renamed = {}
         for name, tensor in tensors.items():
-            ours = _replace(table, name)
+            ours = replaced(table, name)
             renamed[ours if self._fills(ours) else name] = tensor
         if self.config.classes == len(COCO_ROWS) - 1:
             for layer, numbers in (("classes", 1), ("deltas", 4)):
@@ -123,9 +123,3 @@ class Names(ForeignNames[Config]):
 
     def _fills(self, ours: str) -> bool:
         return self.config.deform == "none" or self.config.conv2_fills_deform or not _DEFORMABLE.match(ours)
-
-
-def _replace(table: dict[str, str], name: str) -> str:
-    for pattern, replacement in table.items():
-        name = re.sub(pattern, replacement, name)
-    return name

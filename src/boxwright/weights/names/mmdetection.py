@@ -13,6 +13,7 @@ from torch import Tensor
 
 from boxwright.errors import InputError
 from boxwright.models.faster_rcnn import Config
+from boxwright.weights.names import replaced
 
 BACKGROUND = 1  # row of the class layer
 _FASTER_RCNN = {
@@ -65,7 +66,7 @@ def faster_rcnn(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tens
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         renamed |= offsets_and_masks(name, tensor, config.deform_masks)
-    renamed = {_replaced(_FASTER_RCNN, name): tensor for name, tensor in renamed.items()}
+    renamed = {replaced(_FASTER_RCNN, name): tensor for name, tensor in renamed.items()}
     return in_our_order(renamed, config)
 
 
@@ -108,9 +109,3 @@ def yolov3(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 break
         renamed[name] = tensor
     return renamed
-
-
-def _replaced(table: dict[str, str], name: str) -> str:
-    for pattern, replacement in table.items():
-        name = re.sub(pattern, replacement, name)
-    return name
