@@ -92,6 +92,26 @@ def test_every_image_type_gives_the_same_detections(tmp_path: Path) -> None:
     assert predictor(stream.getvalue()).boxes.tolist() == expected.boxes.tolist()
 
 
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_images_of_the_canvas_size_in_any_memory_layout(complete: bool, weights: Path, tmp_path: Path) -> None:
+    """Such an image is not resized, and a complete file resizes itself: the user's array reaches PyTorch."""
+    predictor = bw.load(weights)
+    if complete:
+        bw.export_model(weights, "onnx", tmp_path / "m.onnx", complete=True)
+        predictor = bw.load(tmp_path / "m.onnx")
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    expected = predictor(image)
+    assert len(expected)
+    reversed_in_memory, fixed = image[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1], image.copy()
+    fixed.flags.writeable = False
+    for same in (reversed_in_memory, fixed, Image.fromarray(image)):
+        assert predictor(same) == expected
+    found = predictor(image[..., ::-1].copy(), bgr=True)
+    assert found == expected
+    assert np.array_equal(found.draw(), expected.draw())
+
+
 def test_generator_is_consumed_batch_by_batch() -> None:
     predictor, taken = rectangles_predictor(), []
 

@@ -77,7 +77,13 @@ def pixel_count(image: Image, bands: Bands | None = None) -> int:
 
 def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
     """The canvases, (C, H, W) each, uint8 or float in 0..255."""
-    return [torch.from_numpy(image.pixels).permute(2, 0, 1) for image in images]
+    return [as_tensor(image.pixels).permute(2, 0, 1) for image in images]
+
+
+def as_tensor(pixels: Array) -> Tensor:
+    """Pixels (h, w, C) as a tensor; copied if reversed, such as BGR as RGB, or read-only, which tensors cannot be."""
+    shared = pixels.flags.writeable and min(pixels.strides) >= 0
+    return torch.from_numpy(pixels if shared else pixels.copy())
 
 
 def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime | None = None) -> Tensor:

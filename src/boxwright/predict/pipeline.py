@@ -13,6 +13,7 @@ from boxwright.images.bands import Bands
 from boxwright.predict.inputs import (
     Image,
     PreparedImage,
+    as_tensor,
     canvases_of,
     image_path,
     image_to_keep,
@@ -106,7 +107,7 @@ class FilePipeline(Generic[R]):
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         """The outputs with the rows of all images, which run one at a time since they differ in size."""
-        parts = [chunks((torch.from_numpy(image.pixels)[None],), self.runtime.shape[0])[0] for image in images]
+        parts = [chunks((as_tensor(image.pixels)[None],), self.runtime.shape[0])[0] for image in images]
         outputs = [[output[:1] for output in raw] for raw in self.runtime.each(parts)]
         return RawOutputs(joined(outputs, len(images)), (0, 0))
 
