@@ -202,7 +202,7 @@ class Predictor(Generic[R]):
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         """Run the network on `images`, from `preprocess`, as one batch."""
-        reject_fork(self.process)
+        reject_fork(self.process, self.runtime)
         with evaluating(self.model):
             return self.pipeline.forward(images)
 
