@@ -19,6 +19,7 @@ from torch import nn
 import boxwright as bw
 import class_folder
 from boxwright import cli
+from boxwright.engine.job import build_network
 from boxwright.engine.processes import accelerator_session
 from boxwright.predict.predictor import Predictor
 from boxwright.runtimes.base.torch_runtime import TorchRuntime
@@ -228,6 +229,16 @@ def test_accelerate_state_of_the_host_program_is_kept() -> None:
         assert AcceleratorState().mixed_precision == host.mixed_precision == "bf16"
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_random_numbers_of_the_host_program_are_kept() -> None:
+    """Otherwise the random numbers after each training are the same ones, whatever the program's seed."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with accelerator_session(bw.Recipe.load("demo").train):
+        build_network(bw.Recipe.load("demo", SMALL))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_messages_go_through_logging(log: list[str]) -> None:
