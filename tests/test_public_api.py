@@ -113,6 +113,15 @@ def test_images_of_the_canvas_size_in_any_memory_layout(complete: bool, weights:
     assert np.array_equal(found.draw(), expected.draw())
 
 
+def test_devices_and_recipes_of_other_types(weights: Path, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert bw.load(weights, device=cpu).device == cpu
+    bw.export_model(weights, "pt2", tmp_path / "m.pt2")
+    assert bw.load(tmp_path / "m.pt2", device=cpu).device == cpu
+    with pytest.raises(bw.InputError, match=r"none\.yaml: cannot be read"):
+        bw.train(tmp_path / "none.yaml", tmp_path, tmp_path / "run")
+
+
 def test_generator_is_consumed_batch_by_batch() -> None:
     predictor, taken = rectangles_predictor(), []
 

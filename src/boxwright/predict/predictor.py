@@ -219,7 +219,7 @@ AnyPredictor = Predictor[Any]
 def load(
     path: str | Path,
     recipe: str | Path | Recipe | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     *,
     overrides: Overrides = (),
     backend: str = "auto",
@@ -234,7 +234,7 @@ def load(
         path: A run folder, its `best/` or `last/`, a file of weights, or an exported file.
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored in the file. `.weights`, `.ckpt` and
             `.pth` files of other projects do not store one.
-        device: `cpu`, `cuda`, `cuda:1`, ..., or `auto` for the accelerator if there is one.
+        device: `cpu`, `cuda`, `cuda:1`, a `torch.device`, or `auto` for the accelerator if there is one.
         overrides: Changes to the recipe by dotted key.
         backend: The runtime: `auto`, `mindspore`, `onnxruntime`, `opencv`, `openvino` or `torch`. Weights run in torch;
             for an exported file `auto` selects the fastest installed runtime that can run it.
