@@ -71,6 +71,8 @@ def test_training_loop_of_the_documentation(tiny_coco: Path) -> None:
     exec(code, names)
     assert losses[-1] < 0.7 * losses[0]
     assert names["predictor"].names == ("car", "truck")
+    on_meta = bw.Predictor(names["model"].to("meta"), names["recipe"])  # in place of a GPU
+    assert on_meta.device.type == "meta"
 
 
 @pytest.mark.parametrize(

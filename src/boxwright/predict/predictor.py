@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from io import IOBase
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -36,7 +36,8 @@ class Predictor(Generic[R]):
     The model is in evaluation mode while it predicts, and every module returns to its previous mode afterwards, so a
     network in training can be evaluated. Calls are thread-safe as long as the model is not trained at the same time.
 
-    A predictor can be pickled; one that `load` returned is then loaded from its file again. After a fork of a process
+    A predictor can be pickled and copied; one that `load` returned is then loaded from its file again, without changes
+    of its weights since. After a fork of a process
     with several threads it raises RuntimeError.
 
     Attributes:
@@ -54,16 +55,16 @@ class Predictor(Generic[R]):
         self,
         model: nn.Module,
         recipe: Recipe,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         runtime: Runtime | None = None,
         metadata: Metadata | None = None,
     ) -> None:
         """Create a predictor from a network; `boxwright.load` creates one from a file.
 
         Args:
-            model: A `types.Detector` or `types.Classifier` on `device`.
+            model: A `types.Detector` or `types.Classifier`, on one device.
             recipe: Canvas, class names and settings.
-            device: The device of the network.
+            device: The device of the network; None for that of the model's parameters.
             runtime: Runs the network, so that `model` only decodes; None to run `model` itself.
             metadata: Metadata of the exported file that the runtime runs.
 
@@ -72,7 +73,7 @@ class Predictor(Generic[R]):
         """
         self._model = model
         self.task = tasks.of(recipe)
-        self.device = torch.device(device)
+        self.device = _device_of(model) if device is None else torch.device(device)
         self.runtime = runtime
         self.process = os.getpid()
         self.pipeline: Pipeline[R]
@@ -211,6 +212,11 @@ class Predictor(Generic[R]):
         results = self.pipeline.postprocess(raw, [image.frame for image in images], args)
         pairs = zip(results, images, strict=True)
         return [result if image.image is None else with_image(result, image.image) for result, image in pairs]
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """The device of the parameters and buffers; the CPU without any."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
 AnyPredictor = Predictor[Any]
