@@ -299,6 +299,15 @@ def test_16_bit_pillow_image_matches_its_file(weights: Path, tmp_path: Path) -> 
         predictor(PIL.Image.new("F", (32, 32)))
 
 
+def test_predictor_rejects_a_recipe_with_other_classes() -> None:
+    """Its names would be those of other classes."""
+    model = bw.create_model("demo", classes=2, overrides=SMALL)
+    with pytest.raises(bw.InputError, match="recipe demo: found 3 classes, the network has 2; use the recipe"):
+        bw.Predictor(model, bw.Recipe.load("demo", SMALL))
+    named = bw.Recipe.load("demo", SMALL).with_names(["car", "truck"])
+    assert bw.Predictor(model, named).names == ("car", "truck")
+
+
 def test_model_and_recipe_of_a_predictor_are_read_only(weights: Path) -> None:
     predictor = bw.load(weights)
     for name in ("model", "recipe"):

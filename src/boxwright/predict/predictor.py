@@ -17,6 +17,7 @@ from boxwright.config import Overrides
 from boxwright.errors import InputError
 from boxwright.images.bands import Bands
 from boxwright.images.budget import budget, within_budget
+from boxwright.nn.network import Network
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixel_count
 from boxwright.predict.loading import evaluating, given_recipe, load_any
 from boxwright.predict.pipeline import CanvasPipeline, FilePipeline, Pipeline
@@ -37,8 +38,7 @@ class Predictor(Generic[R]):
     network in training can be evaluated. Calls are thread-safe as long as the model is not trained at the same time.
 
     A predictor can be pickled and copied; one that `load` returned is then loaded from its file again, without changes
-    of its weights since. After a fork of a process
-    with several threads it raises RuntimeError.
+    of its weights since. After a fork of a process with several threads it raises RuntimeError.
 
     Attributes:
         model: The network; for an exported file a network without weights, which only decodes.
@@ -69,8 +69,14 @@ class Predictor(Generic[R]):
             metadata: Metadata of the exported file that the runtime runs.
 
         Raises:
-            InputError: A complete file does not support the settings.
+            InputError: A complete file does not support the settings, or `recipe` has another number of classes than
+                `model`.
         """
+        if isinstance(model, Network) and (classes := model.config.classes) != recipe.model.classes:
+            raise InputError(
+                f"recipe {recipe.name}: found {recipe.model.classes} classes, the network has {classes}; use the "
+                "recipe that it was created from, or recipe.with_names([...])"
+            )
         self._model = model
         self.task = tasks.of(recipe)
         self.device = _device_of(model) if device is None else torch.device(device)
