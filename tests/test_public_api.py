@@ -161,6 +161,14 @@ def test_notebook_shows_the_image_with_its_boxes() -> None:
     assert not np.array_equal(shown, example_image())
 
 
+def test_result_without_pixels_cannot_be_drawn() -> None:
+    found, image = rectangles_predictor()(example_image()), example_image()
+    bare = bw.Prediction(found.boxes, found.scores, found.labels, found.names)
+    with pytest.raises(bw.InputError, match=r"draw: the result has neither pixels nor a file; give the image"):
+        bare.draw()
+    assert np.array_equal(bare.draw(image), found.draw())
+
+
 def test_hooks_and_edits_of_the_network_take_effect(weights: Path) -> None:
     """The network of a predictor is the one that runs; a fused copy only on request."""
     predictor, image = bw.load(weights), example_image()
