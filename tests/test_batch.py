@@ -71,6 +71,8 @@ def test_training_loop_of_the_documentation(tiny_coco: Path) -> None:
     exec(code, names)
     assert losses[-1] < 0.7 * losses[0]
     assert names["predictor"].names == ("car", "truck")
+    on_meta = bw.Predictor(names["model"].to("meta"), names["recipe"])  # in place of a GPU
+    assert on_meta.device.type == "meta"
 
 
 @pytest.mark.parametrize(
@@ -84,11 +86,26 @@ def test_training_loop_of_the_documentation(tiny_coco: Path) -> None:
         ),
         ({"boxes": BOXES, "labels": torch.tensor([0.0, 1])}, "needed integers"),
         ({"boxes": BOXES / 0, "labels": torch.tensor([0, 1])}, "not finite"),
+        (  # the second has no width
+            {"boxes": torch.tensor([[1.0, 2, 29, 38], [5, 6, 5, 24]]), "labels": torch.tensor([0, 1])},
+            r"boxes: found \[5.0, 6.0, 5.0, 24.0\], needed xyxy with x1 < x2",
+        ),
+        ({"boxes": BOXES[:, [2, 3, 0, 1]], "labels": torch.tensor([0, 1])}, r"boxes: found \[30.0, 40.0, 1.0, 2.0\]"),
     ],
 )
 def test_invalid_targets_are_rejected(target: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Batch.from_targets(torch.zeros(1, 3, 32, 32), [target])
+
+
+def test_images_become_float32() -> None:
+    target = {"boxes": BOXES, "labels": torch.tensor([0, 1])}
+    images = torch.rand(1, 3, 32, 32)
+    batch = Batch.from_targets(images.double(), [target])
+    assert torch.equal(batch.images, images)
+    assert batch.images.dtype == torch.float32
+    with pytest.raises(InputError, match="images: found int64, needed uint8 or float"):
+        Batch.from_targets(torch.zeros(1, 3, 32, 32, dtype=torch.int64), [target])
 
 
 @pytest.mark.parametrize(("shape", "count"), [((2, 3, 32, 32), 1), ((3, 32, 32), 3), ((0, 3, 32, 32), 0)])

@@ -129,6 +129,11 @@ def test_yaml_dump_round_trip(write):
     assert read_yaml(write(yaml.safe_dump(tree, allow_unicode=True))) == tree
 
 
+def test_a_single_word_is_an_override() -> None:
+    """A str is also a sequence of its characters."""
+    assert override({"a": {"b": 1}}, "a.b=23") == {"a": {"b": 23}}
+
+
 def test_override_does_not_change_its_input():
     tree = {"a": {"b": 1, "c": 2}}
     assert override(tree, ["a.b=[3, x]", "a.d.e=no", "f=1e-3", "g=", "h=k=v"]) == {

@@ -97,14 +97,19 @@ if __name__ == "__main__":
         there = pool.map_async(predictor, [image]).get(60)[0]
     assert len(here) and torch.allclose(here.boxes, there.boxes, atol=1e-3)
     sys.stdout.flush()
-    if os.fork() == 0:
-        signal.alarm(10)
-        try:
-            predictor(image)
-        except RuntimeError as error:
-            print(error, flush=True)
-        os._exit(0)
-    os.wait()
+    streams = bw.load(sys.argv[1], runtime_options=bw.RuntimeOptions(batch_size=2))
+    assert streams.runtime.streams == 2
+    for predictor, threads in ((predictor, 2), (streams, 1), (bw.load(sys.argv[1]), 1)):
+        if os.fork() == 0:
+            signal.alarm(10)
+            torch.set_num_threads(threads)  # a worker of a DataLoader has one
+            try:
+                assert len(predictor(image))
+                print("predicted", flush=True)
+            except RuntimeError as error:
+                print(error, flush=True)
+            os._exit(0)
+        assert os.wait()[1] == 0
 """
 
 
@@ -113,8 +118,11 @@ def test_predictor_works_in_spawned_and_fails_in_forked_processes(weights: Path)
     script.write_text(ELSEWHERE)
     done = subprocess.run([sys.executable, script, weights], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("this predictor was created before the process was forked")
-    assert "spawn" in done.stdout
+    several, streams, single = done.stdout.splitlines()
+    assert several == streams
+    assert several.startswith("this predictor was created before the process was forked")
+    assert "spawn" in several
+    assert single == "predicted"
 
 
 def test_concurrent_checks_for_a_writable_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 import boxwright as bw
 import class_folder
 from boxwright import cli
+from boxwright.engine.job import build_network
 from boxwright.engine.processes import accelerator_session
 from boxwright.predict.predictor import Predictor
 from boxwright.runtimes.base.torch_runtime import TorchRuntime
@@ -107,6 +108,15 @@ def test_reversed_and_read_only_arrays_of_the_size_of_the_canvas() -> None:
     assert predictor(Image.fromarray(image)).boxes.tolist() == expected.boxes.tolist()  # Pillow's arrays are read-only
 
 
+def test_devices_and_recipes_of_other_types(weights: Path, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert bw.load(weights, device=cpu).device == cpu
+    bw.export_model(weights, "pt2", tmp_path / "m.pt2")
+    assert bw.load(tmp_path / "m.pt2", device=cpu).device == cpu
+    with pytest.raises(bw.InputError, match=r"none\.yaml: cannot be read"):
+        bw.train(tmp_path / "none.yaml", tmp_path, tmp_path / "run")
+
+
 def test_generator_is_consumed_batch_by_batch() -> None:
     predictor, taken = rectangles_predictor(), []
 
@@ -144,6 +154,14 @@ def test_notebook_shows_the_image_with_its_boxes() -> None:
     shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(shown, found.draw())
     assert not np.array_equal(shown, example_image())
+
+
+def test_result_without_pixels_cannot_be_drawn() -> None:
+    found, image = rectangles_predictor()(example_image()), example_image()
+    bare = bw.Prediction(found.boxes, found.scores, found.labels, found.names)
+    with pytest.raises(bw.InputError, match=r"draw: the result has neither pixels nor a file; give the image"):
+        bare.draw()
+    assert np.array_equal(bare.draw(image), found.draw())
 
 
 def test_hooks_and_edits_of_the_network_take_effect(weights: Path) -> None:
@@ -225,6 +243,16 @@ def test_accelerate_state_of_the_host_program_is_kept() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def test_random_numbers_of_the_host_program_are_kept() -> None:
+    """Otherwise the random numbers after each training are the same ones, whatever the program's seed."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with accelerator_session(bw.Recipe.load("demo").train):
+        build_network(bw.Recipe.load("demo", SMALL))
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_messages_go_through_logging(log: list[str]) -> None:
     from boxwright import progress
 
@@ -272,6 +300,15 @@ def test_16_bit_pillow_image_matches_its_file(weights: Path, tmp_path: Path) -> 
     assert same[0].max() > 200
     with pytest.raises(bw.InputError, match="mode F"):
         predictor(PIL.Image.new("F", (32, 32)))
+
+
+def test_predictor_rejects_a_recipe_with_other_classes() -> None:
+    """Its names would be those of other classes."""
+    model = bw.create_model("demo", classes=2, overrides=SMALL)
+    with pytest.raises(bw.InputError, match="recipe demo: found 3 classes, the network has 2; use the recipe"):
+        bw.Predictor(model, bw.Recipe.load("demo", SMALL))
+    named = bw.Recipe.load("demo", SMALL).with_names(["car", "truck"])
+    assert bw.Predictor(model, named).names == ("car", "truck")
 
 
 def test_model_and_recipe_of_a_predictor_are_read_only(weights: Path) -> None:

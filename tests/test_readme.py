@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import typer
 
@@ -146,6 +148,29 @@ def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytes
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "again.onnx").is_file()
     assert boxwright.Recipe.load("runs/again/recipe.yaml").train.epochs == 3
+
+
+@pytest.mark.slow
+def test_python_on_other_pages_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small network, a small image and a video of 21 s; a stream is replaced by that video."""
+    pytest.importorskip("av", reason="needs the extra video")
+    monkeypatch.chdir(tmp_path)
+    chosen = boxwright.Recipe.load("demo", {"model.width": 0.05, "data.canvas.size": [64, 64]})
+    for folder in ("runs/mine/best", "pictures"):
+        Path(folder).mkdir(parents=True)
+    checkpoint.save(Path("runs/mine/best/model.safetensors"), boxwright.create_model(chosen), chosen)
+    for file in ("scene.tif", "pictures/001.jpg"):
+        cv2.imwrite(file, np.full((96, 128, 3), 99, np.uint8))
+    clip = cv2.VideoWriter("clip.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 1, (64, 64))
+    for level in range(21):
+        clip.write(np.full((64, 64, 3), level, np.uint8))
+    clip.release()
+    for page in ("large_images.md", "tutorials/first_detector.md", "video.md"):
+        names: dict[str, Any] = {}
+        for code in blocks((ROOT / "docs" / page).read_text(encoding="utf-8"), "python"):
+            exec(compile(code.replace("rtsp://camera/stream", "clip.mp4"), page, "exec"), names)
+    assert Path("found/detections.json").is_file()
+    assert names["counter"].totals().keys() == {"gate"}
 
 
 def test_description_is_equal_in_readme_metadata_and_help() -> None:

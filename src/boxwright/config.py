@@ -233,10 +233,11 @@ def read_yaml(path: Path) -> Tree:
 def override(tree: Tree, changes: Overrides) -> Tree:
     """A copy of `tree` with `a.b.c` set to new values.
 
-    `changes` is a mapping of dotted keys to values, or command line words `a.b=value` whose value is read as YAML.
+    `changes` is a mapping of dotted keys to values, or command line words `a.b=value` whose value is read as YAML, or
+    one such word.
     """
     if not isinstance(changes, Mapping):
-        changes = dict(_read_assignment(word) for word in changes)
+        changes = dict(_read_assignment(word) for word in ([changes] if isinstance(changes, str) else changes))
     result = _copy(tree)
     for dotted, value in changes.items():
         *parents, leaf = dotted.split(".")

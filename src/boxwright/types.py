@@ -92,15 +92,22 @@ class Batch:
 
         Args:
             images: (B, 3, H, W) RGB, uint8 or float in [0, 1], whose sides fit the network (`config.size_step`).
-            targets: One per image: `boxes` (N, 4) xyxy px; `labels` (N,) int64 from 0, without a class for the
-                background, which is 0 in torchvision; and optionally `iscrowd` (N,), nonzero for ignore regions.
+            targets: One per image: `boxes` (N, 4) xyxy px, x1 < x2 and y1 < y2; `labels` (N,) int64 from 0, without a
+                class for the background, which is 0 in torchvision; and optionally `iscrowd` (N,), nonzero for ignore
+                regions.
 
         Raises:
-            InputError: Images and targets do not match, a shape is wrong, a label is negative, or a box is not finite.
+            InputError: Images and targets do not match, a shape or type is wrong, a label is negative, or a box is
+                empty or not finite.
         """
         if images.ndim != 4 or not len(images) == len(targets) > 0:
             found = f"found images of shape {tuple(images.shape)} and {len(targets)} targets"
             raise InputError(f"{found}, needed (B, 3, H, W) and B, at least 1")
+        integers = images.dtype == torch.uint8
+        if not integers and not images.is_floating_point():
+            raise InputError(
+                f"images: found {str(images.dtype).removeprefix('torch.')}, needed uint8 or float in [0, 1]"
+            )
         rows = [_target_rows(number, target) for number, target in enumerate(targets)]
         boxes, labels, ignore = (
             pad_sequence(list(column), batch_first=True, padding_value=padding)
@@ -108,7 +115,7 @@ class Batch:
         )
         size = images.shape[2], images.shape[3]
         frames = tuple(Frame(number, "", size, size, (1.0, 1.0)) for number in range(len(images)))
-        return cls(images.float() / 255 if images.dtype == torch.uint8 else images, boxes, labels, ignore, frames)
+        return cls(images.float() / 255 if integers else images.float(), boxes, labels, ignore, frames)
 
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
@@ -177,6 +184,9 @@ def _target_rows(number: int, target: Mapping[str, Tensor]) -> tuple[Tensor, Ten
         raise InputError(f"{place}: labels: found {labels.tolist()[:5]}, needed integers from 0")
     if not boxes.isfinite().all():
         raise InputError(f"{place}: boxes: found a number that is not finite")
+    if (empty := (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)).any():  # a loss would ignore them
+        found = boxes[empty][0].tolist()
+        raise InputError(f"{place}: boxes: found {found}, needed xyxy with x1 < x2 and y1 < y2, not width and height")
     return boxes.float(), labels.long(), crowd.bool()
 
 

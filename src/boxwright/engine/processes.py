@@ -22,7 +22,8 @@ TIMEOUT = timedelta(hours=2)
 def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
     """The accelerator of one training run, with `train.precision: auto` resolved in its `mixed_precision`.
 
-    Raises InputError for a precision that the device does not support.
+    The host program's state of accelerate, and of PyTorch's random numbers, which a training seeds, is restored. Raises
+    InputError for a precision that the device does not support.
     """
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     if on_cpu and config.precision == "fp16":
@@ -33,7 +34,8 @@ def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
     precision = best_precision(device) if config.precision == "auto" else config.precision
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
     try:
-        yield accelerator
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield accelerator
     finally:
         accelerator.end_training()
         # accelerate's state is global, but the next run may use another precision or device.

@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: str | Path | Recipe,
     data: Root,
     out: str | Path,
     *,
@@ -93,7 +93,7 @@ def train(
     if not resume:
         _check_not_read(recipe, Path(out))
     source = recipe
-    recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
+    recipe = recipe.with_overrides(overrides) if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
     config, started = recipe.train, time.perf_counter()
     check_installed(config)
@@ -179,9 +179,9 @@ def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run:
         plots.curves(run / run_log.FILE, run / "curves.png")
 
 
-def _check_not_read(recipe: Recipe | str, run: Path) -> None:
+def _check_not_read(recipe: str | Path | Recipe, run: Path) -> None:
     """Raise InputError if the run's recipe would overwrite the file that it comes from."""
-    if isinstance(recipe, str):
+    if not isinstance(recipe, Recipe):
         check_outputs(run, ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from boxwright.arrays import Array
 from boxwright.data.class_dataset import ClassSet
@@ -67,7 +68,7 @@ def calibrate(
     data: Root,
     split: str = "val",
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     skip_bad: bool = False,
     clip_boxes: bool = False,
 ) -> Calibrated:

@@ -70,7 +70,7 @@ class Report:
 
 
 def check(
-    tmp: Path, target: Path, model: nn.Module, metadata: Metadata, runtime: str, data: str | None, split: str
+    tmp: Path, target: Path, model: nn.Module, metadata: Metadata, runtime: str, data: str | Path | None, split: str
 ) -> Report:
     """Compare an exported file with PyTorch.
 
@@ -140,7 +140,7 @@ def _matches(predictions: JsonObject, limits: Limits) -> bool:
     return bool(predictions["matched"] >= limits.matched * predictions["compared"])
 
 
-def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
+def _images(data: str | Path | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
     """The images to compare on, and their description."""
     if data is None:
         images = scenes.rendered_images(RENDERED_IMAGES, recipe.model.input_channels)
@@ -161,7 +161,7 @@ def _first_inside(
     return inside.first_difference(ours.model, tmp, inputs, LIMITS[metadata.precision].raw)
 
 
-def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data: str, split: str) -> JsonObject:
+def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data: str | Path, split: str) -> JsonObject:
     """AP, or top-1, of both on the whole split, with the interval of their difference."""
     task, config, args = ours.task, metadata.recipe.predict, None
     dataset = task.open(data, split, metadata.recipe.data)

@@ -41,7 +41,7 @@ def export_model(
     dynamic_batch: bool = False,
     half: bool = False,
     complete: bool = False,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str | None = None,
     chip: str | None = None,
     inputs: Sequence[str | Path] = (),
@@ -151,7 +151,7 @@ def _check_options(
         raise InputError(f"--half: found with --to {to}, goes with {' and '.join(supported)}")
 
 
-def _split(split: str | None, data: str | None) -> str:
+def _split(split: str | None, data: str | Path | None) -> str:
     """The split to compare on. Raises InputError for a split without a data set."""
     if split is not None and data is None:
         raise InputError(f"--split {split}: found without --data; name the data set as well")
@@ -232,7 +232,7 @@ def _write_and_compare(
     metadata: Metadata,
     model: nn.Module,
     path: Path,
-    data: str | None,
+    data: str | Path | None,
     split: str,
 ) -> parity.Report:
     if graph is not None:

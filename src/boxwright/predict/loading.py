@@ -43,7 +43,7 @@ class Loaded(NamedTuple):
 def load_any(
     path: str | Path,
     given: str | Path | Recipe | None,
-    device: str,
+    device: str | torch.device,
     overrides: Overrides,
     backend: str = "auto",
     runtime_options: RuntimeOptions | None = None,
@@ -63,12 +63,12 @@ def load_any(
 def _load_exported(
     path: str | Path,
     given: str | Path | Recipe | None,
-    device: str,
+    device: str | torch.device,
     overrides: Overrides,
     name: str,
     runtime_options: RuntimeOptions | None,
 ) -> Loaded:
-    if device not in ("auto", "cpu"):
+    if str(device) not in ("auto", "cpu"):
         raise InputError(f"{path}: found device {device}; exported files run on the cpu here, use the weights for it")
     runtime, metadata = open_runtime(path, name, runtime_options)
     if len(runtime.shape) != 4:  # images, channels, height, width
@@ -95,14 +95,14 @@ def _load_exported(
 
 
 def load_network(
-    path: str | Path, given: str | Path | Recipe | None, device: str, overrides: Overrides
+    path: str | Path, given: str | Path | Recipe | None, device: str | torch.device, overrides: Overrides
 ) -> tuple[nn.Module, Recipe, torch.device]:
     """Load weights into their network.
 
     Args:
         path: A run folder or a file of weights.
         given: As in `recipe_of`.
-        device: `cpu`, `cuda` or `auto`.
+        device: A device of PyTorch, or `auto`.
         overrides: Changes to the recipe by dotted key.
 
     Returns:
@@ -213,7 +213,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = mode
 
 
-def open_device(name: str) -> torch.device:
+def open_device(name: str | torch.device) -> torch.device:
     """The device of `--device`. Raises InputError if this machine has no such device."""
     if name == "auto":
         name = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
@@ -223,5 +223,5 @@ def open_device(name: str) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("stores no values")
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for a missing device
-        raise InputError(f"device '{name[:40]}': not available on this machine; use cpu or auto") from error
+        raise InputError(f"device '{str(name)[:40]}': not available on this machine; use cpu or auto") from error
     return device

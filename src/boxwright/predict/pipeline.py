@@ -13,6 +13,7 @@ from boxwright.images.bands import Bands
 from boxwright.predict.inputs import (
     Image,
     PreparedImage,
+    as_tensor,
     canvases_of,
     image_path,
     image_to_keep,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from io import IOBase
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -17,6 +17,7 @@ from boxwright.config import Overrides
 from boxwright.errors import InputError
 from boxwright.images.bands import Bands
 from boxwright.images.budget import budget, within_budget
+from boxwright.nn.network import Network
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixel_count
 from boxwright.predict.loading import evaluating, given_recipe, load_any
 from boxwright.predict.pipeline import CanvasPipeline, FilePipeline, Pipeline
@@ -36,8 +37,8 @@ class Predictor(Generic[R]):
     The model is in evaluation mode while it predicts, and every module returns to its previous mode afterwards, so a
     network in training can be evaluated. Calls are thread-safe as long as the model is not trained at the same time.
 
-    A predictor can be pickled; one that `load` returned is then loaded from its file again. After a fork of a process
-    with several threads it raises RuntimeError.
+    A predictor can be pickled and copied; one that `load` returned is then loaded from its file again, without changes
+    of its weights since. After a fork of a process with several threads it raises RuntimeError.
 
     Attributes:
         model: The network; for an exported file a network without weights, which only decodes.
@@ -54,25 +55,31 @@ class Predictor(Generic[R]):
         self,
         model: nn.Module,
         recipe: Recipe,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         runtime: Runtime | None = None,
         metadata: Metadata | None = None,
     ) -> None:
         """Create a predictor from a network; `boxwright.load` creates one from a file.
 
         Args:
-            model: A `types.Detector` or `types.Classifier` on `device`.
+            model: A `types.Detector` or `types.Classifier`, on one device.
             recipe: Canvas, class names and settings.
-            device: The device of the network.
+            device: The device of the network; None for that of the model's parameters.
             runtime: Runs the network, so that `model` only decodes; None to run `model` itself.
             metadata: Metadata of the exported file that the runtime runs.
 
         Raises:
-            InputError: A complete file does not support the settings.
+            InputError: A complete file does not support the settings, or `recipe` has another number of classes than
+                `model`.
         """
+        if isinstance(model, Network) and (classes := model.config.classes) != recipe.model.classes:
+            raise InputError(
+                f"recipe {recipe.name}: found {recipe.model.classes} classes, the network has {classes}; use the "
+                "recipe that it was created from, or recipe.with_names([...])"
+            )
         self._model = model
         self.task = tasks.of(recipe)
-        self.device = torch.device(device)
+        self.device = _device_of(model) if device is None else torch.device(device)
         self.runtime = runtime
         self.process = os.getpid()
         self.pipeline: Pipeline[R]
@@ -202,7 +209,7 @@ class Predictor(Generic[R]):
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         """Run the network on `images`, from `preprocess`, as one batch."""
-        reject_fork(self.process)
+        reject_fork(self.process, self.runtime)
         with evaluating(self.model):
             return self.pipeline.forward(images)
 
@@ -213,13 +220,18 @@ class Predictor(Generic[R]):
         return [result if image.image is None else with_image(result, image.image) for result, image in pairs]
 
 
+def _device_of(model: nn.Module) -> torch.device:
+    """The device of the parameters and buffers; the CPU without any."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
 AnyPredictor = Predictor[Any]
 
 
 def load(
     path: str | Path,
     recipe: str | Path | Recipe | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     *,
     overrides: Overrides = (),
     backend: str = "auto",
@@ -234,7 +246,7 @@ def load(
         path: A run folder, its `best/` or `last/`, a file of weights, or an exported file.
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored in the file. `.weights`, `.ckpt` and
             `.pth` files of other projects do not store one.
-        device: `cpu`, `cuda`, `cuda:1`, ..., or `auto` for the accelerator if there is one.
+        device: `cpu`, `cuda`, `cuda:1`, a `torch.device`, or `auto` for the accelerator if there is one.
         overrides: Changes to the recipe by dotted key.
         backend: The runtime: `auto`, `mindspore`, `onnxruntime`, `opencv`, `openvino` or `torch`. Weights run in torch;
             for an exported file `auto` selects the fastest installed runtime that can run it.

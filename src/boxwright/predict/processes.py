@@ -29,13 +29,14 @@ class Origin(NamedTuple):
         return {"recipe": recipe, "device": str(device)} | self._asdict()
 
 
-def reject_fork(process: int) -> None:
-    """Raise RuntimeError in a process forked from `process`.
+def reject_fork(process: int, runtime: Runtime | None) -> None:
+    """Raise RuntimeError in a process forked from `process`, in which `runtime` was made.
 
-    Only the calling thread survives a fork, so PyTorch and the runtimes would wait forever for their other threads.
-    With a single thread there is nothing to wait for.
+    Only the calling thread survives a fork, so PyTorch and the streams would wait forever for their other threads. With
+    a single thread, as in the workers of a DataLoader, and no streams there is nothing to wait for.
     """
-    if os.getpid() != process and torch.get_num_threads() > 1:
+    streams = runtime is not None and runtime.pool is not None
+    if os.getpid() != process and (streams or torch.get_num_threads() > 1):
         raise RuntimeError(
             "this predictor was created before the process was forked, and its threads do not exist here; start "
             "processes with multiprocessing.get_context('spawn'), or load a predictor in each"

@@ -72,7 +72,7 @@ def predict_each(
     Yields:
         For each image in order the result, or the error if it cannot be read; a few batches are computed ahead.
     """
-    reject_fork(predictor.process)
+    reject_fork(predictor.process, predictor.runtime)
     with evaluating(predictor.model), workers(predictor) as (pool, ahead, each):
 
         def read(index: int) -> PreparedImage | InputError:

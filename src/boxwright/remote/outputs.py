@@ -23,7 +23,7 @@ _places: dict[Path, Address] = {}  # path that a `local_output` block writes to 
 
 @contextmanager
 def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
-    """Local path for writing `path`: `path` itself, or, for an address, a path in the cache.
+    """Local path for writing `path`: `path` itself, or, for an address, a path in the cache. A folder is not created.
 
     The results of the block (a folder, or a file and files of the same name with other suffixes) are uploaded when the
     block ends without an error. Existing objects of the same names are replaced.

@@ -348,10 +348,12 @@ AnyTask = Task[Any, Any, Any, Any]
 
 
 def pixels_of(result: Result, image: Array | None) -> Array:
-    """The pixels to draw on: `image`, the result's own, or those of its file."""
-    if image is None:
-        image = read_image(result.path) if result.image is None else result.image
-    return image
+    """The pixels to draw on: `image`, the result's own, or those of its file. Raises InputError if there are none."""
+    if image is not None:
+        return image
+    if result.image is None and not result.path:
+        raise InputError("draw: the result has neither pixels nor a file; give the image")
+    return read_image(result.path) if result.image is None else result.image
 
 
 def with_class_weights(batch: W, recipe: Recipe) -> W:

@@ -69,7 +69,10 @@ class Prediction(Detections):
     image: Array | None = field(default=None, repr=False, compare=False)
 
     def draw(self, image: Array | None = None) -> Array:
-        """Draw boxes and class names on the image, or on `image`, uint8 RGB (h, w, 3)."""
+        """Draw boxes and class names on the image, or on `image`, uint8 RGB (h, w, 3).
+
+        Raises InputError without pixels to draw on.
+        """
         return draw(pixels_of(self, image), self)
 
     def _repr_png_(self) -> bytes:
