@@ -13,7 +13,6 @@ from boxwright.images.bands import Bands
 from boxwright.predict.inputs import (
     Image,
     PreparedImage,
-    as_tensor,
     canvases_of,
     image_path,
     image_to_keep,
