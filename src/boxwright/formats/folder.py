@@ -51,7 +51,7 @@ def read(source: Source) -> ClassSet:
         empty = folder / classes[counts.index(0)]
         raise InputError(
             f"{empty}: holds no image ({counts.count(0)} classes without images), needed one or more; put "
-            f"{', '.join(SUFFIXES)} there, or remove the class from all splits"
+            f"{', '.join(SUFFIXES)} there, remove the class from all splits, or move the folder if it is no class"
         )
     if not any(counts):
         raise InputError(f"{folder}: its {len(classes)} class folders hold no image; put {', '.join(SUFFIXES)} there")
