@@ -9,6 +9,8 @@ import pytest
 
 from boxwright import cli
 from boxwright.datatools.anchors import choose, cluster, match
+from boxwright.formats import open_boxes
+from boxwright.recipe import CanvasConfig
 
 COCO = np.array([[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]])
 
@@ -32,7 +34,7 @@ def test_clusters_match_values_by_hand(tmp_path: Path) -> None:
     """On an input of 50 x 400 px widths double and heights halve: sizes 10x20, 12x20, 100x49, 100x50, 100x57."""
     sizes = [(5, 40), (6, 40), (50, 98), (50, 100), (50, 114)]
     root = coco(tmp_path / "set", [[1, 2, 9, 9], *([0, 0, w, h] for w, h in sizes), [3, 3, 0, 5]], crowd=1)
-    found = choose(root, (50, 400), 2)
+    found = choose(open_boxes(root, "train"), CanvasConfig(size=(50, 400), fit="stretch"), 2)
     assert found.anchors.tolist() == [[11, 20], [100, 52]]  # means of the sides, not their medians
     assert found.nearest.tolist() == [0, 0, 1, 1, 1]
     np.testing.assert_allclose(found.iou, [10 / 11, 11 / 12, 49 / 52, 50 / 52, 52 / 57], rtol=1e-6)
@@ -49,8 +51,9 @@ def test_clusters_match_values_by_hand(tmp_path: Path) -> None:
 def test_letterbox_scales_both_sides_equally(tmp_path: Path) -> None:
     """An image of 200 x 100 px shrinks to 100 x 50 on an input of 100 x 80."""
     root = coco(tmp_path / "set", [[0, 0, 60, 40]])
-    assert choose(root, (80, 100), 1, fit="letterbox").anchors.tolist() == [[30, 20]]
-    assert choose(root, (80, 100), 1).anchors.tolist() == [[30, 32]]
+    dataset = open_boxes(root, "train")
+    assert choose(dataset, CanvasConfig(size=(80, 100), fit="letterbox"), 1).anchors.tolist() == [[30, 20]]
+    assert choose(dataset, CanvasConfig(size=(80, 100), fit="stretch"), 1).anchors.tolist() == [[30, 32]]
 
 
 def test_known_anchors_are_recovered() -> None:
@@ -79,7 +82,7 @@ def test_boxes_above_the_k_means_limit_are_sampled(tmp_path: Path, monkeypatch: 
     """A sample is clustered, and the statistics are of all boxes."""
     monkeypatch.setattr("boxwright.datatools.anchors.MAX_BOXES", 40)
     root = coco(tmp_path / "set", [[0, 0, w, w] for w in [10] * 60 + [40] * 60], size=(416, 416))
-    found = choose(root, (416, 416), 2)
+    found = choose(open_boxes(root, "train"), CanvasConfig(size=(416, 416)), 2)
     assert found.anchors.tolist() == [[10, 10], [40, 40]]
     assert len(found.iou) == 120
 

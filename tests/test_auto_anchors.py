@@ -54,7 +54,7 @@ def test_run_stores_anchors_and_computes_them_once(tmp_path: Path, capsys: Any, 
     assert recipe.load(out / "recipe.yaml").model.anchors == numbers
     assert weights.stored_recipe(out).model.anchors == numbers
 
-    monkeypatch.setattr(auto_anchors, "choose_for", lambda *words: pytest.fail("chosen again"))
+    monkeypatch.setattr(auto_anchors, "choose", lambda *words: pytest.fail("chosen again"))
     boxwright.train("demo", data, out, resume=True, overrides=changes)
     assert "boxes" not in capsys.readouterr().err
     network = boxwright.load(out).model

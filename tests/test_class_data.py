@@ -134,6 +134,7 @@ def test_splits_with_different_classes_are_rejected(pets: Path) -> None:
     assert open_classes(pets, "val").counts().tolist() == [2, 2, 1]
     message = rejection(lambda: open_classes(pets, "train"))  # nothing to learn it from
     assert message.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 classes without images)")
+    assert message.endswith("or move the folder if it is no class")  # not shortened
 
 
 def test_missing_folder_split_or_images_are_rejected(pets: Path, tmp_path: Path) -> None:

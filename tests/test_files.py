@@ -18,6 +18,8 @@ from torch import nn
 
 from boxwright import cli, files
 from boxwright.errors import InputError
+from boxwright.evaluation.evaluate import report_folder
+from boxwright.formats import open_dataset
 from boxwright.runtimes import openvino, pt2, torchscript
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.serialization import onnx_file
@@ -219,6 +221,52 @@ def test_output_among_the_images_is_rejected(
     for out in ("data/new", "data/images/new", "new"):
         assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 0, capsys.readouterr().err
         assert any((tmp_path / out).rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data split . --parts train=0.5,val=0.5 --out new",
+        "data convert . --to voc --out new",
+        "data convert . --to folder --out new",
+        "data anchors . --split all --count 1 --out new",
+        "train demo --data . --val-fraction 0.5 --out runs/new",
+    ],
+)
+def test_output_below_images_of_a_flat_folder_is_rejected(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are found in all subfolders of such a data set, so those of the output would be in it."""
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), rng.integers(256, size=(20, 30, 3)))
+        (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("ship\n")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert status(*command.split()) == 2
+    assert "new: lies in ., which holds images of the data set; choose another folder" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    with (
+        pytest.raises(InputError, match="evaluation: lies in"),
+        report_folder("evaluation", [], [open_dataset(".", "all")]),
+    ):
+        pass
+
+
+def test_output_among_class_folders_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder beside the class folders would be a class."""
+    rng = np.random.default_rng(0)
+    for name in ("cat/a", "cat/b", "dog/a", "dog/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), rng.integers(256, size=(20, 30, 3)))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert status("data", "split", ".", "--parts", "train=0.5,val=0.5", "--out", "new") == 2
+    assert "new: lies in ., which holds images of the data set; choose another folder" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_tiles_among_the_scenes_are_rejected(

@@ -390,4 +390,5 @@ def check_outside(folder: str | Path, inputs: Iterable[str | Path]) -> None:
     real = Path(folder).resolve()
     for path in inputs:
         if real.is_relative_to(os.path.realpath(path)):
-            raise InputError(f"{folder}: lies in {path}, which holds images of the data set; choose another folder")
+            holder = path or "."
+            raise InputError(f"{folder}: lies in {holder}, which holds images of the data set; choose another folder")

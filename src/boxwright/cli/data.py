@@ -81,7 +81,6 @@ def show(
     from boxwright.predict.labels import draw_labels
 
     dataset = open_dataset(folder, split or name_to_train_on(splits(folder, kind)), kind)
-    check_outside(out, dataset.folders())
     echo(draw_labels(dataset, Path(out), count, parse_numbers(bands)))
 
 
@@ -239,12 +238,17 @@ def anchors(
     kind: Kind = "auto",
 ) -> None:
     """Choose anchors by k-means on the IoU of box sizes, like Darknet's calc_anchors, for a cfg or a recipe."""
-    from boxwright.datatools import anchors as choice
+    from boxwright.datatools.anchors import choose
     from boxwright.files import make_folder
+    from boxwright.formats import open_boxes
+    from boxwright.recipe import CanvasConfig
 
     if not all(1 <= side <= 16_384 for side in size):
         raise InputError(f"--size: found {size[0]} {size[1]}, needed a height and a width from 1 to 16384 px")
-    found = choice.choose(folder, size, count, split=split, kind=kind, fit=fit, seed=seed)
+    dataset = open_boxes(folder, split, kind)
+    if out is not None:
+        check_outside(out, dataset.folders())
+    found = choose(dataset, CanvasConfig(size=size, fit=fit), count, seed)
     if out is not None:
         from boxwright.metrics.anchor_plot import plot
 

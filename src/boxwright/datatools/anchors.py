@@ -4,8 +4,6 @@ T boxes, K anchors, P images; sizes are (width, height) px of the network's inpu
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +11,11 @@ from numpy.typing import NDArray
 from boxwright.data.dataset import Dataset
 from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, printable
-from boxwright.formats import open_boxes
 from boxwright.images.canvas import frame_for
 from boxwright.images.header import read_headers
 from boxwright.recipe import CanvasConfig
 
 Sizes = NDArray[np.float64]  # (..., 2) width, height
-Fit = Literal["stretch", "letterbox"]
 
 MATCHED = 0.5  # IoU above which an anchor counts as fitting a box
 STARTS = 5  # runs of k-means from different centers, of which the best is used
@@ -66,35 +62,19 @@ class Anchors:
         return "\n".join(map(printable, lines))
 
 
-def choose(
-    root: str | Path,
-    size: tuple[int, int],
-    count: int,
-    *,
-    split: str = "train",
-    kind: str = "auto",
-    fit: Fit = "stretch",
-    seed: int = 0,
-) -> Anchors:
-    """Find anchors for the boxes of a split.
+def choose(dataset: Dataset, canvas: CanvasConfig, count: int, seed: int = 0, remedy: str = "lower --count") -> Anchors:
+    """Find anchors for the boxes of a data set.
 
     Args:
-        root: The data set.
-        size: (height, width) px of the network's input.
+        dataset: The data set.
+        canvas: The network's input; Darknet's calc_anchors supports `fit: stretch` only.
         count: Number of anchors, K.
-        split: The split whose boxes are used.
-        kind: The layout; `auto` detects it.
-        fit: How images are resized to the input; Darknet's calc_anchors supports `stretch` only.
         seed: Seed of the first centers.
+        remedy: End of the error message.
 
     Raises:
-        InputError: The data set cannot be opened, or has fewer than `count` boxes of different sizes.
+        InputError: The data set has fewer than `count` boxes of different sizes.
     """
-    return choose_for(open_boxes(root, split, kind), CanvasConfig(size=size, fit=fit), count, seed, "lower --count")
-
-
-def choose_for(dataset: Dataset, canvas: CanvasConfig, count: int, seed: int = 0, remedy: str = "") -> Anchors:
-    """Find anchors for the boxes of a data set on the canvas, as `choose`. remedy: end of the error message."""
     boxes, left_out = resized(dataset, canvas)
     if (different := len(np.unique(boxes, axis=0))) < count:
         found = f"{dataset.split} has {different} boxes of different sizes"

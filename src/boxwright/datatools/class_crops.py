@@ -15,7 +15,7 @@ from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.convert import reject_outside
 from boxwright.datatools.report import pluralize
 from boxwright.errors import InputError, one_line, printable
-from boxwright.files import new_folder
+from boxwright.files import check_outside, new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.formats.folder import SPLITS
 from boxwright.images.decode import read_image
@@ -61,6 +61,7 @@ def crop(
             dataset = open_boxes(root, split, kind).without_group()
             if not outside:
                 reject_outside(dataset, root)
+                check_outside(out, dataset.folders())
             dataset, left_out = replace(cleaning, kinds=UNSUPPORTED).apply(dataset, check(dataset), root)
             _check_names(dataset)
             for name in dataset.names:

@@ -20,7 +20,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.report import Report, agreeing, pluralize
 from boxwright.errors import InputError, one_line, printable
-from boxwright.files import link_or_copy, new_folder, open_regular
+from boxwright.files import check_outside, link_or_copy, new_folder, open_regular
 from boxwright.formats import open_boxes, splits
 from boxwright.formats.coco import annotation_ids
 from boxwright.images.header import SUFFIXES, read_headers
@@ -97,6 +97,7 @@ def write_splits(
             name = dataset.split
             if not outside:
                 reject_outside(dataset, root)
+                check_outside(out, dataset.folders())
             strict = replace(cleaning, kinds=UNUSABLE | writer.unsupported)
             dataset, extras, _, left_out = cleaned(dataset, extras, strict, check(dataset), title)
             split = _split(dataset, title, to, writer, extras)

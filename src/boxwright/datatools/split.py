@@ -26,7 +26,7 @@ from boxwright.datatools.groups import group, keys_of
 from boxwright.datatools.report import pluralize
 from boxwright.datatools.stratify import Rows, image_classes, stratify
 from boxwright.errors import InputError, printable
-from boxwright.files import new_folder
+from boxwright.files import check_outside, new_folder
 from boxwright.formats import folder as class_folders
 from boxwright.formats import holds_classes, open_boxes, open_classes, yolo_txt
 
@@ -267,6 +267,8 @@ def _split_classes(
 ) -> str:
     """Link the images of each class to `out`/PART/CLASS."""
     sets, left_out = [open_classes(root, name) for name in [*divided, *others]], list[str]()
+    for each in sets:
+        check_outside(out, each.folders())
     if sets[0].members is not None:
         raise InputError(f"{root}: lists several sets of class folders, needed one; divide each by itself")
     if cleaning.skip_bad:

@@ -6,7 +6,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from boxwright.config import AUTO
-from boxwright.datatools.anchors import choose_for
+from boxwright.datatools.anchors import choose
 from boxwright.engine.processes import on_main
 from boxwright.recipe import Recipe
 
@@ -28,14 +28,14 @@ def resolve(recipe: Recipe, training: Any, stored: Recipe | None, accelerator: A
     if getattr(recipe.model, "anchors", None) != AUTO:
         return recipe
 
-    def choose() -> list[list[int]]:
+    def numbers() -> list[list[int]]:
         count = recipe.model.anchor_count
         remedy = "add images, or give model.anchors as numbers"
-        found = choose_for(training, recipe.data.canvas, count, recipe.train.seed, remedy)
+        found = choose(training, recipe.data.canvas, count, recipe.train.seed, remedy)
         pairs: list[list[int]] = found.anchors.astype(int).tolist()
         logger.info("model.anchors: %s, %s", str(pairs).replace(" ", ""), found.quality)
         return pairs
 
     if stored is not None:
         return recipe.with_overrides({"model.anchors": stored.tree()["model"]["anchors"]})
-    return recipe.with_overrides({"model.anchors": on_main(choose, accelerator)})
+    return recipe.with_overrides({"model.anchors": on_main(numbers, accelerator)})

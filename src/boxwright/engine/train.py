@@ -39,7 +39,7 @@ from boxwright.engine.stopping import StopCheck, stoppable
 from boxwright.engine.trackers import Trackers, check_installed
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
-from boxwright.files import check_outputs
+from boxwright.files import check_outputs, check_outside
 from boxwright.metrics import plots, run_log
 from boxwright.nn.network import Network
 from boxwright.predict.predictor import AnyPredictor
@@ -110,6 +110,8 @@ def train(
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
+        for dataset in filter(None, (training, validation)):
+            check_outside(run, dataset.folders())
         resumed = recipes.load(run / "recipe.yaml") if resume else None
         recipe, network = _resolve(recipe, training, weights, transfer, resumed, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)

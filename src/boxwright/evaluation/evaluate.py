@@ -20,7 +20,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.datatools.groups import of_evaluation
 from boxwright.errors import InputError, titled
-from boxwright.files import check_outputs, output_folder
+from boxwright.files import check_outputs, check_outside, output_folder
 from boxwright.json_text import JsonObject
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.topk import TopK
@@ -239,10 +239,11 @@ def report_folder(
     out: str | Path, file_names: Sequence[str], datasets: Sequence[ImageSet]
 ) -> AbstractContextManager[Path]:
     """The folder `out`, as `output_folder`. Raises InputError if a file to write there is an image or a label file of a
-    data set."""
+    data set, and if the folder lies among the images of one, which would then contain the drawings."""
     for dataset in datasets:
         check_outputs(Path(out), file_names, (dataset.path(index) for index in range(len(dataset))))
         check_outputs(Path(out), file_names, dataset.label_paths())
+        check_outside(out, dataset.folders())
     return output_folder(out)
 
 

@@ -50,8 +50,8 @@ def read(source: Source) -> ClassSet:
     if canonical_name(split) in {"train", "all"} and 0 in counts:
         empty = folder / classes[counts.index(0)]
         raise InputError(
-            f"{empty}: holds no image ({counts.count(0)} classes without images), needed one or more; put "
-            f"{', '.join(SUFFIXES)} there, or remove the class from all splits"
+            f"{empty}: holds no image ({counts.count(0)} classes without images), needed one or more; put images "
+            "there, remove the class from all splits, or move the folder if it is no class"
         )
     if not any(counts):
         raise InputError(f"{folder}: its {len(classes)} class folders hold no image; put {', '.join(SUFFIXES)} there")

@@ -1,12 +1,11 @@
 """Drawing a data set's labels, to inspect them before training."""
 
-import os
 from pathlib import Path
 
 from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
-from boxwright.errors import InputError, printable
-from boxwright.files import output_folder, write_bytes
+from boxwright.errors import printable
+from boxwright.files import check_outside, output_folder, write_bytes
 from boxwright.images.bands import BandNumbers
 from boxwright.images.canvas import read_for_display
 from boxwright.images.draw import encode_image
@@ -23,11 +22,9 @@ def draw_labels(dataset: ImageSet, out: Path, count: int, bands: BandNumbers | N
         A summary for the user.
 
     Raises:
-        InputError: An image cannot be read, or the folder cannot be written or contains the data set's images.
+        InputError: An image cannot be read, or the folder cannot be written or lies among the data set's images.
     """
-    folders = {os.path.dirname(dataset.path(index)) for index in range(len(dataset))}  # noqa: PTH120  (100,000s)
-    if os.path.realpath(out) in map(os.path.realpath, folders):
-        raise InputError(f"{out}: holds images of the data set; choose another folder for the drawings")
+    check_outside(out, dataset.folders())
     task, indices = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
     with output_folder(out):
         for index in track(indices, len(indices), "drawing labels"):

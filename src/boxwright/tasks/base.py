@@ -56,6 +56,8 @@ class ImageSet(Protocol):
 
     def label_paths(self) -> Iterable[str]: ...
 
+    def folders(self) -> set[str]: ...
+
 
 class Result(Protocol):
     """The prediction for one image."""
