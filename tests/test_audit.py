@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from boxwright import models, recipe
 from boxwright.audit import drift, folds
 from boxwright.audit.findings import Finding, Kind, find
-from boxwright.audit.report import Report
+from boxwright.audit.report import AuditReport
 from boxwright.audit.run import _was_trained_on, across, audit
 from boxwright.audit.subject import open_subject
 from boxwright.cache import VARIABLE
@@ -282,7 +282,7 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def audited(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path, Recorded]:
+def audited(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditReport, Path, Recorded]:
     """The report, its folder, and what each of three folds has seen."""
     out = tmp_path_factory.mktemp("audit") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -292,7 +292,7 @@ def audited(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repor
 
 @pytest.mark.slow
 def test_each_image_is_predicted_once_out_of_fold(
-    audited: tuple[Report, Path, Recorded],
+    audited: tuple[AuditReport, Path, Recorded],
 ) -> None:
     report, out, seen = audited
     everything = {f"{split}/{number}.png" for split, count in COUNTS.items() for number in range(1, count + 1)}
@@ -306,7 +306,7 @@ def test_each_image_is_predicted_once_out_of_fold(
 
 
 @pytest.mark.slow
-def test_planted_errors_rank_first(audited: tuple[Report, Path, Recorded]) -> None:
+def test_planted_errors_rank_first(audited: tuple[AuditReport, Path, Recorded]) -> None:
     _, out, _ = audited
     tree = json.loads((out / "audit.json").read_text())
     assert tree["format"] == "boxwright audit 1"

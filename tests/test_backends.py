@@ -656,7 +656,7 @@ def test_bench_exports_weights_for_each_runtime(made, tmp_path, two_threads):
 def test_best_batch_size_has_the_least_time_per_image(tmp_path):
     rows = (bench.Row("a", {1: 8.0, 4: 5.0, 8: 6.0}, {1: 9.0, 4: 6.0}), bench.Row("b", {1: 2.0, 4: 2.5}, {1: 3.0}))
     assert [row.best for row in rows] == [4, 1]
-    lines = str(bench.Report(rows, {}, {}, tmp_path / "bench.png")).splitlines()
+    lines = str(bench.BenchReport(rows, {}, {}, tmp_path / "bench.png")).splitlines()
     assert lines[2].split() == ["a", "8.0", "(1.00)", "9.0", "(1.00)", "5.0", "(1.00)", "6.0", "(1.00)", "B", "=", "4"]
     assert lines[3].split() == ["b", "2.0", "(4.00)", "3.0", "(3.00)", "2.0", "(2.50)", "3.0", "(2.00)", "B", "=", "1"]
 

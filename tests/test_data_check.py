@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 from boxwright.data.dataset import ANY_CLASS
 from boxwright.data.findings import TITLES
 from boxwright.datatools.check import check, check_folder, check_splits, skip_bad
-from boxwright.datatools.report import Report, pluralize
+from boxwright.datatools.report import CheckReport, pluralize
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.images.decode import read_image
@@ -157,7 +157,7 @@ def test_planted_fault_is_the_only_finding(tmp_path: Path, name: str) -> None:
 def test_sound_set_has_no_findings(tmp_path: Path) -> None:
     make(make(tmp_path), lambda tree, folder: [e.update(id=e["id"] + 50) for e in tree["images"]] and None, "unused")
     report = check(open_dataset(tmp_path, "train"), decode=True)
-    assert report == Report((), {"train": (4, 8)})
+    assert report == CheckReport((), {"train": (4, 8)})
     assert str(report) == "train: 4 images, 8 boxes\n0 errors, 0 notes"
 
 

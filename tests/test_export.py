@@ -370,7 +370,7 @@ def test_complete_file_without_detections_is_rejected(tmp_path: Path) -> None:
 
 
 def test_infinite_differences_are_valid_json(tmp_path: Path) -> None:
-    report = parity.Report(tmp_path / "x.onnx", "wrong", {"raw": [{"worst": float("inf")}]})
+    report = parity.ParityReport(tmp_path / "x.onnx", "wrong", {"raw": [{"worst": float("inf")}]})
 
     def reject_constant(word: str) -> None:
         raise AssertionError(word)  # Infinity is no word of JSON

@@ -22,7 +22,7 @@ from boxwright.data.dataset import ANY_CLASS, Dataset, Sample
 from boxwright.datatools import tile
 from boxwright.datatools.check import check, skip_bad
 from boxwright.datatools.convert import convert
-from boxwright.datatools.report import Finding, Report
+from boxwright.datatools.report import CheckReport, Finding
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.metrics import coco, plots, sheet, voc
@@ -239,7 +239,7 @@ def test_ignore_region_of_an_image_of_undeclared_size(tmp_path: Path, readable: 
     dataset = replace(dataset, images=replace(dataset.images, sizes=np.full((1, 2), -1)))
     if not readable:
         (tmp_path / "train/1.png").unlink()
-    kept = skip_bad(dataset, Report((Unread("not_finite", "train", "", "", index=0),)))
+    kept = skip_bad(dataset, CheckReport((Unread("not_finite", "train", "", "", index=0),)))
     side = 2**24
     assert regions(kept) == [(0, [0, 0, 60, 40] if readable else [0, 0, side, side])]
     assert kept.rows.labels.tolist() == [ANY_CLASS, 0]  # before the objects, of which a limit may drop the last

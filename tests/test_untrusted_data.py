@@ -18,7 +18,7 @@ from boxwright.data import text
 from boxwright.datatools.check import check, check_folder
 from boxwright.datatools.class_crops import crop
 from boxwright.datatools.convert import convert, writable
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import CheckReport
 from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError, one_line
 from boxwright.formats import open_boxes, open_classes, open_dataset
@@ -384,4 +384,4 @@ def test_progress_escapes_control_characters_and_markup(monkeypatch: pytest.Monk
 
 
 def test_empty_report_text() -> None:
-    assert str(Report()) == "0 errors, 0 notes"
+    assert str(CheckReport()) == "0 errors, 0 notes"

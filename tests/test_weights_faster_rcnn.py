@@ -88,7 +88,7 @@ class Loaded:
     values: dict[str, Array]
     settings: Recipe
     model: FasterRCNN
-    report: weights.Report
+    report: weights.LoadReport
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ MAX_P = 0.01  # maximum p-value of a difference that is printed
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AuditReport:
     """The result of an audit.
 
     Attributes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from boxwright import json_text
 from boxwright.audit import drift, findings, folds
-from boxwright.audit.report import DRIFT, FILES, JSON, SHEET, TABLE, Report
+from boxwright.audit.report import DRIFT, FILES, JSON, SHEET, TABLE, AuditReport
 from boxwright.audit.subject import Subject, open_subject
 from boxwright.data.dataset import Dataset
 from boxwright.data.sets import Root, shown
@@ -37,7 +37,7 @@ def audit(
     count: int = 24,
     skip_bad: bool = False,
     device: str = "auto",
-) -> Report:
+) -> AuditReport:
     """Look for label errors in a data set, for near-duplicates across its splits, and for differences between them.
 
     Args:
@@ -77,7 +77,7 @@ def audit(
         drifts = drift.compare(measured)
         found = findings.find(subject.dataset, results, MIN_FINDING)
         ap50 = _ap50(subject.dataset, results)
-        report = Report(subject, network, trained_here, ap50, found, across(subjects), drifts)
+        report = AuditReport(subject, network, trained_here, ap50, found, across(subjects), drifts)
         report.write_sheet(folder / SHEET, count)
         report.write_table(folder / TABLE)
         drift.plot(measured, drifts, folder / DRIFT)

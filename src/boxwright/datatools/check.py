@@ -24,7 +24,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
 from boxwright.datatools.headers import checked_headers
-from boxwright.datatools.report import Report, check_all, pluralize, reject_other_files
+from boxwright.datatools.report import CheckReport, check_all, pluralize, reject_other_files
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_classes
 from boxwright.images.header import Header, read_headers
@@ -37,7 +37,7 @@ OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclus
 
 def check(
     dataset: Dataset, *, images: bool = True, decode: bool | None = False, scenes: bool = False, rgb: bool = False
-) -> Report:
+) -> CheckReport:
     """Check one split.
 
     Args:
@@ -67,10 +67,10 @@ def check(
     findings = [*_labels(dataset, headers), *dataset.findings, *_image_ids(dataset), *_images(dataset, headers)]
     findings += [*_image_twice(dataset), *_without_boxes(dataset), *_partly_labeled(dataset), *set_check.notes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
-    return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
+    return CheckReport(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
 
 
-def check_splits(first: Dataset, second: Dataset) -> Report:
+def check_splits(first: Dataset, second: Dataset) -> CheckReport:
     """Check that two splits of a data set have the same classes and share no image."""
     findings = []
     if (first.names, first.category_ids) != (second.names, second.category_ids):
@@ -81,7 +81,7 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
         if os.path.abspath(path) in seen:  # noqa: PTH100
             text = f"is also in {first.split}, which makes results look better than they are"
             findings.append(_of_image(second, index, "shared_image", text))
-    return Report(tuple(findings))
+    return CheckReport(tuple(findings))
 
 
 def check_folder(
@@ -91,7 +91,7 @@ def check_folder(
     *,
     decode: bool | None = False,
     kind: str = "auto",
-) -> Report:
+) -> CheckReport:
     """Check the splits of a data set, and each pair of them.
 
     Args:
@@ -111,16 +111,16 @@ def check_folder(
     if formats.holds_classes(root, kind):
         sets = [open_classes(root, split, kind) for split in names]
         class_checker = partial(class_check.check, decode=decode)
-        result = check_all(Report(title=title, unit="classes"), sets, class_checker, class_check.check_splits)
+        result = check_all(CheckReport(title=title, unit="classes"), sets, class_checker, class_check.check_splits)
     else:
         datasets = [open_boxes(root, split, kind) for split in names]
-        result = check_all(Report(title=title), datasets, partial(check, decode=decode), check_splits)
+        result = check_all(CheckReport(title=title), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result
 
 
-def skip_bad(dataset: Labels, report: Report) -> Labels:
+def skip_bad(dataset: Labels, report: CheckReport) -> Labels:
     """The data set without the labels and images that have errors in the report.
 
     A label becomes an ignore region: its box within the image, or the whole image if that box has no area or the label

@@ -13,10 +13,10 @@ from boxwright.data.class_dataset import ClassSet
 from boxwright.data.findings import Finding
 from boxwright.datatools import set_check
 from boxwright.datatools.headers import checked_headers
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import CheckReport
 
 
-def check(dataset: ClassSet, *, decode: bool | None = False) -> Report:
+def check(dataset: ClassSet, *, decode: bool | None = False) -> CheckReport:
     """Check one split. Reads the header of every image, and decodes images that look truncated.
 
     decode: Decode every image; None: decode no image.
@@ -31,7 +31,7 @@ def check(dataset: ClassSet, *, decode: bool | None = False) -> Report:
         text = f"not an image by its suffix '{Path(file).suffix}'; it is not used"
         findings.append(Finding("not_a_image", dataset.split, file, text))
     findings += set_check.notes(dataset)
-    return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
+    return CheckReport(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
 
 
 def _images(dataset: ClassSet, *, decode: bool | None) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def _images(dataset: ClassSet, *, decode: bool | None) -> Iterator[Finding]:
             yield Finding(kind, dataset.split, paths[index], fault, index=index)
 
 
-def check_splits(first: ClassSet, second: ClassSet) -> Report:
+def check_splits(first: ClassSet, second: ClassSet) -> CheckReport:
     """Check that two splits of a data set have the same classes and share no image."""
     findings = []
     if first.names != second.names:
@@ -55,4 +55,4 @@ def check_splits(first: ClassSet, second: ClassSet) -> Report:
         if Path(second.path(index)).resolve() in seen:
             text = f"is also in {first.split}, which makes results look better than they are"
             findings.append(Finding("shared_image", second.split, second.path(index), text, index=index))
-    return Report(tuple(findings), unit="classes")
+    return CheckReport(tuple(findings), unit="classes")

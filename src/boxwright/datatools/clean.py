@@ -10,7 +10,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
 from boxwright.datatools.check import skip_bad
-from boxwright.datatools.report import Report, pluralize
+from boxwright.datatools.report import CheckReport, pluralize
 from boxwright.images.header import read_header
 
 # Errors that evaluation and other layouts do not support; the remaining kinds only harm training.
@@ -34,7 +34,7 @@ class Cleaning:
     clip_boxes: bool = False
     kinds: Collection[str] = tuple(TITLES)
 
-    def apply(self, dataset: Labels, report: Report, root: str | Path | None = None) -> tuple[Labels, list[str]]:
+    def apply(self, dataset: Labels, report: CheckReport, root: str | Path | None = None) -> tuple[Labels, list[str]]:
         """The data set without the errors of `report`, and a line for each item that is left out or clipped.
 
         Raises InputError for the first error that remains. root: name of the data set in the message.
@@ -42,18 +42,18 @@ class Cleaning:
         lines: list[str] = []
         if self.clip_boxes and isinstance(dataset, Dataset):
             dataset, report, lines = clip_boxes(dataset, report)
-        report = Report(tuple(error for error in report.errors if error.kind in self.kinds))
+        report = CheckReport(tuple(error for error in report.errors if error.kind in self.kinds))
         if not self.skip_bad:
             report.raise_on_errors(root or dataset.root, skippable=True)
             return dataset, lines
-        own = Report(tuple(error for error in report.errors if error.split == dataset.split))
+        own = CheckReport(tuple(error for error in report.errors if error.split == dataset.split))
         return skip_bad(dataset, own), lines + own.left_out()
 
 
 DEFAULT = Cleaning()
 
 
-def clip_boxes(dataset: Dataset, report: Report) -> tuple[Dataset, Report, list[str]]:
+def clip_boxes(dataset: Dataset, report: CheckReport) -> tuple[Dataset, CheckReport, list[str]]:
     """Clip the boxes that `report` finds partly outside their image.
 
     Returns:

@@ -18,7 +18,7 @@ from boxwright.data.sets import Root, Sets, find_sets, shown
 from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
-from boxwright.datatools.report import Report, agreeing, pluralize
+from boxwright.datatools.report import CheckReport, agreeing, pluralize
 from boxwright.errors import InputError, one_line, printable
 from boxwright.files import check_outside, link_or_copy, new_folder, open_regular
 from boxwright.formats import open_boxes, splits
@@ -304,7 +304,7 @@ def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras
 
 
 def cleaned(
-    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, report: Report, title: str
+    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, report: CheckReport, title: str
 ) -> tuple[Dataset, Extras, list[int], list[str]]:
     """The data set without the errors of `report`, its extras, the indices of the images that are left, and a line for
     each item left out.

@@ -22,7 +22,7 @@ FIELDS = ("kind", "level", "split", "file", "image", "image_id", "annotation_id"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """The findings of a data check.
 
     Attributes:
@@ -45,8 +45,8 @@ class Report:
     def notes(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "note")
 
-    def __add__(self, other: "Report") -> "Report":
-        return Report(self.findings + other.findings, self.checked | other.checked, self.unit, self.title)
+    def __add__(self, other: "CheckReport") -> "CheckReport":
+        return CheckReport(self.findings + other.findings, self.checked | other.checked, self.unit, self.title)
 
     def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
         """Raise InputError with the first error of these kinds in the data set `root`. skippable: name --skip-bad."""
@@ -116,8 +116,11 @@ def reject_other_files(file: Path) -> None:
 
 
 def check_all(
-    report: Report, sets: Sequence[T], check: Callable[[T], Report], check_splits: Callable[[T, T], Report]
-) -> Report:
+    report: CheckReport,
+    sets: Sequence[T],
+    check: Callable[[T], CheckReport],
+    check_splits: Callable[[T, T], CheckReport],
+) -> CheckReport:
     """`report` with the findings of `check` in each split and of `check_splits` in each pair of splits."""
     for dataset in sets:
         report += check(dataset)

@@ -9,10 +9,10 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import CheckReport
 
 
-def check_sets(dataset: Labels, check: Callable[[Labels], Report]) -> Report:
+def check_sets(dataset: Labels, check: Callable[[Labels], CheckReport]) -> CheckReport:
     """The findings of `check` in each set, with the indices of images and labels in `dataset`."""
     assert dataset.members is not None
     findings, checked, unit = [*notes(dataset), *_in_two_sets(dataset)], {}, "boxes"
@@ -33,7 +33,7 @@ def check_sets(dataset: Labels, check: Callable[[Labels], Report]) -> Report:
         checked[f"{dataset.split} of {member.title}"] = report.checked[dataset.split]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))
     count = len(dataset.names) if unit == "classes" else sum(count for _, count in checked.values())
-    return Report(tuple(findings), {dataset.split: (len(dataset), count), **checked}, unit)
+    return CheckReport(tuple(findings), {dataset.split: (len(dataset), count), **checked}, unit)
 
 
 def notes(dataset: Labels) -> list[Finding]:

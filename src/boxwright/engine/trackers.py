@@ -27,7 +27,7 @@ IDS = "trackers.json"  # in the run folder: the ids by which a resumed run is co
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
-class Tracker(Protocol):
+class ExperimentTracker(Protocol):
     """A receiver of numbers and images; main process only."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -47,7 +47,7 @@ class Trackers:
         Raises InputError if a tracker is not installed, or cannot be started.
         """
         self.run = run
-        self.all: list[Tracker] = []
+        self.all: list[ExperimentTracker] = []
         for name in recipe.train.track if accelerator.is_main_process else ():
             if name == "tensorboard":
                 from boxwright.engine.events import Events  # slow to import, and only needed here

@@ -59,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """The result of a benchmark.
 
     Attributes:
@@ -104,7 +104,7 @@ def bench(
     rounds: int = 10,
     compile_: bool = False,
     trust: bool = False,
-) -> Report:
+) -> BenchReport:
     """Time a network on rendered scenes in all runtimes that can run it; writes bench.png and bench.json.
 
     Args:
@@ -137,7 +137,7 @@ def bench(
         "machine": platform.processor() or platform.machine(),
         "versions": versions("torch"),
     }
-    report = Report(rows, absent, info, folder / "bench.png")
+    report = BenchReport(rows, absent, info, folder / "bench.png")
     _draw(report)
     tree = {**info, "absent": absent, "rows": [asdict(row) | {"best": row.best} for row in rows]}
     json_text.write(folder / "bench.json", tree, indent=1)
@@ -228,7 +228,7 @@ def _end_to_end(predictor: AnyPredictor, images: Sequence[Image]) -> Callable[[]
     return run
 
 
-def _draw(report: Report) -> None:
+def _draw(report: BenchReport) -> None:
     """Two bars per runtime, for B = 1 and the best B, each with the time of the network and of the rest."""
     figure = Figure(figsize=(8, 1 + 0.7 * len(report.rows)), layout="constrained")
     axes = figure.subplots()

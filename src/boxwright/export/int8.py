@@ -21,7 +21,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation.compare import Predicted, compare_predicted, predicted
 from boxwright.export import int8_files
 from boxwright.export.int8_files import SUFFIXES
-from boxwright.export.int8_report import FileStats, Report, Trial
+from boxwright.export.int8_report import FileStats, Int8Report, Trial
 from boxwright.export.run import default_name, load_for_export, source_files
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
@@ -52,7 +52,7 @@ def quantize(
     max_drop: float = 0.005,
     recipe: str | Path | Recipe | None = None,
     overrides: Overrides = (),
-) -> Report:
+) -> Int8Report:
     """Quantize weights to an INT8 file. The report is written to FILE.int8.json, .md and .png.
 
     Args:
@@ -88,7 +88,7 @@ def quantize(
         trials, difference = _search(files, val, max_drop, names)
         ms = files.latencies()
         files.save(final)
-        report = Report(
+        report = Int8Report(
             file=target,
             recipe=resolved.name,
             backend=backend,

@@ -33,7 +33,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Int8Report:
     """The result of a quantization.
 
     Attributes:

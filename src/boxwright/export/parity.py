@@ -30,7 +30,7 @@ RENDERED_IMAGES, DATA_IMAGES = 4, 8  # images to compare; AP is measured on the 
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ParityReport:
     """The result of a parity check.
 
     Attributes:
@@ -71,7 +71,7 @@ class Report:
 
 def check(
     tmp: Path, target: Path, model: nn.Module, metadata: Metadata, runtime: str, data: str | Path | None, split: str
-) -> Report:
+) -> ParityReport:
     """Compare an exported file with PyTorch.
 
     Args:
@@ -111,7 +111,7 @@ def check(
         content["predictions"] = compare_predictions(ours, theirs, images, metadata, limits)
         if data is not None and _matches(content["predictions"], limits):
             content["quality"] = _quality(ours, theirs, metadata, data, split)
-    return Report(target, _reason(content, limits), content)
+    return ParityReport(target, _reason(content, limits), content)
 
 
 def _reason(content: JsonObject, limits: Limits) -> str:

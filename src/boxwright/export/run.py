@@ -45,7 +45,7 @@ def export_model(
     split: str | None = None,
     chip: str | None = None,
     inputs: Sequence[str | Path] = (),
-) -> parity.Report:
+) -> parity.ParityReport:
     """Export a network to a file for another runtime, which is kept only if its results match PyTorch's.
 
     The report of the parity check is written to FILE.parity.json, also if the check fails; `out` is unchanged then.
@@ -234,7 +234,7 @@ def _write_and_compare(
     path: Path,
     data: str | Path | None,
     split: str,
-) -> parity.Report:
+) -> parity.ParityReport:
     if graph is not None:
         target.write[metadata.precision](graph, tmp, metadata.to_text())
     elif target.write_weights is not None:
@@ -245,7 +245,7 @@ def _write_and_compare(
         raise InputError(str(error).replace(str(tmp), str(path))) from error
 
 
-def _fail_if_empty(report: parity.Report) -> parity.Report:
+def _fail_if_empty(report: parity.ParityReport) -> parity.ParityReport:
     # without any detections the results match whatever the networks compute
     if not report.has_no_predictions:
         return report

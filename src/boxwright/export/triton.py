@@ -20,7 +20,7 @@ TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32", "INT64": "TYPE_INT64"}  # 
 
 def export_repository(
     source: str | Path, out: str | Path | None, *, batch: int | None, **options: Any
-) -> parity.Report:
+) -> parity.ParityReport:
     """Write `OUT/NAME/config.pbtxt` and `OUT/NAME/1/model.onnx`, completely or not at all.
 
     NAME is that of the weights or their run. The file takes any batch size, so that Triton can batch requests whose

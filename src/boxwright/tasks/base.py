@@ -15,7 +15,7 @@ from boxwright.arrays import Array
 from boxwright.batches.warp import to_device
 from boxwright.data.class_map import no_such_class
 from boxwright.data.sets import Root
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import CheckReport
 from boxwright.errors import InputError
 from boxwright.images.decode import read_image
 from boxwright.json_text import JsonObject
@@ -222,12 +222,12 @@ class Task(ABC, Generic[D, B, R, M]):
         """Open a split without its labels, which may be missing if the layout allows it."""
 
     @abstractmethod
-    def check(self, *datasets: D, rgb: bool = False) -> Report:
+    def check(self, *datasets: D, rgb: bool = False) -> CheckReport:
         """Check splits for errors, and against each other. rgb: images are read as RGB, without chosen bands."""
 
     @abstractmethod
     def select(
-        self, training: D, validation: D | None, report: Report, recipe: Recipe
+        self, training: D, validation: D | None, report: CheckReport, recipe: Recipe
     ) -> tuple[D, D | None, list[str]]:
         """Both splits without the labels and images with errors in `report`, and a line for each one left out."""
 

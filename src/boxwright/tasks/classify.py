@@ -23,7 +23,7 @@ from boxwright.data.class_dataset import ClassSet
 from boxwright.data.sets import Root
 from boxwright.datatools.check import skip_bad
 from boxwright.datatools.class_check import check, check_splits
-from boxwright.datatools.report import Report, check_all
+from boxwright.datatools.report import CheckReport, check_all
 from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError, titled
 from boxwright.formats import open_classes
@@ -98,11 +98,11 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     def open_images(self, root: Root, split: str, config: DataConfig) -> ClassSet:
         return open_classes(root, split, config.kind)  # where folders are classes, images have labels
 
-    def check(self, *datasets: ClassSet, rgb: bool = True) -> Report:
-        return check_all(Report(unit="classes"), datasets, check, check_splits)
+    def check(self, *datasets: ClassSet, rgb: bool = True) -> CheckReport:
+        return check_all(CheckReport(unit="classes"), datasets, check, check_splits)
 
     def select(
-        self, training: ClassSet, validation: ClassSet | None, report: Report, recipe: Recipe
+        self, training: ClassSet, validation: ClassSet | None, report: CheckReport, recipe: Recipe
     ) -> tuple[ClassSet, ClassSet | None, list[str]]:
         """Labels follow the recipe's order if it has the same classes, so initial weights keep their labels.
 

@@ -22,7 +22,7 @@ from boxwright.data import fingerprint as fingerprints
 from boxwright.data.dataset import ANY_CLASS, Dataset
 from boxwright.data.sets import Root
 from boxwright.datatools.check import check, check_splits, skip_bad
-from boxwright.datatools.report import Report, check_all
+from boxwright.datatools.report import CheckReport, check_all
 from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
@@ -103,11 +103,11 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def open_images(self, root: Root, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
 
-    def check(self, *datasets: Dataset, rgb: bool = False) -> Report:
-        return check_all(Report(), datasets, partial(check, rgb=rgb), check_splits)
+    def check(self, *datasets: Dataset, rgb: bool = False) -> CheckReport:
+        return check_all(CheckReport(), datasets, partial(check, rgb=rgb), check_splits)
 
     def select(
-        self, training: Dataset, validation: Dataset | None, report: Report, recipe: Recipe
+        self, training: Dataset, validation: Dataset | None, report: CheckReport, recipe: Recipe
     ) -> tuple[Dataset, Dataset | None, list[str]]:
         train, lines = cap_boxes(skip_bad(training, report), recipe.data.max_boxes)
         return train, None if validation is None else skip_bad(validation, report), report.left_out() + lines

@@ -19,12 +19,12 @@ from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, mindspore, names, torch_files
 from boxwright.weights.files import locate, require
-from boxwright.weights.fit import Report, compare, fit
+from boxwright.weights.fit import LoadReport, compare, fit
 from boxwright.weights.meta import contradiction, with_own_names
 from boxwright.weights.shapes import without_memory
 from boxwright.weights.torch_files import Contents
 
-__all__ = ["Report", "build", "kind_of", "load", "load_new", "read", "renamed", "stored_recipe", "with_names_of"]
+__all__ = ["LoadReport", "build", "kind_of", "load", "load_new", "read", "renamed", "stored_recipe", "with_names_of"]
 
 
 def build(path: str | Path, recipe: Recipe) -> Network:
@@ -42,7 +42,7 @@ def build(path: str | Path, recipe: Recipe) -> Network:
     return model
 
 
-def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool = False) -> Report:
+def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool = False) -> LoadReport:
     """Load the weights in `path` into `model`, which was built from `recipe.model`.
 
     transfer: load the tensors that fit and leave the rest unchanged; without it everything has to fit. In the MindSpore
@@ -56,7 +56,7 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     return _with_assumptions(report, file, recipe)
 
 
-def load_new(path: str | Path, recipe: Recipe, *, transfer: bool = False) -> tuple[Network, Report]:
+def load_new(path: str | Path, recipe: Recipe, *, transfer: bool = False) -> tuple[Network, LoadReport]:
     """The network of `recipe`, filled as by `load`; it takes memory only once its shapes fit the file's."""
     file = locate(Path(path))
     plan = without_memory(recipe.model)
@@ -73,7 +73,7 @@ def _widened(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tu
     return widen_tensors(tensors, model.state_dict(), recipe.model.input_channels), unexpected
 
 
-def _with_assumptions(report: Report, file: Path, recipe: Recipe) -> Report:
+def _with_assumptions(report: LoadReport, file: Path, recipe: Recipe) -> LoadReport:
     anchors = getattr(recipe.model, "anchors", None)
     if kind_of(file) == "darknet" and anchors and not report.fresh:  # shapes do not depend on the anchors
         report = replace(report, assumed=f"anchors {' '.join(f'{w:g}x{h:g}' for w, h in anchors)}")

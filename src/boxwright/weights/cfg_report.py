@@ -14,7 +14,7 @@ from boxwright.models import darknet_cfg
 from boxwright.nn.yolo import CellDetector
 from boxwright.recipe import Recipe
 from boxwright.weights import darknet
-from boxwright.weights.fit import Report
+from boxwright.weights.fit import LoadReport
 from boxwright.weights.shapes import without_memory
 
 PROBE = 64  # px of the random image on which two networks are compared
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4  # relative to the largest value; float32 sums in another order
 Scale = tuple[tuple[float, ...], Tensor]  # (stride, scale_xy and anchors) of a map, and its values
 
 
-def lines(file: str | Path, model: nn.Module, recipe: Recipe, report: Report) -> list[str]:
+def lines(file: str | Path, model: nn.Module, recipe: Recipe, report: LoadReport) -> list[str]:
     """Lines of the report about `model`, whose weights were loaded from `file`."""
     config = cast(darknet_cfg.Config, recipe.model)
     plan = config.plan

@@ -23,7 +23,7 @@ MAX_SHOWN = 4  # names in a message
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """Result of loading, for each tensor.
 
     Attributes:
@@ -76,7 +76,7 @@ def is_optional(name: str) -> bool:
 
 def fit(
     model: nn.Module, tensors: dict[str, Tensor], path: str, *, transfer: bool, unexpected: Sequence[str] = ()
-) -> Report:
+) -> LoadReport:
     """Copy `tensors` into the model if name and shape match, converted to the model's types.
 
     Raises InputError before anything is copied: as `compare`, and if a value is not finite.
@@ -94,7 +94,7 @@ def fit(
 
 def compare(
     model: nn.Module, tensors: dict[str, Tensor], path: str, *, transfer: bool, unexpected: Sequence[str] = ()
-) -> Report:
+) -> LoadReport:
     """Report of what `fit` would do, for a model whose parameters need not have memory yet.
 
     unexpected: additional entries of the file that are not in the model, for the report.
@@ -109,7 +109,7 @@ def compare(
                 "such as float32 or float16; convert the file"
             )
     fits = {name for name, tensor in tensors.items() if name in own and _fits(name, tensor, own[name])}
-    report = Report(
+    report = LoadReport(
         path=path,
         matched=tuple(name for name in own if name in fits),
         missing=tuple(name for name in own if name not in tensors and not is_optional(name)),
@@ -129,7 +129,7 @@ def _fits(name: str, tensor: Tensor, own: Tensor) -> bool:
     return name not in FROM_RECIPE or torch.equal(tensor.to(own), own)
 
 
-def _refusal(report: Report, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+def _refusal(report: LoadReport, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     parts = [f"{len(report.matched)} tensors fit"]
     if report.mismatched:
         name = report.mismatched[0]
@@ -157,7 +157,7 @@ def _describe(tensor: Tensor, values: bool) -> str:
     return str([round(x, 4) for x in tensor.flatten()[:3].tolist()] if values else list(tensor.shape))
 
 
-def _hint(report: Report) -> str:
+def _hint(report: LoadReport) -> str:
     found = report.unexpected or report.mismatched
     return f"it holds {_first(found, 1)}, the model needs {_first(report.missing, 1)}" if found else "it holds nothing"
 
