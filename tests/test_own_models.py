@@ -11,6 +11,7 @@ import torch
 from boxwright import models, recipe
 from boxwright.engine import train as training
 from boxwright.errors import InputError
+from boxwright.export.complete import complete_graph
 from boxwright.export.run import export_model
 from boxwright.predict.predictor import Predictor, load
 from boxwright.types import Batch, Detector
@@ -125,6 +126,15 @@ def test_own_model_is_built_from_a_recipe(file: Path) -> None:
     torch.testing.assert_close(loss, {"scores": raw.sigmoid().mean()})
     with pytest.raises(InputError, match=r"found 12 x 24 px, the network needs multiples of 8"):
         model(torch.rand(1, 3, 12, 24))
+
+
+def test_complete_graph_needs_padded_decoding(file: Path) -> None:
+    chosen = recipe.load(file)
+    model = models.build(chosen.model)
+    assert complete_graph(model, chosen).outputs == ("boxes", "scores", "labels")
+    del type(model).decode_padded  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"^mypackage\.mymodel: its network has no decode_padded, .*--with-nms out$"):
+        complete_graph(model, chosen)
 
 
 def test_own_model_has_no_foreign_tensor_names(file: Path) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from boxwright.errors import InputError
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms_loop import nms_loop
 from boxwright.ops.temperature import lowest_before, scale
@@ -26,7 +27,13 @@ class DetectGraph(nn.Module):
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        """Create the graph. Raises InputError for a model without `decode_padded`, which is for graphs only."""
         super().__init__()
+        if not hasattr(model, "decode_padded"):
+            raise InputError(
+                f"{recipe.model.name}: its network has no decode_padded, needed for a graph with NMS; write that "
+                "method, or leave --with-nms out"
+            )
         self.model = model
         self.canvas = recipe.data.canvas
         self.threshold = recipe.predict.threshold
