@@ -187,18 +187,20 @@ def test_predict_to_folder(tmp_path):
     third = write(tmp_path / "in/photo.JPG", scene(20, 30, [], []))
     broken = tmp_path / "in/broken.png"
     broken.write_bytes(first.read_bytes()[:300])
+    dangling = tmp_path / "in/dangling.png"
+    dangling.symlink_to(tmp_path / "nothing.png")
     (tmp_path / "in/notes.txt").write_text("no image")
     out = tmp_path / "in/out"
     summary = predict_to_folder(rectangles_predictor(), [tmp_path / "in", str(tmp_path / "in/a/*.png")], out)
     assert summary.images == 3
     assert summary.counts == {"red": 1, "green": 1, "blue": 1}
-    assert list(summary.failed) == [str(broken)]
+    assert list(summary.failed) == [str(broken), str(dangling)]
     assert any("broken.png" in line for line in summary.lines())
     assert {path.name for path in out.iterdir()} == {"x.png", "x_2.png", "photo.JPG", "detections.json"}
     tree = json.loads((out / "detections.json").read_text())
     rows = {row["file"]: row for row in tree["images"]}
     assert set(rows) == {str(first), str(second), str(third)}
-    assert set(tree["failed"]) == {str(broken)}
+    assert set(tree["failed"]) == {str(broken), str(dangling)}
     found = rows[str(second)]["detections"]
     assert [one["name"] for one in found] == ["green"]
     assert found[0]["box"] == pytest.approx([5, 5, 30, 40])

@@ -183,11 +183,11 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
         if Path(source).is_file():
             paths = [Path(source)]
         elif Path(source).is_dir():
-            images = (path for path in map(Path, walk(Path(source), SUFFIXES)) if path.is_file())
+            images = map(Path, walk(Path(source), SUFFIXES))
             paths = sorted(path for path in images if out.resolve() not in path.resolve().parents)
         else:
             matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            paths = sorted(path for path in matches if path.is_file())
+            paths = sorted(path for path in matches if not path.is_dir())
         if not paths:
             if Path(source).is_dir() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
                 raise InputError(f"{source}: is the folder for the results, or lies in it; name another with --out")
