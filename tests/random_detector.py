@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -52,3 +53,13 @@ def write_weights(file: Path, images: list[Path]) -> Path:
         model.train()(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
     checkpoint.save(file, model, recipe)
     return file
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_images(tmp_path_factory.mktemp("set") / "val")
+
+
+@pytest.fixture(scope="module")
+def weights(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "det.safetensors", images)

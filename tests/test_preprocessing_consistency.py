@@ -20,20 +20,11 @@ from boxwright.predict.output import predict_to_folder
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Detections
 from class_folder import write as write_classes
-from random_detector import NAMES, write_images, write_weights
+from random_detector import NAMES, images, weights
 
+__all__ = ["images", "weights"]  # fixtures
 FITS = get_args(CanvasConfig.model_fields["fit"].annotation)
 RESIZES = get_args(CanvasConfig.model_fields["resize"].annotation)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("set") / "val")
-
-
-@pytest.fixture(scope="module")
-def weights(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "w.safetensors", images)
 
 
 @pytest.fixture(scope="module")

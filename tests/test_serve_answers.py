@@ -20,29 +20,20 @@ from boxwright.runtimes.base.metadata import Metadata
 from boxwright.serve.batcher import Limits
 from boxwright.serve.metrics import ModelMetrics
 from boxwright.serve.models import Model, load_for_serving
-from random_detector import write_images, write_weights
+from random_detector import images, weights
 from serve_stand_in import running
 from test_serve import ask, metrics
 
 for module in ("fastapi", "uvicorn", "python_multipart"):
     pytest.importorskip(module, reason="needs the extra serve")
 
+__all__ = ["images", "weights"]  # fixtures
 REPEATS = 5  # of each image, at the same time
 THRESHOLD = 0.01  # with which boxes are found in all images
 needs_runtimes = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime", "openvino")),
     reason="needs the extras onnx and openvino",
 )
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("images") / "val")
-
-
-@pytest.fixture(scope="module")
-def weights(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "det.safetensors", images)
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,7 @@ def write(split: Split, folder: Path) -> list[Path]:
 
 
 def write_names(folder: Path, names: Sequence[str], images: Mapping[str, str]) -> None:
-    """Write `classes.txt`, for label tools, and `data.yaml`, with which Ultralytics' programs train.
+    """Write `classes.txt`, for label tools, and `data.yaml`, for Ultralytics' programs.
 
     A set with a split that such a file cannot name, since its splits are train, val and test, has none.
 

@@ -178,18 +178,19 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
     Folders are searched as by `data.text.walk`, except for `out`, which may contain earlier results.
     """
     files: dict[Path, None] = {}
+    out = out.resolve()
     for source in sources:
         source = local_data(source)
         if Path(source).is_file():
             paths = [Path(source)]
         elif Path(source).is_dir():
             images = map(Path, walk(Path(source), SUFFIXES))
-            paths = sorted(path for path in images if out.resolve() not in path.resolve().parents)
+            paths = sorted(path for path in images if out not in path.resolve().parents)
         else:
             matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             paths = sorted(path for path in matches if not path.is_dir())
         if not paths:
-            if Path(source).is_dir() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            if Path(source).is_dir() and out in (Path(source).resolve(), *Path(source).resolve().parents):
                 raise InputError(f"{source}: is the folder for the results, or lies in it; name another with --out")
             what = _without_images(Path(source)) if Path(source).is_dir() else "there is no such image or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")

@@ -225,7 +225,7 @@ class LiveVideo:
     def _connect_again(self, why: str, deadline: float) -> bool:
         """Connect until it works; the pauses grow until there are frames.
 
-        why: the connection broke off. Returns whether it worked before `deadline` and the end of reading.
+        why: reason of the last failure. Returns whether it worked before `deadline` and the end of reading.
         """
         while time.monotonic() < deadline:
             logger.warning("%s: no more frames (%s); connecting again in %g s", self.name, why, self._pause)
